@@ -1,0 +1,61 @@
+# Each target sets up what it needs in $(VENV) first; nothing is installed again while pyproject.toml stays as it is.
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+WORKERS ?= 2
+
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint notebooks bench clean python
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo 'PYTHON=python3.12 chooses the interpreter, VENV=folder where its environment lies.'
+
+demo: $(VENV)/.installed  ## compare the models on the embedded digits (ARGS="--latent-dim 8 ..." for more)
+	$(BIN)/pyrovae compare digits $(ARGS)
+
+# Two single-threaded workers are quicker on two cores than one with two threads.
+test: lint  ## lint, then every test and doctest (ARGS="-k name ..." for more, WORKERS=0 for one process)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+lint: $(VENV)/.installed-test  ## ruff and mypy, which change nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+notebooks: $(VENV)/.installed-notebooks  ## run every notebook in full, in place
+	$(BIN)/python notebooks/run.py
+
+bench: $(VENV)/.installed  ## run every benchmark
+	@for script in $(sort $(wildcard benchmarks/*.py)); do echo "$$script"; $(BIN)/python "$$script" || exit 1; done
+
+clean:  ## remove caches and built distributions; the environment stays
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache
+	find . -path ./$(VENV) -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -exec rm -rf {} +
+
+# One pip command: torch and torchvision are built against each other and must be resolved together.
+$(VENV)/.installed: pyproject.toml | $(VENV)/.created
+	$(INSTALL) -e .
+	@touch $@
+
+$(VENV)/.installed-%: pyproject.toml | $(VENV)/.created
+	$(INSTALL) -e ".[$*]"
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.created: | python
+	@command -v $(PYTHON) >/dev/null && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "pyrovae needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) -V 2>&1 || true); name another: PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# An interpreter that is asked for by name must be the one that the environment has.
+python:
+ifneq ($(origin PYTHON),file)
+	@! test -e $(VENV)/.created || test "$$($(PYTHON) -V 2>&1)" = "$$($(BIN)/python -V)" || \
+		{ echo "$(VENV) has $$($(BIN)/python -V), not $(PYTHON); name another folder (VENV=...), or remove this one."; exit 1; }
+endif

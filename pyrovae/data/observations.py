@@ -1,0 +1,268 @@
+"""Observations, and the space in which their density lives.
+
+A density is a number per unit of volume, so it means nothing until the space is named.  An :class:`Observations`
+therefore carries its :class:`Space`: the reference space in which densities are compared, and the invertible transform
+that led from there to the tensor a model sees.  With y = t(x) and J = dt/dx, a model of y has the density p(x) = p(y)
+|det J| in the reference space; ``log_abs_det`` holds log|det J| per datum, in nats.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.distributions import Transform, identity_transform
+
+Support = Literal["boolean", "real"]
+
+
+@dataclass(frozen=True)
+class Space:
+    """Where a density lives: a reference space, and the transform from it to what a model sees.
+
+    Two densities can be ranked only if their ``reference`` and ``support`` are the same; different transforms of one
+    reference are brought back to it by their Jacobians.
+
+    Args:
+        reference: Names the space in which densities are compared, e.g. ``"digits, (v + u)/17"``.
+        support: ``"boolean"`` (a probability mass on {0, 1}), ``"real"`` (a density), or None when nobody has said.
+        levels: For dequantised integers the number of integer levels in one unit of the reference space, so that
+            bits per dimension can be quoted; None where that has no meaning.
+        transform: An invertible, elementwise :class:`torch.distributions.Transform`, reference → x.
+        transform_name: How it is called in a message or a table.
+
+    Example:
+        >>> Space("digits, (v + u)/17", "real", levels=17)
+        Space(reference='digits, (v + u)/17', support='real', levels=17, transform_name='as it is')
+    """
+
+    reference: str = "the values as given"
+    support: Support | None = None
+    levels: int | None = None
+    transform: Transform = field(default_factory=lambda: identity_transform, repr=False, compare=False)
+    transform_name: str = "as it is"
+
+    def comparable_with(self, other: Space) -> bool:
+        """Whether densities on the two spaces can be brought to one scale."""
+        return self.reference == other.reference and self.support == other.support
+
+
+@dataclass(frozen=True, eq=False)
+class Observations:
+    """N data of one space; what every fit and every evaluation takes (a plain tensor serves too).
+
+    Args:
+        x: Data, shape (N, *data_shape), floating point.
+        labels: Integer classes, shape (N,), or None.
+        space: The space that a density of ``x`` lives in.
+        log_abs_det: log|det dx/d(reference)| per datum, shape (N,), nats, float64; zeros if left out.
+        image_shape: (channels, height, width) where a datum is an image, else None; for pictures.
+        resample: If True, ``x`` holds Bernoulli probabilities (grey values in [0, 1]), and every :meth:`draw` returns
+            a fresh binary sample of them ("dynamic binarization").
+
+    Example:
+        >>> data = Observations(torch.zeros(3, 2, dtype=torch.float64), labels=torch.tensor([0, 1, 1]))
+        >>> len(data), data.data_shape, data[:2].labels.tolist()
+        (3, (2,), [0, 1])
+    """
+
+    x: Tensor
+    labels: Tensor | None = None
+    space: Space = field(default_factory=Space)
+    log_abs_det: Tensor = None  # type: ignore[assignment]  # filled in below
+    image_shape: tuple[int, ...] | None = None
+    resample: bool = False
+
+    def __post_init__(self) -> None:
+        if self.x.ndim < 2:
+            raise ValueError(
+                f"`x` must have shape (N, *data_shape), got {tuple(self.x.shape)}; for scalar data pass x[:, None]."
+            )
+        if self.log_abs_det is None:
+            object.__setattr__(self, "log_abs_det", torch.zeros(len(self.x), dtype=torch.float64, device=self.x.device))
+        for name, value in (("labels", self.labels), ("log_abs_det", self.log_abs_det)):
+            if value is not None and value.shape != (len(self.x),):
+                raise ValueError(
+                    f"`{name}` must have shape ({len(self.x)},), one entry a datum, got {tuple(value.shape)}."
+                )
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: Any) -> Observations:
+        """The subset at a slice, a boolean mask or an index tensor."""
+        return replace(
+            self,
+            x=self.x[index],
+            labels=None if self.labels is None else self.labels[index],
+            log_abs_det=self.log_abs_det[index],
+        )
+
+    @property
+    def data_shape(self) -> tuple[int, ...]:
+        """Shape of one datum."""
+        return tuple(self.x.shape[1:])
+
+    @property
+    def num_dims(self) -> int:
+        """Number of observed dimensions D."""
+        return math.prod(self.data_shape)
+
+    def draw(self, index: Tensor | None = None) -> Tensor:
+        """What one use of the data sees: ``x`` (at ``index``), binarized afresh if ``resample`` is set.
+
+        Returns:
+            Tensor of shape (len(index) or N, *data_shape).
+        """
+        x = self.x if index is None else self.x[index]
+        return torch.bernoulli(x) if self.resample else x
+
+    def fixed(self, seed: int = 0) -> Observations:
+        """The same data with nothing left to chance: a resampled set is binarized once, by ``seed``."""
+        if not self.resample:
+            return self
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return replace(self, x=self.draw(), resample=False)
+
+    def to(self, *args: Any, **kwargs: Any) -> Observations:
+        """The same data on another device or of another floating-point type, by the arguments of ``Tensor.to``."""
+        x = self.x.to(*args, **kwargs)
+        labels = None if self.labels is None else self.labels.to(x.device)
+        return replace(self, x=x, labels=labels, log_abs_det=self.log_abs_det.to(x.device))
+
+    def images(self) -> Observations:
+        """The same data as images: ``x`` of shape (N, channels, height, width).
+
+        Raises:
+            ValueError: If the data are not images.
+        """
+        if self.image_shape is None:
+            raise ValueError("`image_shape` of these observations is None, so they cannot be shown as images.")
+        return replace(self, x=self.x.reshape(len(self), *self.image_shape))
+
+    def transformed(self, transform: Transform, name: str) -> Observations:
+        """The same data seen through one more elementwise transform, its log|det J| added.
+
+        Args:
+            transform: Applied to ``x`` on the CPU in float64; must be invertible and elementwise.
+            name: How the resulting view is called.
+        """
+        if self.space.support == "boolean":
+            raise ValueError("`transform` needs continuous data, got a boolean space, whose values carry no Jacobian.")
+        x = self.x.to("cpu", torch.float64)  # where the parameters of a transform live, wherever the data are
+        y = transform(x)
+        jacobian = transform.log_abs_det_jacobian(x, y).expand(x.shape).flatten(1).sum(1)
+        both = (
+            transform
+            if self.space.transform is identity_transform
+            else torch.distributions.ComposeTransform([self.space.transform, transform])
+        )
+        return replace(
+            self,
+            x=y.to(self.x),
+            space=replace(self.space, transform=both, transform_name=name),
+            log_abs_det=self.log_abs_det + jacobian.to(self.log_abs_det.device),
+        )
+
+    def in_space(self, space: Space) -> Observations:
+        """The same data as a model of ``space`` sees them: back to the reference, then through the other transform.
+
+        Raises:
+            ValueError: If the two spaces have no common reference, so that no Jacobian joins them.
+        """
+        if not self.space.comparable_with(space):
+            raise ValueError(
+                f"`space` must be a view of {self.space.reference!r} ({self.space.support}), got {space.reference!r} "
+                f"({space.support}); no Jacobian joins the two, so their densities cannot be compared."
+            )
+        if space.transform is self.space.transform:
+            return self
+        reference = replace(
+            self,
+            x=self.space.transform.inv(self.x.to("cpu", torch.float64)).to(self.x.device),
+            space=replace(space, transform=identity_transform, transform_name="as it is"),
+            log_abs_det=torch.zeros_like(self.log_abs_det),
+        )
+        view = (
+            reference
+            if space.transform is identity_transform
+            else reference.transformed(space.transform, space.transform_name)
+        )
+        return view.to(self.x.dtype)
+
+    def bits_per_dim(self, log_prob: Tensor) -> Tensor | None:
+        """Convert a log-likelihood in the reference space (nats per datum) to bits per dimension (lower is better).
+
+        Args:
+            log_prob: log p in the reference space, nats per datum, any shape.
+
+        Returns:
+            Tensor of the same shape: −(log p − D log levels) / (D log 2), which bounds the bits per dimension of the
+            integers (Theis et al. 2016); for binary data −log p / (D log 2); None where the space has no integers
+            behind it.
+
+        Reference:
+            Theis, van den Oord and Bethge (2016), A note on the evaluation of generative models.
+        """
+        if self.space.support == "boolean":
+            return -log_prob / (self.num_dims * math.log(2))
+        if self.space.levels is None:
+            return None
+        return -(log_prob - self.num_dims * math.log(self.space.levels)) / (self.num_dims * math.log(2))
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One data set, split: ``train`` to fit, ``valid`` to choose (None if asked for), ``test`` to report.
+
+    Iterates in that order.
+    """
+
+    name: str
+    train: Observations
+    valid: Observations | None
+    test: Observations
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return iter((self.train, self.valid, self.test))
+
+
+def as_observations(data: Observations | Tensor, name: str = "data") -> Observations:
+    """Check data once, at the public boundary, and give them the one form that everything below expects.
+
+    Args:
+        data: Observations, or a tensor of shape (N, *data_shape).
+        name: How the caller's argument is called in messages.
+
+    Raises:
+        TypeError: If it is neither, or not floating point.
+        ValueError: If it is empty, or holds NaN or infinite values.
+    """
+    if isinstance(data, Tensor):
+        if data.ndim < 2:
+            raise ValueError(
+                f"`{name}` must have shape (N, *data_shape), got {tuple(data.shape)}; for scalar data pass x[:, None]."
+            )
+        data = Observations(data)
+    if not isinstance(data, Observations):
+        raise TypeError(
+            f"`{name}` must be Observations or a torch.Tensor, got {type(data).__name__}; use torch.as_tensor."
+        )
+    if not data.x.is_floating_point():
+        raise TypeError(
+            f"`{name}` must be of a floating-point type, got {data.x.dtype}; convert it with x.to(torch.float64)."
+        )
+    if len(data) == 0:
+        raise ValueError(f"`{name}` must hold at least one datum, got shape {tuple(data.x.shape)}.")
+    finite = torch.isfinite(data.x).flatten(1).all(1)
+    if not finite.all():
+        bad = (~finite).nonzero().flatten()
+        raise ValueError(
+            f"`{name}` must be finite, got NaN or infinity in {len(bad)} of {len(data)} data, "
+            f"first in row {int(bad[0])}; remove or impute them."
+        )
+    return data

@@ -1,0 +1,313 @@
+"""Importance weights, and everything that is read off them.
+
+One array carries the evaluation of a guide q: log w = log p(x, z) − log q(z given x) at z ~ q, per datum, shape (S, N),
+nats.  Its mean over particles is the ELBO, its log-mean-exp the importance-weighted log-likelihood, and its spread
+tells how far either can be trusted.  With the exact posterior as guide every entry equals log p(x).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from pyrovae.data import Observations
+from pyrovae.evaluate.pareto import k_hat_threshold, pareto_k
+from pyrovae.models.base import LatentVariableModel, Program
+from pyrovae.seeding import seeded
+
+PAIRS = 2**16  # (particle, datum) pairs whose z are drawn together; part of the definition of what a seed gives
+DECODED_FLOATS = 2**22  # numbers in a decoded block, 16 MiB in float32
+
+
+@dataclass(frozen=True, eq=False)
+class ELBOTerms:
+    """The two terms of the ELBO per datum, nats, each shape (N,): ``elbo`` = ``reconstruction`` − ``kl``."""
+
+    reconstruction: Tensor
+    kl: Tensor
+
+    @property
+    def elbo(self) -> Tensor:
+        return self.reconstruction - self.kl
+
+
+@dataclass(frozen=True, eq=False)
+class LogLikelihood:
+    """log p(x) of held-out data, per datum, nats.
+
+    Attributes:
+        values: log p(x) or its estimate, shape (N,).
+        method: ``"exact"``, or ``"importance"``: the log-mean-exp of S weights, a lower bound of log p(x) in
+            expectation.
+        num_particles: S; 0 when exact.
+        standard_error: Monte-Carlo standard error of each value (delta method), shape (N,); 0 when exact.
+        ess: Effective sample size of the weights, (Σw)²/Σw², shape (N,); infinite when exact.
+        k_hat: Pareto k̂ of the weights, shape (N,); −∞ when exact.
+    """
+
+    values: Tensor
+    method: Literal["exact", "importance"]
+    num_particles: int
+    standard_error: Tensor
+    ess: Tensor
+    k_hat: Tensor
+
+    @property
+    def mean(self) -> float:
+        """Mean log p(x), nats per datum."""
+        return self.values.double().mean().item()
+
+    @property
+    def mean_standard_error(self) -> float:
+        """Standard error of ``mean`` over data, the spread of the Monte-Carlo noise included."""
+        return (self.values.double().std(correction=1) / math.sqrt(len(self.values))).item()
+
+    @property
+    def k_hat_share(self) -> float:
+        """Share of data whose k̂ is over its threshold, so that more particles may move their value."""
+        return (self.k_hat > k_hat_threshold(self.num_particles)).double().mean().item() if self.num_particles else 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class _Terms:
+    """Log-densities at z ~ q for a block of data, each (S, n): log p(x given z), log p(z), log q(z given x)."""
+
+    likelihood: Tensor
+    prior: Tensor
+    guide: Tensor
+
+    @property
+    def log_weights(self) -> Tensor:
+        return self.likelihood + self.prior - self.guide
+
+
+def log_weights(
+    model: LatentVariableModel,
+    x: Observations | Tensor,
+    num_particles: int = 100,
+    *,
+    guide: Program | None = None,
+    chunk_size: int | None = None,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> Tensor:
+    """Log importance weights log p(x, z) − log q(z given x) at z ~ q.
+
+    Args:
+        model: Any model; its program must have one plate over data and latent sites that the guide samples.
+        x: N data, Observations or tensor.
+        num_particles: S.
+        guide: q; by default ``model.guide``.  ``exact_guide(model)`` is the exact posterior of a tractable model.
+        chunk_size: (particle, datum) pairs decoded at once; bounds the memory, never changes the result.
+        seed: Seed of the draws.
+        progress: Show a progress bar; by default one appears after a second.
+
+    Returns:
+        Tensor (S, N), nats.
+
+    Raises:
+        ValueError: If ``num_particles`` is below 1, the data do not fit, or the guide leaves a latent site unsampled.
+
+    Example:
+        >>> from pyrovae import PPCA, exact_guide
+        >>> ppca = PPCA(latent_dim=1, data_shape=(3,))
+        >>> x = torch.zeros(2, 3, dtype=torch.float64)
+        >>> lw = log_weights(ppca, x, num_particles=5, guide=exact_guide(ppca))
+        >>> bool((lw - ppca.log_prob(x)).abs().max() < 1e-10)
+        True
+
+    Reference:
+        Burda, Grosse and Salakhutdinov (2016), Importance weighted autoencoders.
+    """
+    blocks = _particles(model, x, num_particles, guide, chunk_size, seed, progress)
+    return torch.cat([terms.log_weights for terms in blocks], dim=1)
+
+
+def elbo(model: LatentVariableModel, x: Observations | Tensor, num_particles: int = 100, **options: Any) -> Tensor:
+    """Evidence lower bound per datum, the mean of :func:`log_weights` over particles; shape (N,), nats.
+
+    Args:
+        model: As for :func:`log_weights`, like every option.
+        x: N data.
+        num_particles: S.
+        **options: ``guide``, ``chunk_size``, ``seed``, ``progress``.
+    """
+    return elbo_terms(model, x, num_particles, **options).elbo
+
+
+def elbo_terms(
+    model: LatentVariableModel,
+    x: Observations | Tensor,
+    num_particles: int = 100,
+    *,
+    guide: Program | None = None,
+    chunk_size: int | None = None,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> ELBOTerms:
+    """Reconstruction E_q[log p(x given z)] and KL(q(z given x) ‖ p(z)) per datum, from the same particles.
+
+    Args, Raises: as for :func:`log_weights`.
+
+    Returns:
+        The terms, each (N,), nats.
+    """
+    blocks = _particles(model, x, num_particles, guide, chunk_size, seed, progress)
+    pairs = [(terms.likelihood.mean(0), (terms.guide - terms.prior).mean(0)) for terms in blocks]
+    reconstruction, kl = zip(*pairs, strict=True)
+    return ELBOTerms(torch.cat(reconstruction), torch.cat(kl))
+
+
+def log_likelihood(
+    model: LatentVariableModel,
+    x: Observations | Tensor,
+    num_particles: int = 1000,
+    method: Literal["auto", "exact", "importance"] = "auto",
+    *,
+    guide: Program | None = None,
+    chunk_size: int | None = None,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> LogLikelihood:
+    """Held-out log p(x): exact where the model can, else log (1/S) Σ_s w_s, which is below it in expectation.
+
+    Args:
+        model: Any model.
+        x: N data, Observations or tensor.
+        num_particles: S.
+        method: ``"exact"``, ``"importance"``, or ``"auto"``: exact if the model has ``log_prob``.
+        guide, chunk_size, seed, progress: As for :func:`log_weights`.
+
+    Returns:
+        Values, standard errors, effective sample sizes and Pareto k̂, per datum.
+
+    Raises:
+        ValueError: If ``method`` is unknown, or exact and the model has no ``log_prob``; else as :func:`log_weights`.
+    """
+    tractable = hasattr(model, "log_prob")
+    if method not in ("auto", "exact", "importance"):
+        raise ValueError(f'`method` must be "auto", "exact" or "importance", got {method!r}.')
+    if method == "exact" and not tractable:
+        raise ValueError(f'`method` "exact" needs a model with log_prob, got {type(model).__name__}; use "importance".')
+    if method == "exact" or (method == "auto" and tractable):
+        with torch.no_grad():
+            values = model.log_prob(x).detach()  # type: ignore[operator]
+        zeros = torch.zeros_like(values)
+        return LogLikelihood(values, "exact", 0, zeros, zeros + math.inf, (zeros - math.inf).double().cpu())
+    blocks = _particles(model, x, num_particles, guide, chunk_size, seed, progress)
+    parts = zip(*(summarize(terms.log_weights) for terms in blocks), strict=True)
+    values, standard_error, ess, k_hat = (torch.cat(part) for part in parts)
+    return LogLikelihood(values, "importance", num_particles, standard_error, ess, k_hat)
+
+
+def summarize(log_w: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What (S, N) log weights say of each datum: log-mean-exp, its standard error, ESS and k̂, each (N,).
+
+    The standard error is the delta method's, sd(w) / (mean(w) √S).
+    """
+    num_particles = len(log_w)
+    log_sum = log_w.logsumexp(0)
+    share = (log_w - log_sum).exp()  # normalised weights
+    variance = (share - 1 / num_particles).square().sum(0) * num_particles / max(num_particles - 1, 1)
+    standard_error = variance.sqrt() if num_particles > 1 else torch.full_like(log_sum, math.nan)
+    return log_sum - math.log(num_particles), standard_error, 1 / share.square().sum(0), pareto_k(log_w)
+
+
+@torch.no_grad()
+def _particles(
+    model: LatentVariableModel,
+    data: Observations | Tensor,
+    num_particles: int,
+    guide: Program | None,
+    chunk_size: int | None,
+    seed: int,
+    progress: bool | None,
+) -> Iterator[_Terms]:
+    """Terms for block after block of data, all particles of a block together.
+
+    The guide runs once a block, on as many data as PAIRS allows, and draws all their z; the model then scores those z
+    in chunks of any size, drawing nothing.  So the draws do not depend on ``chunk_size``.
+    """
+    if not (isinstance(num_particles, int) and num_particles >= 1):
+        raise ValueError(f"`num_particles` must be a whole number of at least 1, got {num_particles!r}.")
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"`chunk_size` must be at least 1, got {chunk_size}.")
+    x = model.as_input(data)
+    guide = guide or model.guide
+    pairs = chunk_size or max(1, DECODED_FLOATS // math.prod(x.shape[1:]))
+    bar = tqdm(
+        total=len(x),
+        desc="importance weights",
+        unit="datum",
+        delay=1.0,
+        leave=False,
+        disable=None if progress is None else not progress,
+    )
+    modes = [(program, program.training) for program in (model, guide)]
+    try:
+        model.eval()
+        guide.eval()
+        for number, block in enumerate(x.split(max(1, PAIRS // num_particles))):
+            with pyro.get_param_store().scope(), seeded(seed + 2**32 * number):
+                terms = _block(model.model, guide, block, num_particles, max(1, pairs // len(block)))
+            yield terms
+            bar.update(len(block))
+    finally:
+        bar.close()
+        for program, training in modes:
+            program.train(training)
+
+
+def _block(model: Program, guide: Program, x: Tensor, num_particles: int, rows: int) -> _Terms:
+    """Terms (S, n) for one block of data, decoded ``rows`` particles at a time."""
+    with pyro.plate("particles", num_particles, dim=-2):
+        drawn = poutine.trace(guide).get_trace(x)
+    latents = {name: site for name, site in drawn.nodes.items() if _is_latent(site)}
+    guide_term = _total(latents.values(), num_particles, len(x))
+    likelihood, prior = [], []
+    for start in range(0, num_particles, rows):
+        values = {name: site["value"][start : start + rows] for name, site in latents.items()}
+        count = min(rows, num_particles - start)
+        with pyro.plate("particles", count, dim=-2):
+            scored = poutine.trace(poutine.condition(model, values)).get_trace(x)
+        sites = [site for site in scored.nodes.values() if site["type"] == "sample" and not _is_plate(site)]
+        missing = [site["name"] for site in sites if not site["is_observed"]]
+        if missing:
+            raise ValueError(
+                f"`guide` must sample every latent site of the model, got none for {missing}; "
+                "pass exact_guide(model), or build the model with an encoder."
+            )
+        likelihood.append(_total((site for site in sites if site["name"] not in latents), count, len(x)))
+        prior.append(_total((site for site in sites if site["name"] in latents), count, len(x)))
+    return _Terms(torch.cat(likelihood), torch.cat(prior), guide_term)
+
+
+def _total(sites: Any, num_particles: int, num_data: int) -> Tensor:
+    """Sum of the sites' log-densities, (S, n)."""
+    total = None
+    for site in sites:
+        log_prob = site["fn"].log_prob(site["value"])
+        if log_prob.ndim != 2 or log_prob.shape[1] != num_data:
+            raise ValueError(
+                f"`model` must have every site inside the plate over data, got site {site['name']!r} with log-densities "
+                f"of shape {tuple(log_prob.shape)} for ({num_particles}, {num_data}) particles and data."
+            )
+        total = log_prob if total is None else total + log_prob
+    assert total is not None
+    return total.expand(num_particles, num_data)
+
+
+def _is_plate(site: Any) -> bool:
+    return type(site["fn"]).__name__ == "_Subsample"
+
+
+def _is_latent(site: Any) -> bool:
+    return site["type"] == "sample" and not site["is_observed"] and not _is_plate(site)

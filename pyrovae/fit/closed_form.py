@@ -1,0 +1,55 @@
+"""The global maximum of the likelihood, where it is known."""
+
+from __future__ import annotations
+
+import time
+
+from torch import Tensor
+
+from pyrovae.data import Observations, as_observations
+from pyrovae.fit.result import FitResult, nats
+from pyrovae.models.base import TractableModel
+
+
+def closed_form(model: TractableModel, data: Observations | Tensor) -> FitResult:
+    """Fit a model whose maximum-likelihood parameters have a closed form: probabilistic PCA, one Gaussian.
+
+    Args:
+        model: A model with ``maximum_likelihood(x)``; it is left as it was.
+        data: Observations or tensor, N data.
+
+    Returns:
+        The fit; its trace has one entry, the maximum of the mean log p(x), nats per datum.
+
+    Raises:
+        TypeError: If the model has no closed form.
+        ValueError: If the data do not fit the model.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae import PPCA
+        >>> x = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+        >>> result = closed_form(PPCA(latent_dim=1, data_shape=(4,)), x)
+        >>> result.converged
+        True
+    """
+    if not hasattr(model, "maximum_likelihood"):
+        raise TypeError(
+            f"`model` must have a closed-form maximum, got {type(model).__name__}; fit it by fit.em or fit.svi."
+        )
+    start = time.perf_counter()
+    observations = as_observations(data)
+    fitted = model.copy()
+    x = fitted.as_input(observations, "data")
+    fitted.maximum_likelihood(x)
+    return FitResult(
+        model=fitted,
+        method="closed form",
+        trace=nats([fitted.score(x)]),
+        objective="log p(x)",
+        converged=True,
+        seconds=time.perf_counter() - start,
+        kept="global maximum",
+        space=observations.space,
+        refit=lambda seed: closed_form(model, data),
+    )

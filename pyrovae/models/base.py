@@ -1,0 +1,245 @@
+"""What every model here is: a Pyro program with parameters θ, and a guide with parameters φ.
+
+``model.model`` and ``model.guide`` are the two programs, callables for stock Pyro with one signature,
+``program(x=None, *, num_data=1)``, the latent site ``"z"``, the observed site ``"x"``, and a plate ``"data"`` over the
+batch given.  A :class:`TractableModel` has in closed form, in plain torch and independent of Pyro, also log p(x) and
+p(z given x).
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from abc import abstractmethod
+from typing import Any, ClassVar, Self
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from pyrovae.data import Observations, as_observations
+from pyrovae.data.observations import Support
+from pyrovae.seeding import seeded
+
+_instance_number = itertools.count()
+
+
+class Program(PyroModule):
+    """A Pyro program that holds its own parameters, under a name that no other instance has.
+
+    Pyro finds parameters by name, in one store for the whole process: two modules of one name share them, and the
+    second never trains.  So each instance is named at birth, and renamed when it is copied or unpickled.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(name=f"{type(self).__name__}_{next(_instance_number)}")
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        fresh_context = type(self._pyro_context)()
+        self._pyro_set_supermodule(f"{type(self).__name__}_{next(_instance_number)}", fresh_context)
+
+
+class LatentVariableModel(nn.Module):
+    """A generative model p(z) p(x given z) beside a guide q(z given x).
+
+    Attributes:
+        model: The generative program, holding θ.
+        guide: The amortized guide, holding φ.
+        data_shape: Shape of one datum, or None when only the user's own modules know.
+        support: ``"boolean"`` or ``"real"``: what kind of data p(x) is a density or mass of; None when unknown.
+        config: The constructor's arguments as plain values, so that a saved model can be built again; None where
+            modules of the user's own are part of it.
+    """
+
+    model: Program
+    guide: Program
+    data_shape: tuple[int, ...] | None
+    support: Support | None = "real"
+    config: dict[str, Any] | None = None
+
+    def initialize(self, x: Tensor) -> None:
+        """Set the starting parameters from data ``x`` (N, *data_shape) and torch's random state, in place."""
+        raise NotImplementedError
+
+    def as_input(self, data: Observations | Tensor, name: str = "x") -> Tensor:
+        """Check ``data`` and return them as this model takes them: of its shape, support, type and device.
+
+        Raises:
+            ValueError: If the shape or the values do not fit the model.
+        """
+        observations = as_observations(data, name).fixed()
+        if self.data_shape is not None and observations.data_shape != self.data_shape:
+            expected = ", ".join(map(str, ("N", *self.data_shape)))
+            flat = math.prod(observations.data_shape) == math.prod(self.data_shape)
+            hint = "flatten or reshape the data first" if flat else "build the model with the `data_shape` of the data"
+            raise ValueError(f"`{name}` must have shape ({expected}), got {tuple(observations.x.shape)}; {hint}.")
+        if self.support == "boolean" and not ((observations.x == 0) | (observations.x == 1)).all():
+            low, high = observations.x.min().item(), observations.x.max().item()
+            raise ValueError(
+                f"`{name}` must hold only 0 and 1 for a Bernoulli likelihood, got values in [{low:g}, {high:g}]; "
+                'binarize them, e.g. data.load(..., observations="binary").'
+            )
+        like = next(self.parameters())
+        return observations.x.to(device=like.device, dtype=like.dtype)
+
+    @torch.no_grad()
+    def sample(self, num_samples: int = 1, *, seed: int = 0) -> tuple[Tensor, Tensor]:
+        """Ancestral samples: z from the prior, then x from p(x given z).
+
+        Args:
+            num_samples: How many.
+            seed: Seed of the draws.
+
+        Returns:
+            x of shape (num_samples, *data_shape), and the z that it came from.
+        """
+        sites = self._generate(num_samples, seed)
+        return sites["x"]["value"], sites["z"]["value"]
+
+    @torch.no_grad()
+    def sample_means(self, num_samples: int = 1, *, seed: int = 0) -> tuple[Tensor, Tensor]:
+        """E[x given z] at z drawn from the prior: smoother than :meth:`sample`, and *not* samples of the model.
+
+        The same seed gives the same z as :meth:`sample`.
+
+        Returns:
+            Means of shape (num_samples, *data_shape), and their z.
+        """
+        sites = self._generate(num_samples, seed)
+        return sites["x"]["fn"].mean, sites["z"]["value"]
+
+    def _generate(self, num_samples: int, seed: int) -> Any:
+        with pyro.get_param_store().scope(), seeded(seed):
+            return poutine.trace(self.model).get_trace(num_data=num_samples).nodes
+
+    @property
+    def num_free_parameters(self) -> int:
+        """Number of free parameters of p(x); the guide's do not count."""
+        return sum(p.numel() for p in self.model.parameters())
+
+    def copy(self) -> Self:
+        """An independent copy, with names of its own in Pyro's parameter store."""
+        return copy.deepcopy(self)
+
+
+class TractableModel(LatentVariableModel):
+    """A model whose likelihood and posterior are known exactly, and which EM can fit.
+
+    A subclass gives ``log_prob`` and ``posterior``, and, to be fitted by EM, ``expected_statistics`` (the E step, sums
+    over data) and ``maximize`` (the M step).
+    """
+
+    data_shape: tuple[int, ...]
+    exact: ClassVar[bool] = True
+
+    floats_per_datum: int
+
+    @abstractmethod
+    def log_prob(self, x: Observations | Tensor) -> Tensor:
+        """Exact log p(x), shape (N,), nats per datum."""
+
+    @abstractmethod
+    def posterior(self, x: Observations | Tensor) -> pyro.distributions.Distribution:
+        """Exact p(z given x), batch shape (N,)."""
+
+    def expected_statistics(self, x: Tensor) -> dict[str, Tensor]:
+        """E step: sums over data of the expected sufficient statistics, with ``log_prob`` and ``count`` among them."""
+        raise NotImplementedError
+
+    def maximize(self, statistics: dict[str, Tensor]) -> None:
+        """M step: set the parameters, in place, to the maximum of the expected complete-data log-likelihood."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def score_samples(self, x: Observations | Tensor) -> Tensor:
+        """:meth:`log_prob` under scikit-learn's name: exact log p(x), shape (N,), nats per datum, without gradients."""
+        return self.log_prob(x)
+
+    def score(self, x: Observations | Tensor) -> float:
+        """Mean exact log-likelihood, nats per datum; higher is better."""
+        return self.score_samples(x).double().mean().item()
+
+    def bic(self, x: Observations | Tensor) -> float:
+        """Bayesian information criterion on ``x``, as in scikit-learn: lower is better."""
+        log_likelihood = self.score_samples(x).double()
+        return -2 * log_likelihood.sum().item() + self.num_free_parameters * math.log(len(log_likelihood))
+
+    def aic(self, x: Observations | Tensor) -> float:
+        """Akaike information criterion on ``x``, as in scikit-learn: lower is better."""
+        return -2 * self.score_samples(x).double().sum().item() + 2 * self.num_free_parameters
+
+
+class AmortizedGuide(Program):
+    """z ~ q(z given x) = encoder(x); a discrete z is marked for enumeration."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, x: Tensor | None = None, *, num_data: int = 1) -> Tensor:
+        if x is None:
+            raise ValueError("`x` must be given to an amortized guide, got None; q(z given x) needs data.")
+        q = self.encoder(x)
+        infer = {"enumerate": "parallel"} if q.has_enumerate_support else {}
+        with pyro.plate("data", len(x), dim=-1):
+            return pyro.sample("z", q, infer=infer)
+
+
+class ExactPosterior(nn.Module):
+    """The encoder that knows: x → the exact p(z given x) of a tractable model."""
+
+    def __init__(self, tractable: TractableModel) -> None:
+        super().__init__()
+        self._tractable = (tractable,)  # in a tuple: its parameters are θ, not this encoder's
+
+    def forward(self, x: Tensor) -> pyro.distributions.Distribution:
+        return self._tractable[0].posterior(x)
+
+
+def exact_guide(model: TractableModel) -> AmortizedGuide:
+    """The exact posterior of a tractable model as a Pyro guide: every importance weight then equals log p(x).
+
+    Args:
+        model: Any model with ``posterior``.
+
+    Returns:
+        A guide for stock Pyro, ``guide(x, *, num_data=1)``.
+
+    Raises:
+        TypeError: If the model's posterior is not known.
+    """
+    if not hasattr(model, "posterior"):
+        raise TypeError(f"`model` must have a closed-form posterior, got {type(model).__name__}; use its own guide.")
+    return AmortizedGuide(ExactPosterior(model))
+
+
+def flat_dims(data_shape: int | tuple[int, ...]) -> int:
+    """The D of a model of vectors, from ``D`` or ``(D,)``.
+
+    Raises:
+        ValueError: If the shape is not that of a vector.
+    """
+    shape = (data_shape,) if isinstance(data_shape, int) else tuple(data_shape)
+    if len(shape) != 1 or shape[0] < 1:
+        raise ValueError(
+            f"`data_shape` must be (D,) with D at least 1, got {shape}; this model takes vectors, so flatten."
+        )
+    return shape[0]
+
+
+def check_floor(floor: float) -> float:
+    """A covariance floor ε > 0, in squared units of the data.
+
+    Raises:
+        ValueError: If it is not a positive number.
+    """
+    if not (floor > 0 and math.isfinite(floor)):
+        raise ValueError(
+            f"`floor` must be a positive variance, in squared units of the data, got {floor}; "
+            "without one the likelihood is unbounded."
+        )
+    return float(floor)

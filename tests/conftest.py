@@ -1,0 +1,29 @@
+"""What every test shares: the folder of real data, and the check that a test leaves the world as it found it."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyro
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of real data; tests that need it are skipped where there is none."""
+    if not (folder := os.environ.get("PYROVAE_DATA")):
+        pytest.skip("PYROVAE_DATA is not set; point it at the folder with the real data")
+    assert Path(folder).is_dir(), f"PYROVAE_DATA names {folder}, which is not a folder"
+    return Path(folder)
+
+
+@pytest.fixture(autouse=True)
+def world_unchanged() -> Iterator[None]:
+    """Fail a test that leaves another default dtype, or anything in Pyro's global param store."""
+    yield
+    dtype, sites = torch.get_default_dtype(), sorted(pyro.get_param_store().keys())
+    torch.set_default_dtype(torch.float32)
+    pyro.clear_param_store()  # the next test is not to blame
+    assert dtype is torch.float32, f"the test left {dtype} as the default dtype"
+    assert not sites, f"the test left {sites} in the param store; work inside pyro.get_param_store().scope()"
