@@ -1,6 +1,20 @@
-"""pyrovae: latent-variable models in Pyro, measured on one scale, held-out log-likelihood in nats per datum."""
+"""Latent-variable models in Pyro, measured on one scale: held-out log-likelihood in nats per datum."""
 
 from pyrovae import data, evaluate, fit
 from pyrovae.models import PPCA, VAE, Bernoulli, Gaussian, GaussianMixture, exact_guide
+from pyrovae.scoreboard import compare
 
-__all__ = ["PPCA", "VAE", "Bernoulli", "Gaussian", "GaussianMixture", "data", "evaluate", "exact_guide", "fit"]
+__version__ = "0.1.0"
+
+__all__ = [
+    "PPCA",
+    "VAE",
+    "Bernoulli",
+    "Gaussian",
+    "GaussianMixture",
+    "compare",
+    "data",
+    "evaluate",
+    "exact_guide",
+    "fit",
+]

@@ -1,11 +1,12 @@
 """How good a model is: log p(x) exactly or by importance weights, and what the weights themselves say."""
 
-from pyrovae.evaluate.importance import ELBOTerms, LogLikelihood, elbo, elbo_terms, log_likelihood, log_weights
+from pyrovae.evaluate.importance import ELBOTerms, LogLikelihood, draws, elbo, elbo_terms, log_likelihood, log_weights
 from pyrovae.evaluate.pareto import k_hat_threshold, pareto_k
 
 __all__ = [
     "ELBOTerms",
     "LogLikelihood",
+    "draws",
     "elbo",
     "elbo_terms",
     "k_hat_threshold",

@@ -24,6 +24,7 @@ from pyrovae.models.base import LatentVariableModel, Program
 from pyrovae.seeding import seeded
 
 PAIRS = 2**16  # (particle, datum) pairs whose z are drawn together; part of the definition of what a seed gives
+SEED_STRIDE = 0x9E3779B1  # from block to block, modulo 2³²: torch's generator on the CPU keeps no more bits of a seed
 DECODED_FLOATS = 2**22  # numbers in a decoded block, 16 MiB in float32
 
 
@@ -83,6 +84,7 @@ class _Terms:
     likelihood: Tensor
     prior: Tensor
     guide: Tensor
+    latents: dict[str, Tensor]
 
     @property
     def log_weights(self) -> Tensor:
@@ -129,6 +131,25 @@ def log_weights(
     """
     blocks = _particles(model, x, num_particles, guide, chunk_size, seed, progress)
     return torch.cat([terms.log_weights for terms in blocks], dim=1)
+
+
+def draws(
+    model: LatentVariableModel,
+    x: Observations | Tensor,
+    num_particles: int = 100,
+    *,
+    guide: Program | None = None,
+    seed: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """Draws of z from the guide, beside the log importance weight of each.
+
+    Args, Raises: as for :func:`log_weights`, which gives the same weights at the same seed.
+
+    Returns:
+        z of shape (S, N, ...), and log weights (S, N), nats.
+    """
+    blocks = list(_particles(model, x, num_particles, guide, None, seed, None))
+    return torch.cat([b.latents["z"] for b in blocks], dim=1), torch.cat([b.log_weights for b in blocks], dim=1)
 
 
 def elbo(model: LatentVariableModel, x: Observations | Tensor, num_particles: int = 100, **options: Any) -> Tensor:
@@ -256,8 +277,8 @@ def _particles(
         model.eval()
         guide.eval()
         for number, block in enumerate(x.split(max(1, PAIRS // num_particles))):
-            with pyro.get_param_store().scope(), seeded(seed + 2**32 * number):
-                terms = _block(model.model, guide, block, num_particles, max(1, pairs // len(block)))
+            with pyro.get_param_store().scope(), seeded((seed + SEED_STRIDE * number) % 2**32):
+                terms = _block(model.model, guide, block, num_particles, pairs)
             yield terms
             bar.update(len(block))
     finally:
@@ -266,43 +287,52 @@ def _particles(
             program.train(training)
 
 
-def _block(model: Program, guide: Program, x: Tensor, num_particles: int, rows: int) -> _Terms:
-    """Terms (S, n) for one block of data, decoded ``rows`` particles at a time."""
+def _block(model: Program, guide: Program, x: Tensor, num_particles: int, pairs: int) -> _Terms:
+    """Terms (S, n) for one block of data, decoded at most ``pairs`` (particle, datum) pairs at a time."""
     with pyro.plate("particles", num_particles, dim=-2):
         drawn = poutine.trace(guide).get_trace(x)
-    latents = {name: site for name, site in drawn.nodes.items() if _is_latent(site)}
-    guide_term = _total(latents.values(), num_particles, len(x))
-    likelihood, prior = [], []
-    for start in range(0, num_particles, rows):
-        values = {name: site["value"][start : start + rows] for name, site in latents.items()}
-        count = min(rows, num_particles - start)
-        with pyro.plate("particles", count, dim=-2):
-            scored = poutine.trace(poutine.condition(model, values)).get_trace(x)
-        sites = [site for site in scored.nodes.values() if site["type"] == "sample" and not _is_plate(site)]
-        missing = [site["name"] for site in sites if not site["is_observed"]]
-        if missing:
-            raise ValueError(
-                f"`guide` must sample every latent site of the model, got none for {missing}; "
-                "pass exact_guide(model), or build the model with an encoder."
-            )
-        likelihood.append(_total((site for site in sites if site["name"] not in latents), count, len(x)))
-        prior.append(_total((site for site in sites if site["name"] in latents), count, len(x)))
-    return _Terms(torch.cat(likelihood), torch.cat(prior), guide_term)
+    latents: dict[str, Any] = {name: site for name, site in drawn.nodes.items() if _is_latent(site)}
+    columns = min(pairs, len(x))
+    rows = pairs // columns
+    tiles = []
+    for i in range(0, num_particles, rows):
+        row = []
+        for j in range(0, len(x), columns):
+            values = {name: site["value"][i : i + rows, j : j + columns] for name, site in latents.items()}
+            row.append(_score(model, x[j : j + columns], values, min(rows, num_particles - i)))
+        tiles.append([torch.cat(parts, dim=1) for parts in zip(*row, strict=True)])
+    likelihood, prior = (torch.cat(parts) for parts in zip(*tiles, strict=True))
+    values = {name: site["value"] for name, site in latents.items()}
+    return _Terms(likelihood, prior, _total(latents.values(), num_particles, x), values)
 
 
-def _total(sites: Any, num_particles: int, num_data: int) -> Tensor:
+def _score(model: Program, x: Tensor, values: dict[str, Tensor], num_particles: int) -> tuple[Tensor, Tensor]:
+    """log p(x given z) and log p(z) at given z, each (S, n)."""
+    with pyro.plate("particles", num_particles, dim=-2):
+        scored = poutine.trace(poutine.condition(model, values)).get_trace(x)
+    sites = [site for site in scored.nodes.values() if site["type"] == "sample" and not _is_plate(site)]
+    missing = [site["name"] for site in sites if not site["is_observed"]]
+    if missing:
+        raise ValueError(
+            f"`guide` must sample every latent site of the model, got none for {missing}; "
+            "pass exact_guide(model), or build the model with an encoder."
+        )
+    likelihood = _total((site for site in sites if site["name"] not in values), num_particles, x)
+    return likelihood, _total((site for site in sites if site["name"] in values), num_particles, x)
+
+
+def _total(sites: Any, num_particles: int, x: Tensor) -> Tensor:
     """Sum of the sites' log-densities, (S, n)."""
-    total = None
+    total = x.new_zeros(num_particles, len(x))
     for site in sites:
         log_prob = site["fn"].log_prob(site["value"])
-        if log_prob.ndim != 2 or log_prob.shape[1] != num_data:
+        if log_prob.ndim != 2 or log_prob.shape[1] != len(x):
             raise ValueError(
-                f"`model` must have every site inside the plate over data, got site {site['name']!r} with log-densities "
-                f"of shape {tuple(log_prob.shape)} for ({num_particles}, {num_data}) particles and data."
+                f"`model` must have every site inside the plate over data, got site {site['name']!r} with log-densities"
+                f" of shape {tuple(log_prob.shape)} for ({num_particles}, {len(x)}) particles and data."
             )
-        total = log_prob if total is None else total + log_prob
-    assert total is not None
-    return total.expand(num_particles, num_data)
+        total = total + log_prob
+    return total
 
 
 def _is_plate(site: Any) -> bool:

@@ -18,7 +18,7 @@ def pareto_k(log_weights: Tensor) -> Tensor:
 
     Returns:
         k̂, shape (N,).  −∞ where all weights are equal, which is the best there is (the guide is the posterior); NaN
-        where there are too few particles to fit a tail.
+        where the largest weights are too few to fit a tail, or too few of them differ (a discrete z).
 
     Reference:
         Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto smoothed importance sampling.
@@ -28,8 +28,9 @@ def pareto_k(log_weights: Tensor) -> Tensor:
     rounding = 64 * torch.finfo(log_weights.dtype).eps * values.abs().amax(0).clamp_min(1)
     k_hat = torch.full(values.shape[1:], math.nan, dtype=torch.float64)
     k_hat[spread <= rounding] = -math.inf
-    rest = spread > rounding
-    if len(values) >= 25 and rest.any():  # ArviZ fits a tail of S/5 particles, of which it needs five
+    tail = values.topk(int(min(len(values) / 5, 3 * math.sqrt(len(values)))), dim=0).values  # that ArviZ fits
+    rest = (spread > rounding) & ((tail.diff(dim=0) != 0).sum(0) >= 4)  # it needs five
+    if rest.any():
         k_hat[rest] = torch.from_numpy(np.asarray(_psislw(values[:, rest].T.numpy()), dtype=np.float64))
     return k_hat
 
@@ -54,4 +55,4 @@ def _psislw(log_weights: np.ndarray) -> np.ndarray:
             return arviz.psislw(log_weights)[1]
         from arviz_stats.base import array_stats
 
-        return array_stats.psislw(log_weights, axis=-1)[1]
+        return array_stats.psislw(-log_weights, axis=-1)[1]  # it takes log-likelihoods, to weigh by their inverses

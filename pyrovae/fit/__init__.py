@@ -3,6 +3,16 @@
 from pyrovae.fit.closed_form import closed_form
 from pyrovae.fit.em import em
 from pyrovae.fit.result import ConvergenceWarning, DivergenceError, FitResult
+from pyrovae.fit.select import Selection, select
 from pyrovae.fit.svi import svi
 
-__all__ = ["ConvergenceWarning", "DivergenceError", "FitResult", "closed_form", "em", "svi"]
+__all__ = [
+    "ConvergenceWarning",
+    "DivergenceError",
+    "FitResult",
+    "Selection",
+    "closed_form",
+    "em",
+    "select",
+    "svi",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -41,7 +42,7 @@ def closed_form(model: TractableModel, data: Observations | Tensor) -> FitResult
     observations = as_observations(data)
     fitted = model.copy()
     x = fitted.as_input(observations, "data")
-    fitted.maximum_likelihood(x)
+    cast(Any, fitted).maximum_likelihood(x)
     return FitResult(
         model=fitted,
         method="closed form",

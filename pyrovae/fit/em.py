@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from tqdm.auto import tqdm
 
 from pyrovae.data import Observations, as_observations
@@ -18,7 +20,9 @@ from pyrovae.fit.result import ConvergenceWarning, DivergenceError, FitResult, n
 from pyrovae.models.base import TractableModel
 from pyrovae.seeding import seeded
 
-CHUNK_FLOATS = 2**22  # numbers in the largest intermediate array of a chunk, 32 MiB in float64
+Statistics = dict[str, Tensor]
+
+CHUNK_FLOATS = 2**20  # numbers in the largest intermediate array of a chunk, 8 MiB in float64: it stays in cache
 
 
 def em(
@@ -28,6 +32,7 @@ def em(
     tolerance: float = 1e-6,
     max_iterations: int = 1000,
     num_restarts: int = 1,
+    accelerate: bool = False,
     warm_start: bool = False,
     chunk_size: int | None = None,
     seed: int = 0,
@@ -45,6 +50,8 @@ def em(
         tolerance: On the mean log-likelihood, nats per datum.
         max_iterations: Bound on the iterations of one restart.
         num_restarts: Starts to try; the best is kept.
+        accelerate: Extrapolate from every two EM steps to a third (SQUAREM), and take the point only if log p(x) gains
+            by it; on slow fits an order of magnitude fewer E steps.
         warm_start: Start from the parameters of ``model`` rather than from the data.
         chunk_size: Data in one E step; by default as many as keep intermediate values small.
         seed: Seed of the starts.
@@ -70,9 +77,10 @@ def em(
         (True, True)
 
     Reference:
-        Dempster, Laird and Rubin (1977); Böhning et al. (1994) for the stopping rule.
+        Dempster, Laird and Rubin (1977); Böhning et al. (1994) for the stopping rule; Varadhan and
+        Roland (2008), Simple and globally convergent methods for accelerating the convergence of any EM algorithm.
     """
-    if type(model).__dict__.get("maximize") is None or not hasattr(model, "expected_statistics"):
+    if not all(_is_given(model, step) for step in ("expected_statistics", "maximize")):
         raise TypeError(
             f"`model` must have an E and an M step to be fitted by EM, got {type(model).__name__}; use fit.svi."
         )
@@ -80,6 +88,8 @@ def em(
         raise ValueError(
             f"`max_iterations` and `num_restarts` must be at least 1, got {max_iterations} and {num_restarts}."
         )
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"`chunk_size` must be at least 1, got {chunk_size}.")
     if not tolerance > 0:
         raise ValueError(f"`tolerance` must be a positive number of nats per datum, got {tolerance}.")
     began = time.perf_counter()
@@ -96,7 +106,15 @@ def em(
             candidate = model.copy()
             if not warm_start:
                 candidate.initialize(x)
-            trace, converged = _ascend(candidate, x, rows, tolerance, max_iterations, bar, restart)
+            trace, converged = _ascend(
+                candidate,
+                lambda m: expected_statistics(m, x, rows),
+                accelerate,
+                tolerance,
+                max_iterations,
+                bar,
+                restart,
+            )
             finals.append(trace[-1])
             if best is None or trace[-1] > best[1][-1]:
                 best = candidate, trace, converged
@@ -105,7 +123,7 @@ def em(
     if not converged:
         last = trace[-1] - trace[-2]
         warnings.warn(
-            f"EM did not converge within `max_iterations` = {max_iterations}: the last iteration still gained {last:.2e} "
+            f"EM did not converge within `max_iterations` = {max_iterations}: the last iteration gained {last:.2e} "
             f"nats per datum, and `tolerance` is {tolerance:g}.",
             ConvergenceWarning,
             stacklevel=2,
@@ -126,6 +144,7 @@ def em(
             tolerance=tolerance,
             max_iterations=max_iterations,
             num_restarts=num_restarts,
+            accelerate=accelerate,
             warm_start=warm_start,
             chunk_size=chunk_size,
             seed=other,
@@ -135,14 +154,23 @@ def em(
 
 
 def _ascend(
-    model: TractableModel, x: Tensor, rows: int, tolerance: float, max_iterations: int, bar: tqdm, restart: int
+    model: TractableModel,
+    e_step: Callable[[TractableModel], Statistics],
+    accelerate: bool,
+    tolerance: float,
+    max_iterations: int,
+    bar: tqdm,
+    restart: int,
 ) -> tuple[list[float], bool]:
     """Iterate in place until the stopping rule is met; the trace, and whether it was."""
-    statistics = expected_statistics(model, x, rows)
+    statistics = e_step(model)
     trace = [_mean_log_prob(statistics, restart, 0)]
     for iteration in range(1, max_iterations + 1):
-        model.maximize(statistics)
-        statistics = expected_statistics(model, x, rows)
+        if accelerate:
+            statistics = _squared_extrapolation(model, e_step, statistics)
+        else:
+            model.maximize(statistics)
+            statistics = e_step(model)
         trace.append(_mean_log_prob(statistics, restart, iteration))
         bar.update()
         bar.set_postfix_str(f"log p {trace[-1]:.4f} nats, restart {restart + 1}", refresh=False)
@@ -151,9 +179,32 @@ def _ascend(
     return trace, False
 
 
-def expected_statistics(model: TractableModel, x: Tensor, rows: int) -> dict[str, Tensor]:
+@torch.no_grad()
+def _squared_extrapolation(
+    model: TractableModel, e_step: Callable[[TractableModel], Statistics], statistics: Statistics
+) -> Statistics:
+    """Two EM steps and the point extrapolated from them, or the second step where that is no better; its statistics."""
+    parameters = list(model.model.parameters())
+    start = parameters_to_vector(parameters)
+    model.maximize(statistics)
+    first = parameters_to_vector(parameters)
+    after_first = e_step(model)
+    model.maximize(after_first)
+    second = parameters_to_vector(parameters)
+    step, curvature = first - start, second - 2 * first + start
+    length = (step.norm() / curvature.norm()).clamp_min(1.0)
+    if torch.isfinite(length):
+        vector_to_parameters(start + 2 * length * step + length**2 * curvature, parameters)
+        extrapolated = e_step(model)
+        if extrapolated["log_prob"] >= after_first["log_prob"]:
+            return extrapolated
+        vector_to_parameters(second, parameters)
+    return e_step(model)
+
+
+def expected_statistics(model: TractableModel, x: Tensor, rows: int) -> Statistics:
     """The E step over all data: the sum of its statistics over chunks of ``rows`` data."""
-    total: dict[str, Tensor] = {}
+    total: Statistics = {}
     for chunk in x.split(rows):
         statistics = model.expected_statistics(chunk)
         total = {name: total[name] + value if total else value for name, value in statistics.items()}
@@ -186,6 +237,11 @@ def _mean_log_prob(statistics: dict[str, Tensor], restart: int, iteration: int) 
             None,
         )
     return value
+
+
+def _is_given(model: object, step: str) -> bool:
+    """Whether the model, or a class it descends from, has the step, rather than the base class's refusal."""
+    return getattr(type(model), step, None) not in (None, getattr(TractableModel, step))
 
 
 def _hidden(progress: bool | None) -> bool | None:

@@ -64,7 +64,8 @@ def svi(
         schedule: ``"cosine"`` (to zero at the last step), ``"one_cycle"``, ``"constant"``, or a function of the
             optimizer and the number of steps that returns a torch scheduler, stepped after every batch.
         optimizer: Called as ``optimizer(parameters, lr=lr)``; Adam by default.
-        elbo: Any Pyro ELBO object.  By default ``TraceEnum_ELBO`` where a site is enumerated, else ``Trace_ELBO``.
+        elbo: Any Pyro ELBO object with a ``differentiable_loss``.  By default ``TraceEnum_ELBO`` where a site is
+            enumerated, else ``Trace_ELBO``.
         patience: Stop after so many epochs without a better ELBO on ``valid``.
         warm_start: Start from the parameters of ``model`` rather than from ``model.initialize(data)``.
         device: Where to compute; by default where the model is.
@@ -75,6 +76,7 @@ def svi(
         The fit.  ``kept`` says which parameters it holds, and ``elbo`` is theirs, nats per datum.
 
     Raises:
+        TypeError: If ``elbo`` is no ELBO.
         ValueError: If an argument is out of range, or the data do not fit the model.
         DivergenceError: If the loss is not finite: it names the step and the first offending parameter or site, and
             carries the last good result.
@@ -95,6 +97,10 @@ def svi(
         raise ValueError(f"`lr` must be a positive number, got {lr}.")
     if isinstance(schedule, str) and schedule not in SCHEDULES:
         raise ValueError(f"`schedule` must be one of {tuple(SCHEDULES)} or a function, got {schedule!r}.")
+    if elbo is not None and not hasattr(elbo, "differentiable_loss"):
+        raise TypeError(
+            f"`elbo` must be a Pyro ELBO with a differentiable_loss, got {type(elbo).__name__}; use e.g. Trace_ELBO."
+        )
     if patience is not None and valid is None:
         raise ValueError("`patience` needs `valid`, the data on which the ELBO is to improve, got None.")
 
@@ -146,13 +152,13 @@ def svi(
         for epoch in bar:
             try:
                 run.epoch(observations, batch_size)
+                current = run.trace[-1] if valid_x is None else run.validate(valid_x, batch_size, seed)
             except _NotFinite as error:
                 fitted.load_state_dict(best_state)
                 last_good = result(f"epoch {best_epoch}, before the loss left the finite numbers", best_elbo)
                 raise DivergenceError(
                     f"{error}; lower `lr` = {lr:g}, or raise the likelihood's floor.", last_good if best_epoch else None
                 ) from error.__cause__
-            current = run.trace[-1] if valid_x is None else run.validate(valid_x, batch_size, seed)
             bar.set_postfix_str(f"ELBO {current:.3f} nats", refresh=False)
             if valid_x is None or current > best_elbo:
                 best_state, best_elbo, best_epoch = copy.deepcopy(fitted.state_dict()), current, epoch
@@ -210,24 +216,28 @@ class _Run:
             self.optimizer.step()
             self.scheduler.step()
             total -= loss.item()
+        self.model.eval()
+        self._checked_loss(batch)  # no further step would notice what the last one did
         self.trace.append(total / len(observations))
 
-    @torch.no_grad()
     def validate(self, x: Tensor, batch_size: int, seed: int) -> float:
-        """ELBO on validation data, nats per datum, with the same draws after every epoch."""
+        """ELBO on validation data, nats per datum, with the same draws after every epoch.
+
+        Not under ``no_grad``, where Pyro's ``TraceEnum_ELBO`` refuses to give its loss.
+        """
         self.model.eval()
         with seeded(seed):
-            total = sum(-self.loss(batch).item() for batch in x.split(max(batch_size, 1024)))
+            total = sum(-self._checked_loss(batch).item() for batch in x.split(max(batch_size, 1024)))
         self.valid_trace.append(total / len(x))
         return self.valid_trace[-1]
 
     def _checked_loss(self, batch: Tensor) -> Tensor:
-        cause: ValueError | None = None
+        cause: Exception | None = None
         try:
             loss = self.loss(batch)
             if torch.isfinite(loss):
                 return loss
-        except ValueError as error:  # Pyro's own validation met the value first
+        except (ValueError, torch.linalg.LinAlgError) as error:  # Pyro's validation or a factorisation met it first
             cause = error
         offender = self._first_offender(batch)
         if offender is None and cause is not None:
@@ -239,20 +249,26 @@ class _Run:
         for name, parameter in self.model.named_parameters():
             if not torch.isfinite(parameter).all():
                 return f"parameter {name!r}"
-        guide = poutine.trace(self.model.guide).get_trace(batch)
-        trace = poutine.trace(poutine.replay(self.model.model, guide)).get_trace(batch)
-        for site in (*guide.nodes.values(), *trace.nodes.values()):
-            if site["type"] == "sample" and not torch.isfinite(site["fn"].log_prob(site["value"])).all():
-                return f"the log-density of site {site['name']!r}"
+        try:
+            with pyro.validation_enabled(False):  # else it raises before the site can be named
+                guide = poutine.trace(self.model.guide).get_trace(batch)
+                trace = poutine.trace(poutine.replay(self.model.model, guide)).get_trace(batch)
+                sites: list[Any] = [*guide.nodes.values(), *trace.nodes.values()]
+                for site in sites:
+                    if site["type"] == "sample" and not torch.isfinite(site["fn"].log_prob(site["value"])).all():
+                        return f"the log-density of site {site['name']!r}"
+        except torch.linalg.LinAlgError:
+            return "a covariance matrix"
         return None
 
 
 @torch.no_grad()
 def has_enumerated_site(model: LatentVariableModel, x: Tensor) -> bool:
     """Whether the model or its guide marks a site for enumeration."""
-    guide = poutine.trace(model.guide).get_trace(x)
-    trace = poutine.trace(poutine.replay(model.model, guide)).get_trace(x)
-    sites = (*guide.nodes.values(), *trace.nodes.values())
+    with pyro.get_param_store().scope(), seeded(0):
+        guide = poutine.trace(model.guide).get_trace(x)
+        trace = poutine.trace(poutine.replay(model.model, guide)).get_trace(x)
+    sites: list[Any] = [*guide.nodes.values(), *trace.nodes.values()]
     return any(site["type"] == "sample" and site["infer"].get("enumerate") for site in sites)
 
 

@@ -18,6 +18,7 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.nn import PyroModule
+from pyro.poutine.runtime import InferDict
 from torch import Tensor, nn
 
 from pyrovae.data import Observations, as_observations
@@ -83,7 +84,7 @@ class LatentVariableModel(nn.Module):
                 f"`{name}` must hold only 0 and 1 for a Bernoulli likelihood, got values in [{low:g}, {high:g}]; "
                 'binarize them, e.g. data.load(..., observations="binary").'
             )
-        like = next(self.parameters())
+        like = next(itertools.chain(self.parameters(), self.buffers()))
         return observations.x.to(device=like.device, dtype=like.dtype)
 
     @torch.no_grad()
@@ -113,6 +114,8 @@ class LatentVariableModel(nn.Module):
         return sites["x"]["fn"].mean, sites["z"]["value"]
 
     def _generate(self, num_samples: int, seed: int) -> Any:
+        if num_samples < 1:
+            raise ValueError(f"`num_samples` must be at least 1, got {num_samples}.")
         with pyro.get_param_store().scope(), seeded(seed):
             return poutine.trace(self.model).get_trace(num_data=num_samples).nodes
 
@@ -136,7 +139,7 @@ class TractableModel(LatentVariableModel):
     data_shape: tuple[int, ...]
     exact: ClassVar[bool] = True
 
-    floats_per_datum: int
+    floats_per_datum: int  # numbers that an E step holds for each datum
 
     @abstractmethod
     def log_prob(self, x: Observations | Tensor) -> Tensor:
@@ -184,7 +187,7 @@ class AmortizedGuide(Program):
         if x is None:
             raise ValueError("`x` must be given to an amortized guide, got None; q(z given x) needs data.")
         q = self.encoder(x)
-        infer = {"enumerate": "parallel"} if q.has_enumerate_support else {}
+        infer: InferDict = {"enumerate": "parallel"} if q.has_enumerate_support else {}
         with pyro.plate("data", len(x), dim=-1):
             return pyro.sample("z", q, infer=infer)
 

@@ -112,6 +112,7 @@ class GaussianMixture(TractableModel):
         self.num_components, self.num_dims = num_components, flat_dims(data_shape)
         self.data_shape = (self.num_dims,)
         self.covariance, self.floor = covariance, check_floor(floor)
+        self.floats_per_datum = num_components * self.num_dims
         self.model = GaussianMixtureModel(num_components, self.num_dims, covariance, self.floor, dtype)
         self.guide = MarginalGuide() if encoder is None else AmortizedGuide(encoder)
         if encoder is None:
@@ -152,11 +153,6 @@ class GaussianMixture(TractableModel):
         k, d = self.num_components, self.num_dims
         covariance = {"full": k * d * (d + 1) // 2, "tied": d * (d + 1) // 2, "diag": k * d, "spherical": k}
         return k - 1 + k * d + covariance[self.covariance]
-
-    @property
-    def floats_per_datum(self) -> int:
-        """Numbers that an E step holds for each datum, K × D."""
-        return self.num_components * self.num_dims
 
     # ------------------------------------------------------------------------------------------------- densities
 

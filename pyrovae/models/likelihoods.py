@@ -91,6 +91,7 @@ class GaussianHead(nn.Module):
         num_dims = math.prod(data_shape)
         self.data_shape, self.scale, self.floor = data_shape, scale, floor
         self.loc = nn.Linear(num_features, num_dims)
+        self.raw_variance: nn.Parameter | nn.Linear
         if scale == "shared":
             self.raw_variance = nn.Parameter(torch.zeros(1))
         elif scale == "per_dim":
@@ -121,6 +122,7 @@ class GaussianHead(nn.Module):
             return
         per_dim = flat.var(0, correction=0)
         variance = per_dim if self.scale in ("per_dim", "decoder") else per_dim.mean().reshape(1)
-        raw = (variance - self.floor).clamp_min(self.floor).expm1().log()  # the inverse of softplus
+        above = (variance - self.floor).clamp_min(self.floor)
+        raw = above + (-(-above).expm1()).log()  # the inverse of softplus, for variances of any size
         bias = self.raw_variance.bias if isinstance(self.raw_variance, nn.Linear) else self.raw_variance
         bias.copy_(raw)

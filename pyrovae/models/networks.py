@@ -68,7 +68,7 @@ class LinearGaussianEncoder(nn.Module):
     def forward(self, x: Tensor) -> dist.Distribution:
         """x of shape (..., D) → multivariate normal of batch shape (...), event shape (L,)."""
         scale_tril = self.lower.tril(-1) + self.log_diagonal.exp().diag()
-        return dist.MultivariateNormal(self.loc(x), scale_tril=scale_tril)
+        return dist.MultivariateNormal(self.loc(x), scale_tril=scale_tril, validate_args=False)  # valid as built
 
     @torch.no_grad()
     def start_at(self, weight: Tensor, mean: Tensor, precision_tril: Tensor, variance: Tensor) -> None:

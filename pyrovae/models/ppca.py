@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.data import Observations
-from pyrovae.models.base import AmortizedGuide, Program, TractableModel, check_floor, flat_dims
+from pyrovae.models.base import AmortizedGuide, Program, TractableModel, check_floor, exact_guide, flat_dims
 from pyrovae.models.networks import LinearGaussianEncoder
 
 
@@ -39,13 +39,15 @@ class PPCAModel(Program):
 
 
 class PPCA(TractableModel):
-    """Probabilistic PCA, exact likelihood and posterior; by SVI it is a linear variational autoencoder.
+    """Probabilistic PCA, exact likelihood and posterior.
 
     Args:
         latent_dim: L, at least 1 and below D.
         data_shape: ``(D,)``.
         floor: ε, the lower bound of σ², in squared units of the data.
-        encoder: A module of your own, x → distribution over z; by default Normal(Ax + b, S), which can be exact.
+        encoder: For a learned q(z given x): a module, x → distribution over z.  With ``networks.LinearGaussianEncoder``
+            the model is a linear variational autoencoder.  Left out, the guide is the exact posterior, and the ELBO log
+            p(x).
         dtype: Type of the parameters; float64 unless you say otherwise.
 
     Raises:
@@ -77,8 +79,9 @@ class PPCA(TractableModel):
                 "with D latents no noise is left to model (use a one-component GaussianMixture)."
             )
         self.data_shape, self.latent_dim, self.floor = (self.num_dims,), latent_dim, check_floor(floor)
+        self.floats_per_datum = self.num_dims
         self.model = PPCAModel(latent_dim, self.num_dims, self.floor, dtype)
-        self.guide = AmortizedGuide(encoder or LinearGaussianEncoder(self.num_dims, latent_dim, dtype))
+        self.guide = exact_guide(self) if encoder is None else AmortizedGuide(encoder)
         if encoder is None:
             self.config = {"latent_dim": latent_dim, "data_shape": list(self.data_shape), "floor": self.floor}
 
@@ -104,31 +107,36 @@ class PPCA(TractableModel):
         """D L − L(L−1)/2 for W up to rotation, D for μ, 1 for σ²."""
         return self.num_dims * self.latent_dim - self.latent_dim * (self.latent_dim - 1) // 2 + self.num_dims + 1
 
-    @property
-    def floats_per_datum(self) -> int:
-        """Numbers that an E step holds for each datum, D."""
-        return self.num_dims
-
     # ------------------------------------------------------------------------------------------------- densities
 
     def log_prob(self, x: Observations | Tensor) -> Tensor:
         """Exact log Normal(x; μ, WWᵀ + σ²I), shape (N,), nats per datum; no D×D matrix is formed."""
         deviations = self.as_input(x) - self.mean
-        variance, precision_tril = self.noise_variance, self._precision_tril()
-        latent_mean = torch.cholesky_solve(self.weight.T @ deviations.T, precision_tril * variance.sqrt()).T
-        # With m = E[z given x]:  (x−μ)ᵀ(WWᵀ + σ²I)⁻¹(x−μ) = |x − μ − Wm|²/σ² + |m|², a sum of squares, so nothing
-        # cancels.
-        residual = deviations - latent_mean @ self.weight.T
-        mahalanobis = residual.square().sum(1) / variance + latent_mean.square().sum(1)
-        log_det = self.num_dims * variance.log() + 2 * precision_tril.diagonal().log().sum()
-        return -0.5 * (mahalanobis + log_det + self.num_dims * math.log(2 * math.pi))
+        return self._log_prob(deviations, self._latent_mean(deviations))
 
     def posterior(self, x: Observations | Tensor) -> dist.MultivariateNormal:
         """Exact p(z given x) = Normal(M⁻¹Wᵀ(x − μ), σ²M⁻¹), M = WᵀW + σ²I; batch shape (N,), event shape (L,)."""
-        deviations = self.as_input(x) - self.mean
-        precision_tril = self._precision_tril()
-        loc = torch.cholesky_solve(self.weight.T @ deviations.T, precision_tril * self.noise_variance.sqrt()).T
-        return dist.MultivariateNormal(loc, precision_matrix=precision_tril @ precision_tril.T)
+        covariance = torch.cholesky_inverse(self._precision_tril())
+        loc = self._latent_mean(self.as_input(x) - self.mean)
+        return dist.MultivariateNormal(loc, scale_tril=torch.linalg.cholesky(covariance), validate_args=False)
+
+    def _latent_mean(self, deviations: Tensor) -> Tensor:
+        """E[z given x] for deviations x − μ, shape (N, L)."""
+        projected = (deviations @ self.weight).T / self.noise_variance
+        return torch.cholesky_solve(projected, self._precision_tril()).T
+
+    def _log_prob(self, deviations: Tensor, latent_mean: Tensor) -> Tensor:
+        # With m = E[z given x]: (x−μ)ᵀ(WWᵀ + σ²I)⁻¹(x−μ) = |x−μ−Wm|²/σ² + |m|², a sum of squares: nothing cancels.
+        variance = self.noise_variance
+        residual = deviations - latent_mean @ self.weight.T
+        mahalanobis = residual.square().sum(1) / variance + latent_mean.square().sum(1)
+        log_det = self.num_dims * variance.log() + 2 * self._precision_tril().diagonal().log().sum()
+        return -0.5 * (mahalanobis + log_det + self.num_dims * math.log(2 * math.pi))
+
+    def _start_guide(self) -> None:
+        """Set a linear guide to the exact posterior of the present parameters."""
+        if isinstance(self.guide.encoder, LinearGaussianEncoder):
+            self.guide.encoder.start_at(self.weight, self.mean, self._precision_tril(), self.noise_variance)
 
     def _precision_tril(self) -> Tensor:
         """Cholesky factor of the posterior precision, I + WᵀW/σ², shape (L, L)."""
@@ -145,19 +153,18 @@ class PPCA(TractableModel):
         self.model.mean.copy_(mean)
         self.model.weight.copy_(torch.randn_like(self.weight) * (variance / 2 / self.latent_dim).sqrt())
         self.model.noise_factor.copy_((variance / 2 - self.floor).clamp_min(0).sqrt())
-        if isinstance(self.guide.encoder, LinearGaussianEncoder):
-            self.guide.encoder.start_at(self.weight, self.mean, self._precision_tril(), self.noise_variance)
+        self._start_guide()
 
     @torch.no_grad()
     def expected_statistics(self, x: Tensor) -> dict[str, Tensor]:
         """E step: sums over data of |x−μ|², (x−μ)E[z̃]ᵀ and E[z̃z̃ᵀ], where z̃ = (z, 1) carries the mean along."""
         deviations = x - self.mean
-        posterior = self.posterior(x)
-        extended = nn.functional.pad(posterior.loc, (0, 1), value=1.0)
+        latent_mean = self._latent_mean(deviations)
+        extended = nn.functional.pad(latent_mean, (0, 1), value=1.0)
         second = (extended.T @ extended).double()
-        second[:-1, :-1] += len(x) * posterior.covariance_matrix[0].double()
+        second[:-1, :-1] += len(x) * torch.cholesky_inverse(self._precision_tril()).double()
         return {
-            "log_prob": self.log_prob(x).double().sum(),
+            "log_prob": self._log_prob(deviations, latent_mean).double().sum(),
             "count": torch.tensor(float(len(x)), dtype=torch.float64, device=x.device),
             "squares": deviations.square().sum().double(),
             "cross": (deviations.T @ extended).double(),
@@ -174,6 +181,7 @@ class PPCA(TractableModel):
         self.model.weight.copy_(extended[:, :-1])
         self.model.mean.add_(extended[:, -1])
         self.model.noise_factor.copy_((variance - self.floor).clamp_min(0).sqrt())
+        self._start_guide()
 
     @torch.no_grad()
     def maximum_likelihood(self, x: Tensor) -> None:
@@ -199,5 +207,4 @@ class PPCA(TractableModel):
         self.model.mean.copy_(mean)
         self.model.weight.copy_(directions * (leading - variance).clamp_min(0).sqrt())
         self.model.noise_factor.copy_((variance - self.floor).clamp_min(0).sqrt())
-        if isinstance(self.guide.encoder, LinearGaussianEncoder):
-            self.guide.encoder.start_at(self.weight, self.mean, self._precision_tril(), self.noise_variance)
+        self._start_guide()

@@ -9,6 +9,7 @@ from typing import Any, cast
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from pyrovae.models.base import AmortizedGuide, LatentVariableModel, Program
@@ -137,7 +138,7 @@ class VAE(LatentVariableModel):
             cast(Any, self.decoder).head.start_at(x)
 
     @torch.no_grad()
-    def _describe_output(self) -> dist.Distribution:
+    def _describe_output(self) -> TorchDistribution:
         """What the decoder returns for two z, checked."""
         training = self.decoder.training
         like = next(self.decoder.parameters(), torch.zeros(()))
@@ -152,7 +153,7 @@ class VAE(LatentVariableModel):
                 f"`decoder` must return a distribution of batch shape (2,) for two z, got {tuple(output.batch_shape)}; "
                 "declare the data dimensions with .to_event()."
             )
-        return cast(dist.Distribution, output)
+        return cast(TorchDistribution, output)
 
 
 def _innermost(support: Any) -> Any:

@@ -1,0 +1,253 @@
+"""The standard comparison: every model fitted every way it can be, each baseline at its best on validation data.
+
+A learned model is worth something only beside baselines that somebody has tried to make good.  So the number of
+components, the form of the covariance, its floor and the latent dimension of the exact models are chosen here by
+validation likelihood.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+
+from pyrovae import fit
+from pyrovae.data import DataSet, Observations
+from pyrovae.fit import FitResult
+from pyrovae.models import PPCA, VAE, Bernoulli, Gaussian, GaussianMixture
+from pyrovae.models.base import TractableModel
+from pyrovae.models.gmm import Covariance
+from pyrovae.seeding import seeded
+
+FORMS: tuple[Covariance, ...] = ("full", "diag")
+COMPONENTS = (2, 3, 5, 10, 20, 30, 60, 100)
+LATENT_DIMS = (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 80, 120, 200, 300, 400)
+RELATIVE_FLOORS = (1e-3, 4e-3, 1.6e-2)  # times the mean variance of a dimension
+SELECTION_NUMBERS = 4_000_000  # mixtures are chosen on so many numbers of the training data, N × D, at most
+
+
+@dataclass(frozen=True, eq=False)
+class Suite:
+    """What :func:`standard_fits` returns.
+
+    Attributes:
+        fits: Results by row name, ready for ``compare``.
+        chosen: For each baseline, one line on what was chosen on validation data, and from what.
+    """
+
+    fits: dict[str, FitResult]
+    chosen: tuple[str, ...]
+
+
+def standard_fits(
+    dataset: DataSet,
+    *,
+    latent_dim: int | None = None,
+    num_components: int | None = None,
+    num_epochs: int | None = None,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    progress: bool | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> Suite:
+    """Fit one Gaussian, a mixture, probabilistic PCA and variational autoencoders, each every way it can be.
+
+    On binary data, whose likelihood is a mass, only autoencoders with a Bernoulli likelihood are fitted.
+
+    Args:
+        dataset: Train and validation splits; the test split is not looked at.
+        latent_dim: L of PPCA and of the autoencoders; by default chosen for PPCA, and 8 (or D − 1) for the
+            autoencoders, 16 from 256 dimensions on.
+        num_components: K; by default chosen.
+        num_epochs: Passes over the data for the autoencoders; by default as many as make about 1,700 to 5,000 steps.
+        device: Where to compute.
+        seed: Of every fit.
+        progress: Show progress bars.
+        report: Called with a line on each stage.
+
+    Raises:
+        ValueError: If there are no validation data, or an argument does not fit the data.
+    """
+    if dataset.valid is None:
+        raise ValueError("`dataset` must have validation data, on which the baselines are chosen, got None.")
+    builder = _Builder(dataset.train, dataset.valid, device, seed, progress, report)
+    size = latent_dim or min(16 if builder.num_dims >= 256 else 8, max(1, builder.num_dims - 1))
+    if dataset.train.space.support == "boolean":
+        builder.autoencoder(f"VAE-{size}", size, Bernoulli(), num_epochs)
+        builder.autoencoder(f"linear VAE-{size}", size, Bernoulli(), num_epochs, hidden=())
+        return Suite(builder.fits, tuple(builder.chosen))
+    builder.gaussian()
+    builder.mixture(num_components)
+    if builder.num_dims > 1:
+        builder.ppca(latent_dim)
+    floor = _round(RELATIVE_FLOORS[1] * builder.variance)
+    builder.autoencoder(f"VAE-{size}, one σ", size, Gaussian("shared", floor), num_epochs)
+    builder.autoencoder(f"VAE-{size}, σ(z)", size, Gaussian("decoder", floor), num_epochs)
+    return Suite(builder.fits, tuple(builder.chosen))
+
+
+class _Builder:
+    """Fits row after row, keeping the results and what was chosen."""
+
+    def __init__(
+        self,
+        train: Observations,
+        valid: Observations,
+        device: torch.device | str,
+        seed: int,
+        progress: bool | None,
+        report: Callable[[str], None],
+    ) -> None:
+        self.train, self.valid, self.device = train, valid, device
+        self.seed, self.progress, self.report = seed, progress, report
+        self.num_dims = train.num_dims
+        self.large = train.x.numel() > SELECTION_NUMBERS
+        self.variance = train.x.double().var(0, correction=0).mean().clamp_min(1e-12).item()
+        self.floors = [_round(relative * self.variance) for relative in RELATIVE_FLOORS]
+        self.fits: dict[str, FitResult] = {}
+        self.chosen: list[str] = []
+
+    def gaussian(self) -> None:
+        """One Gaussian with full covariance."""
+        self.report("one Gaussian: closed form at each floor")
+        candidates = [self._mixture(1, "full", floor) for floor in self.floors]
+        selection = fit.select(candidates, lambda m: fit.closed_form(m, self.train), self.valid, progress=self.progress)
+        self.fits["Gaussian, closed form"] = selection.best
+        self._note("Gaussian", candidates, f"floor {_floor(selection)}")
+
+    def mixture(self, num_components: int | None) -> None:
+        """A Gaussian mixture by EM, and by SVI from the same start."""
+        subset = self._subset()
+        candidates = [
+            self._mixture(k, covariance, floor)
+            for covariance in FORMS
+            for k in ((num_components,) if num_components else self._components(covariance, len(subset)))
+            for floor in self.floors
+        ]
+        self.report(f"Gaussian mixture: choosing among {len(candidates)} on {len(subset):,} training data")
+        quick = 12 if self.large else 1000
+        selection = fit.select(
+            candidates, lambda m: self._em(m, subset, 1e-3, quick), self.valid, progress=self.progress
+        )
+        chosen = cast(GaussianMixture, selection.best.model)
+        name = f"GMM-{chosen.num_components} {chosen.covariance}"
+        note = f"K = {chosen.num_components}, {chosen.covariance} covariance, floor {_floor(selection)}"
+        self._note("Gaussian mixture", candidates, note)
+        self.report(f"{name}: EM")
+        self.fits[f"{name}, EM"] = self._em(
+            chosen, self.train, 1e-3 if self.large else 1e-6, 40 if self.large else 1000
+        )
+        self.report(f"{name}: SVI, z enumerated")
+        self.fits[f"{name}, SVI"] = self._svi(chosen, batch_size=128, num_steps=450, lr=2e-3)
+
+    def ppca(self, latent_dim: int | None) -> None:
+        """Probabilistic PCA in closed form, by EM, and by SVI with the exact posterior as guide."""
+        dims = (
+            [q for q in LATENT_DIMS if q < self.num_dims and q < len(self.train)]
+            if latent_dim is None
+            else [latent_dim]
+        )
+        floor = _round(1e-6 * self.variance)
+        candidates = [PPCA(q, (self.num_dims,), floor).to(self.device) for q in dims]
+        self.report(f"probabilistic PCA: closed form at {len(dims)} latent dimensions")
+        selection = fit.select(candidates, lambda m: fit.closed_form(m, self.train), self.valid, progress=self.progress)
+        chosen = cast(PPCA, selection.best.model)
+        name = f"PPCA-{chosen.latent_dim}"
+        self._note("probabilistic PCA", candidates, f"latent dimension {chosen.latent_dim}")
+        self.fits[f"{name}, closed form"] = selection.best
+        self.report(f"{name}: EM")
+        tolerance = 1e-3 if self.large else 1e-9
+        self.fits[f"{name}, EM"] = self._em(chosen, self.train, tolerance, 300 if self.large else 3000, accelerate=True)
+        self.report(f"{name}: SVI, guide = exact posterior")
+        self.fits[f"{name}, SVI"] = self._svi(
+            chosen, batch_size=2048, num_steps=400, lr=0.03 * math.sqrt(self.variance / 0.07)
+        )
+
+    def autoencoder(
+        self,
+        name: str,
+        latent_dim: int,
+        likelihood: Bernoulli | Gaussian,
+        num_epochs: int | None,
+        hidden: Sequence[int] = (256, 256),
+    ) -> None:
+        """A variational autoencoder by SVI, the best on validation data kept."""
+        self.report(f"{name}: SVI")
+        batch_size = 256 if self.large else 64
+        epochs = num_epochs or max(20, 1700 // math.ceil(len(self.train) / batch_size))
+        vae = VAE(latent_dim, self.train.data_shape, likelihood, hidden, activation="silu").to(self.device)
+        self.fits[f"{name}, SVI"] = fit.svi(
+            vae,
+            self.train,
+            valid=self.valid,
+            num_epochs=min(epochs, 400),
+            batch_size=batch_size,
+            lr=3e-3,
+            schedule="one_cycle",
+            seed=self.seed,
+            progress=self.progress,
+        )
+
+    def _em(
+        self,
+        model: TractableModel,
+        data: Observations,
+        tolerance: float,
+        iterations: int,
+        accelerate: bool = False,
+    ) -> FitResult:
+        """EM, whose budget of iterations is part of the plan here, so that using it up is no cause for a warning."""
+        return fit.em(
+            model,
+            data,
+            tolerance=tolerance,
+            max_iterations=iterations,
+            accelerate=accelerate,
+            seed=self.seed,
+            progress=self.progress,
+        )
+
+    def _svi(self, model: TractableModel, batch_size: int, num_steps: int, lr: float) -> FitResult:
+        """SVI for about so many steps."""
+        steps_per_epoch = math.ceil(len(self.train) / batch_size)
+        return fit.svi(
+            model,
+            self.train,
+            num_epochs=math.ceil(num_steps / steps_per_epoch),
+            batch_size=batch_size,
+            lr=lr,
+            seed=self.seed,
+            progress=self.progress,
+        )
+
+    def _mixture(self, num_components: int, covariance: Covariance, floor: float) -> GaussianMixture:
+        return GaussianMixture(num_components, (self.num_dims,), covariance, floor).to(self.device)
+
+    def _components(self, covariance: Covariance, num_data: int) -> list[int]:
+        """K worth trying: ten data a component, and for full covariances D/2."""
+        per_component = max(10, self.num_dims / 2 if covariance == "full" else 0)
+        most = 30 if self.large else COMPONENTS[-1]
+        return [k for k in COMPONENTS if k * per_component <= num_data and k <= most] or [1]
+
+    def _subset(self) -> Observations:
+        """All training data, or a random part of large ones."""
+        count = SELECTION_NUMBERS // self.num_dims
+        if len(self.train) <= count:
+            return self.train
+        with seeded(self.seed):
+            return self.train[torch.randperm(len(self.train))[:count]]
+
+    def _note(self, what: str, candidates: Sequence[object], choice: str) -> None:
+        self.chosen.append(f"{what}: {choice}, best of {len(candidates)} on validation data")
+
+
+def _floor(selection: fit.Selection) -> str:
+    return f"{cast(GaussianMixture, selection.best.model).floor:.2g}"
+
+
+def _round(value: float) -> float:
+    """To two significant digits, so that a reported floor is the floor."""
+    return float(f"{value:.1e}")

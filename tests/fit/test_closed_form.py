@@ -1,0 +1,149 @@
+"""The closed forms, where each is the global maximum that its docstring says."""
+
+import pytest
+import sklearn.decomposition
+import torch
+from scipy import stats
+from torch import nn
+
+from pyrovae import PPCA, VAE, GaussianMixture, data, fit
+
+COVARIANCES = ("full", "tied", "diag", "spherical")
+
+
+def correlated(num_data, num_dims):
+    x = torch.randn(num_data, num_dims, dtype=torch.float64)
+    return x @ torch.randn(num_dims, num_dims, dtype=torch.float64) / num_dims**0.5 + 3
+
+
+def perturbed_scores(model, x, num_trials=60):
+    """Scores of the model at random feasible parameters around its own, at distances from 1e-4 to 1."""
+    optimum = [parameter.detach().clone() for parameter in model.model.parameters()]
+    for size in torch.logspace(-4, 0, num_trials):
+        with torch.no_grad():
+            for parameter, value in zip(model.model.parameters(), optimum, strict=True):
+                parameter.copy_(value + size * torch.randn_like(value))
+        yield model.score(x)
+
+
+# --------------------------------------------------------------------------------------------------------- inequalities
+
+
+@pytest.mark.parametrize("floor", [1e-6, 0.5, 10.0])  # never binds, may bind, is above every eigenvalue
+@pytest.mark.parametrize(("num_data", "num_dims"), [(50, 4), (6, 10), (2, 10)])
+def test_nothing_near_the_closed_form_of_ppca_is_better(num_data, num_dims, floor):
+    x = correlated(num_data, num_dims)
+    model = fit.closed_form(PPCA(3, num_dims, floor), x).model
+    best = model.score(x)
+    assert all(score <= best + 1e-9 for score in perturbed_scores(model, x))
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
+@pytest.mark.parametrize("floor", [1e-6, 0.5])
+def test_nothing_near_the_closed_form_of_a_gaussian_is_better(covariance, floor):
+    x = correlated(50, 4)
+    model = fit.closed_form(GaussianMixture(1, 4, covariance, floor), x).model
+    best = model.score(x)
+    assert all(score <= best + 1e-9 for score in perturbed_scores(model, x))
+
+
+@pytest.mark.parametrize("floor", [1e-6, 1.0])
+def test_em_from_any_start_ends_at_the_closed_form_of_ppca(floor):
+    x = correlated(100, 5)
+    best = fit.closed_form(PPCA(2, 5, floor), x).model.score(x)
+    for seed in range(3):
+        reached = fit.em(PPCA(2, 5, floor), x, seed=seed, tolerance=1e-9, max_iterations=5000).model.score(x)
+        assert best - 1e-6 <= reached <= best + 1e-10
+
+
+def test_more_latents_never_fit_worse():
+    x = correlated(100, 6)
+    scores = [fit.closed_form(PPCA(latent_dim, 6), x).model.score(x) for latent_dim in range(1, 6)]
+    assert scores == sorted(scores)
+
+
+# ------------------------------------------------------------------------------------------------------------ witnesses
+
+
+def test_the_gaussian_is_the_mean_and_the_covariance_over_n():
+    x = correlated(50, 4)
+    model = fit.closed_form(GaussianMixture(1, 4, floor=1e-9), x).model
+    torch.testing.assert_close(model.means[0].detach(), x.mean(0))
+    torch.testing.assert_close(model.covariances[0].detach(), torch.cov(x.T, correction=0))
+
+
+def test_ppca_with_fewer_data_than_dimensions():
+    """scikit-learn's PCA divides by n − 1 and, for n < D, averages the noise over the wrong count: nats are lost."""
+    x = torch.randn(30, 100, dtype=torch.float64)
+    model = fit.closed_form(PPCA(5, 100), x).model
+    covariance = (model.weight @ model.weight.T + model.noise_variance * torch.eye(100, dtype=x.dtype)).detach()
+    dense = stats.multivariate_normal(model.mean.detach(), covariance).logpdf(x).mean()
+    assert model.score(x) == pytest.approx(dense, rel=1e-10)
+    assert model.score(x) > sklearn.decomposition.PCA(5).fit(x.numpy()).score(x.numpy()) + 10
+    reached = fit.em(PPCA(5, 100), x, tolerance=1e-9, max_iterations=5000).model.score(x)
+    assert reached == pytest.approx(model.score(x), abs=1e-6)
+    assert all(score <= model.score(x) for score in list(perturbed_scores(model.copy(), x)))
+
+
+def test_ppca_with_many_data_is_scikit_learns():
+    """scikit-learn's covariance divides by n − 1, so that it finds the maximum on data scaled by √((n − 1)/n)."""
+    num_data, num_dims = 200, 6
+    x = correlated(num_data, num_dims)
+    scale = ((num_data - 1) / num_data) ** 0.5
+    centred = (x - x.mean(0)).numpy()
+    peer = sklearn.decomposition.PCA(2).fit(centred * scale)
+    model = fit.closed_form(PPCA(2, num_dims), x).model
+    assert model.score(x) == pytest.approx(peer.score(centred), rel=1e-10)
+
+
+@pytest.fixture(scope="module")
+def mnist(data_folder):
+    """The pixels of all 60,000 training digits, / 255."""
+    return data.load("mnist", dequantize=False, num_valid=0, dtype=torch.float64).train
+
+
+@pytest.mark.parametrize(("latent_dim", "published"), [(10, 182.15), (50, 507.91)])
+def test_ppca_of_mnist(mnist, latent_dim, published):
+    assert len(mnist) == 60_000
+    result = fit.closed_form(PPCA(latent_dim, 784), mnist)
+    assert result.trace[-1].item() == pytest.approx(published, abs=0.01)
+
+
+# ------------------------------------------------------------------------------------------------------------- contract
+
+
+def test_result_says_what_it_is():
+    x = correlated(50, 4)
+    result = fit.closed_form(PPCA(2, 4), x)
+    assert (result.method, result.objective, result.kept) == ("closed form", "log p(x)", "global maximum")
+    assert result.converged
+    assert result.trace.tolist() == [result.model.score(x)]
+    assert result.refit(7).trace.tolist() == result.trace.tolist()
+
+
+def test_the_caller_keeps_model_data_and_random_state():
+    model, x = PPCA(2, 4), correlated(50, 4)
+    before, x_before, state = [p.clone() for p in model.parameters()], x.clone(), torch.get_rng_state()
+    fit.closed_form(model, x)
+    assert all((p == q).all() for p, q in zip(model.parameters(), before, strict=True))
+    assert (x == x_before).all()
+    assert (torch.get_rng_state() == state).all()
+
+
+def test_models_and_data_without_a_closed_form_are_refused():
+    x = correlated(50, 4)
+    with pytest.raises(
+        TypeError, match=r"`model` must have a closed-form maximum, got VAE; fit it by fit.em or fit.svi"
+    ):
+        fit.closed_form(VAE(2, 4, hidden=(8,)), x)
+    with pytest.raises(ValueError, match=r"`num_components` must be 1 for a closed form, got 2; fit the mixture by"):
+        fit.closed_form(GaussianMixture(2, 4), x)
+    with pytest.raises(ValueError, match=r"`data` must have shape \(N, 4\), got \(50, 3\)"):
+        fit.closed_form(PPCA(2, 4), x[:, :3])
+
+
+def test_float32_models_are_fitted_in_float64_inside():
+    x = correlated(50, 4)
+    single = fit.closed_form(PPCA(2, 4, dtype=torch.float32), x)
+    assert {p.dtype for p in single.model.parameters() if isinstance(p, nn.Parameter)} == {torch.float32}
+    assert single.trace[-1].item() == pytest.approx(fit.closed_form(PPCA(2, 4), x).trace[-1].item(), rel=1e-5)

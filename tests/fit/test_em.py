@@ -1,0 +1,337 @@
+"""EM: monotone ascent under the floor, the same in any chunks, to published optima."""
+
+import math
+import warnings
+
+import pyro
+import pytest
+import sklearn.datasets
+import sklearn.mixture
+import torch
+from torch import nn
+
+from pyrovae import PPCA, VAE, GaussianMixture, fit
+from pyrovae.data import Observations, Space
+from pyrovae.fit.em import expected_statistics, remaining_gain
+
+COVARIANCES = ("full", "tied", "diag", "spherical")
+
+
+def random_parameters(model):
+    for parameter in model.parameters():
+        nn.init.normal_(parameter)
+    return model
+
+
+def clustered(num_data=60, seed=0):
+    """Three elongated clusters that overlap, one of them flat to 1e-3, in three dimensions."""
+    generator = torch.Generator().manual_seed(seed)
+    scales = torch.tensor([[1.0, 0.3, 0.1], [0.1, 1.0, 0.3], [0.3, 0.1, 1e-3]], dtype=torch.float64)
+    labels = torch.arange(num_data) % 3
+    centres = 0.5 * torch.randn(3, 3, generator=generator, dtype=torch.float64)
+    noise = torch.randn(num_data, 3, generator=generator, dtype=torch.float64)
+    return centres[labels] + scales[labels] * noise
+
+
+@pytest.fixture(scope="module")
+def iris():
+    return torch.from_numpy(sklearn.datasets.load_iris().data)
+
+
+MODELS = {
+    **{
+        f"{covariance} mixture": lambda covariance=covariance: GaussianMixture(3, 3, covariance, floor=1e-3)
+        for covariance in COVARIANCES
+    },
+    "PPCA": lambda: PPCA(2, 3, floor=1e-3),
+}
+
+
+@pytest.fixture(params=MODELS)
+def model(request):
+    return MODELS[request.param]()
+
+
+# --------------------------------------------------------------------------------------------------------- inequalities
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("floor", [1e-6, 0.05, 1.0])  # never binds, binds in some directions, binds in all
+@pytest.mark.parametrize("num_components", [1, 4])
+@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_log_likelihood_never_falls(covariance, num_components, floor, seed):
+    x = clustered(seed=seed)
+    model = GaussianMixture(num_components, 3, covariance, floor)
+    result = fit.em(model, x, seed=seed, max_iterations=300, tolerance=1e-4)
+    assert (result.trace.diff() >= -1e-9 * result.trace[1:].abs()).all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("floor", [1e-6, 0.05, 3.0])
+def test_log_likelihood_of_ppca_never_falls(floor, seed):
+    result = fit.em(PPCA(1, 3, floor=floor), clustered(seed=seed), seed=seed, tolerance=1e-5)
+    assert (result.trace.diff() >= -1e-9 * result.trace[1:].abs()).all()
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_every_covariance_is_above_the_floor(covariance):
+    floor = 0.05
+    gmm = fit.em(GaussianMixture(4, 3, covariance, floor), clustered(), num_restarts=3).model
+    covariances = gmm.covariances.detach()
+    values = (
+        torch.linalg.eigvalsh(covariances)
+        if covariances.shape[-1] == 3 and covariance in ("full", "tied")
+        else (covariances)
+    )
+    assert values.min() >= floor * (1 - 1e-9)
+    if covariance in ("full", "diag"):
+        assert values.min() <= floor * (1 + 1e-9)  # on these data it binds
+
+
+def test_ppca_reaches_its_global_maximum():
+    x = clustered(num_data=200)
+    best = fit.closed_form(PPCA(1, 3), x).model.score(x)
+    reached = fit.em(PPCA(1, 3), x, tolerance=1e-10).model.score(x)
+    assert best - 1e-8 <= reached <= best + 1e-12
+
+
+@pytest.mark.parametrize("floor", [1e-3, 0.05])
+def test_accelerated_em_never_falls_either_and_is_as_good(model, floor):
+    x, model = clustered(), type(model)(**{**model.config, "floor": floor})
+    plain, fast = (
+        fit.em(model, x, accelerate=accelerate, tolerance=1e-8, max_iterations=5000) for accelerate in (False, True)
+    )
+    assert (fast.trace.diff() >= -1e-9 * fast.trace[1:].abs()).all()
+    assert fast.trace[-1].item() == pytest.approx(fast.model.score(x), rel=1e-12)
+    assert fast.trace[0] == plain.trace[0]
+    if isinstance(model, PPCA):  # one optimum; mixtures may part on the way
+        assert fast.trace[-1].item() == pytest.approx(plain.trace[-1].item(), abs=1e-6)
+
+
+def test_accelerated_em_needs_fewer_updates_where_em_is_slow():
+    """Of two nearly equal eigenvalues, EM tells the larger one slowly, at a rate of their ratio."""
+    x = torch.randn(500, 4, dtype=torch.float64) * torch.tensor([1.0, 0.95, 0.2, 0.2])
+    plain, fast = (
+        fit.em(PPCA(1, 4), x, accelerate=accelerate, tolerance=1e-9, max_iterations=5000)
+        for accelerate in (False, True)
+    )
+    assert 2 * len(fast.trace) < len(plain.trace)
+
+
+# ----------------------------------------------------------------------------------------------------------- identities
+
+
+def test_trace_runs_from_the_start_to_the_model_returned(model):
+    x = clustered()
+    start = model.copy()
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        start.initialize(x)
+    result = fit.em(model, x, seed=3)
+    assert result.trace[0].item() == pytest.approx(start.score(x), rel=1e-12)
+    assert result.trace[-1].item() == pytest.approx(result.model.score(x), rel=1e-12)
+    assert result.restarts == (result.trace[-1].item(),)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 60, 1000])
+def test_statistics_are_sums_over_any_chunks(model, rows):
+    x = clustered()
+    random_parameters(model)
+    whole = model.expected_statistics(x)
+    chunked = expected_statistics(model, x, rows)
+    assert whole.keys() == chunked.keys()
+    for name, value in whole.items():
+        torch.testing.assert_close(chunked[name], value, rtol=1e-10, atol=1e-12, msg=name)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 7])
+def test_chunks_do_not_change_the_fit(model, chunk_size):
+    x = clustered(num_data=30)
+    whole, chunked = (fit.em(model, x, chunk_size=size, tolerance=1e-2) for size in (None, chunk_size))
+    torch.testing.assert_close(chunked.trace, whole.trace, rtol=1e-9, atol=0)
+
+
+def test_a_shift_of_the_data_shifts_the_means_alone(model):
+    """Second moments are taken about current means: sums of squares at 2²⁰ would round at 2⁻¹³, and lose the floor."""
+    x, shift = clustered(), 2.0**20
+    near = random_parameters(model)
+    far = near.copy()
+    with torch.no_grad():
+        for name, parameter in far.model.named_parameters():
+            if name.startswith("mean"):
+                parameter.add_(shift)
+    near.maximize(near.expected_statistics(x))
+    far.maximize(far.expected_statistics(x + shift))
+    # x + shift rounds at 2⁻³³; over the smallest scale, √floor, and times deviations of a few scales that is below 1e-6
+    torch.testing.assert_close(far.log_prob(x + shift), near.log_prob(x), rtol=0, atol=1e-6)
+
+
+def test_remaining_gain_of_a_geometric_series():
+    """Gains gᵗ with ratio a leave g a/(1 − a)."""
+    trace = [-(0.9**t) for t in range(10)]
+    assert remaining_gain(trace) == pytest.approx(0.9**9, rel=1e-9)
+    assert remaining_gain(trace[:2]) == math.inf
+    assert remaining_gain([0.0, 1.0, 2.0]) == math.inf  # no end in sight
+    assert remaining_gain([0.0, 1.0, 1.0]) == 0.0
+
+
+def test_converged_fits_are_within_the_tolerance_of_their_limit(iris):
+    model = GaussianMixture(3, 4, floor=1e-3)
+    result = fit.em(model, iris, tolerance=1e-4)
+    limit = fit.em(result.model, iris, tolerance=1e-12, warm_start=True, max_iterations=3000)
+    assert result.converged
+    assert limit.trace[-1] - result.trace[-1] < 2e-4  # Aitken's estimate is asymptotic: it is trusted within a factor 2
+
+
+# ------------------------------------------------------------------------------------------------------------ witnesses
+
+
+@pytest.mark.parametrize(("num_components", "total"), [(2, -214.355), (3, -180.185)])  # mclust, model VVV
+def test_iris_reaches_the_published_log_likelihood(iris, num_components, total):
+    result = fit.em(GaussianMixture(num_components, 4, floor=1e-3), iris, num_restarts=20)
+    assert 150 * result.model.score(iris) == pytest.approx(total, abs=0.01)
+
+
+def test_iris_tied_reaches_the_published_log_likelihood(iris):
+    result = fit.em(GaussianMixture(3, 4, "tied", floor=1e-3), iris, num_restarts=20)
+    assert 150 * result.model.score(iris) == pytest.approx(-256.355, abs=0.01)  # tidyLPA's tests
+
+
+def test_with_almost_no_floor_iris_has_a_singular_optimum(iris):
+    """The reason for the floor: 29 flowers share one petal width, and only the floor bounds a component on them."""
+    results = [fit.em(GaussianMixture(3, 4, floor=floor), iris, num_restarts=40) for floor in (1e-4, 1e-6)]
+    scores = [150 * result.model.score(iris) for result in results]
+    assert scores[1] > scores[0] + 50 > -180.185 + 60
+    for result, floor in zip(results, (1e-4, 1e-6), strict=True):
+        assert torch.linalg.eigvalsh(result.model.covariances).min().item() == pytest.approx(floor, rel=1e-6)
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_one_step_is_scikit_learns(iris, covariance):
+    """From the same start, with no floor to bind; scikit-learn adds 1e-6 to the diagonal, which is set to 0 here."""
+    gmm = GaussianMixture(3, 4, covariance, floor=1e-9)
+    gmm.initialize(iris)
+    peer = sklearn.mixture.GaussianMixture(3, covariance_type=covariance, reg_covar=0, max_iter=1, tol=0)
+    responsibilities = gmm.posterior(iris).probs.detach().numpy()
+    peer._initialize(iris.numpy(), responsibilities)  # its M step
+    gmm.maximize(gmm.expected_statistics(iris))
+    for ours, theirs in ((gmm.weights, "weights_"), (gmm.means, "means_"), (gmm.covariances, "covariances_")):
+        torch.testing.assert_close(ours.detach(), torch.from_numpy(getattr(peer, theirs)), rtol=1e-9, atol=1e-9)
+
+
+# ------------------------------------------------------------------------------------------------------------- contract
+
+
+def test_the_caller_keeps_model_data_and_random_state(model):
+    x = clustered()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    x_before, state = x.clone(), torch.get_rng_state()
+    result = fit.em(model, x, num_restarts=2)
+    assert all((value == before[name]).all() for name, value in model.state_dict().items())
+    assert (x == x_before).all()
+    assert (torch.get_rng_state() == state).all()
+    assert not pyro.get_param_store().keys()
+    assert result.model is not model
+
+
+def test_a_seed_gives_one_fit_and_another_seed_another(model):
+    x = clustered()
+    first, second, other = (fit.em(model, x, seed=seed, tolerance=1e-2) for seed in (1, 1, 2))
+    assert first.trace.tolist() == second.trace.tolist()
+    assert first.trace.tolist() != other.trace.tolist()
+    assert first.refit(2).trace.tolist() == other.trace.tolist()
+
+
+def test_the_best_restart_is_kept(iris):
+    result = fit.em(GaussianMixture(3, 4, floor=1e-3), iris, num_restarts=5)
+    assert len(result.restarts) == 5
+    assert len(set(result.restarts)) > 1
+    assert result.trace[-1].item() == max(result.restarts)
+    assert result.kept == "best of 5 restarts"
+
+
+def test_warm_start_begins_at_the_model_given(model):
+    x = clustered()
+    random_parameters(model)
+    result = fit.em(model, x, warm_start=True)
+    assert result.trace[0].item() == pytest.approx(model.score(x), rel=1e-12)
+
+
+def test_result_says_what_it_is():
+    space = Space("lengths in mm", "real")
+    result = fit.em(GaussianMixture(1, 3), Observations(clustered(), space=space))
+    assert (result.method, result.objective, result.converged, result.space) == ("EM", "log p(x)", True, space)
+    assert result.kept == f"iteration {len(result.trace) - 1}"
+    assert result.trace.dtype == torch.float64
+    assert result.seconds > 0
+    assert repr(result).startswith("FitResult(GaussianMixture by EM: log p(x) ")
+
+
+def test_float32_models_fit_in_float32():
+    result = fit.em(GaussianMixture(2, 3, floor=0.01, dtype=torch.float32), clustered(), tolerance=1e-4)
+    assert {p.dtype for p in result.model.parameters()} == {torch.float32}
+    # 2⁻²³ relative in each of a few hundred roundings
+    assert (result.trace.diff() >= -1e-5 * result.trace[1:].abs()).all()
+
+
+def test_a_subclass_inherits_its_em():
+    class Mixture(GaussianMixture):
+        pass
+
+    assert fit.em(Mixture(2, 3, floor=0.01), clustered()).converged
+
+
+def test_an_unfinished_fit_warns_and_says_how_far_it_came():
+    message = r"EM did not converge within `max_iterations` = 2: the last iteration gained .* nats per datum, and"
+    with pytest.warns(fit.ConvergenceWarning, match=message):
+        result = fit.em(GaussianMixture(3, 3, floor=1e-3), clustered(), max_iterations=2)
+    assert not result.converged
+    assert len(result.trace) == 3
+
+
+def test_a_finished_fit_does_not_warn():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert fit.em(GaussianMixture(3, 3, floor=1e-3), clustered()).converged
+
+
+class NotFinite(PPCA):
+    """A model whose log-likelihood leaves the finite numbers after one update."""
+
+    def maximize(self, statistics):
+        super().maximize(statistics)
+        with torch.no_grad():
+            self.mean.fill_(math.inf)
+
+
+def test_a_value_that_is_not_finite_stops_the_fit_and_names_the_iteration():
+    with pytest.raises(fit.DivergenceError, match=r"log p\(x\) is nan after iteration 1 of restart 1; raise `floor`"):
+        fit.em(NotFinite(1, 3), clustered())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_iterations": 0}, r"`max_iterations` and `num_restarts` must be at least 1, got 0 and 1"),
+        ({"num_restarts": 0}, r"`max_iterations` and `num_restarts` must be at least 1, got 1000 and 0"),
+        ({"tolerance": 0.0}, r"`tolerance` must be a positive number of nats per datum, got 0"),
+        ({"tolerance": math.nan}, r"`tolerance` must be a positive number of nats per datum, got nan"),
+        ({"chunk_size": 0}, r"`chunk_size` must be at least 1, got 0"),
+    ],
+)
+def test_options_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        fit.em(PPCA(1, 3), clustered(), **options)
+
+
+def test_data_and_models_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"`data` must have shape \(N, 3\), got \(60, 2\)"):
+        fit.em(PPCA(1, 3), clustered()[:, :2])
+    with pytest.raises(ValueError, match=r"`data` must be finite"):
+        fit.em(PPCA(1, 3), torch.full((5, 3), math.nan))
+    with pytest.raises(ValueError, match=r"`num_components` must be at most the number of data, 60, got 61"):
+        fit.em(GaussianMixture(61, 3), clustered())
+    with pytest.raises(
+        TypeError, match=r"`model` must have an E and an M step to be fitted by EM, got VAE; use fit.svi"
+    ):
+        fit.em(VAE(1, 3, hidden=(8,)), clustered())

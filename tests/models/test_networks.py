@@ -1,0 +1,67 @@
+"""Networks whose forward returns a distribution."""
+
+import pytest
+import torch
+from torch import nn
+
+from pyrovae.models import networks
+
+ENCODERS = {
+    "gaussian": lambda shape: networks.GaussianEncoder(shape, 2, hidden=(8,)),
+    "categorical": lambda shape: networks.CategoricalEncoder(shape, 4, hidden=(8,)),
+}
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("shape", [(6,), (1, 2, 3)], ids=str)
+@pytest.mark.parametrize("batch_shape", [(5,), (3, 5)], ids=str)
+def test_encoders_take_data_of_any_shape(encoder, shape, batch_shape):
+    q = ENCODERS[encoder](shape)(torch.randn(*batch_shape, *shape))
+    assert q.batch_shape == batch_shape
+    assert q.event_shape == ((2,) if encoder == "gaussian" else ())
+
+
+def test_image_and_flat_encoders_agree_on_the_same_numbers():
+    flat, image = networks.GaussianEncoder((6,), 2), networks.GaussianEncoder((1, 2, 3), 2)
+    image.load_state_dict(flat.state_dict())
+    x = torch.randn(5, 6)
+    assert (flat(x).mean == image(x.reshape(5, 1, 2, 3)).mean).all()
+
+
+def test_gaussian_encoder_keeps_its_scale_positive():
+    encoder = networks.GaussianEncoder((6,), 2, hidden=())
+    nn.init.constant_(encoder.raw_scale.bias, -1e6)
+    assert (encoder(torch.randn(5, 6)).stddev > 0).all()
+
+
+@pytest.mark.parametrize("hidden", [(), (8,), (8, 7)])
+def test_mlp_has_an_activation_after_every_layer(hidden):
+    layers = networks.mlp((6, *hidden), nn.Tanh)
+    assert [type(layer) for layer in layers] == [nn.Linear, nn.Tanh] * len(hidden)
+    assert layers(torch.randn(5, 6)).shape == (5, (6, *hidden)[-1])
+
+
+def test_linear_gaussian_encoder_has_one_full_covariance():
+    encoder = networks.LinearGaussianEncoder(6, 3, torch.float64)
+    for parameter in encoder.parameters():
+        nn.init.normal_(parameter)
+    q = encoder(torch.randn(5, 6, dtype=torch.float64))
+    tril = encoder.lower.tril(-1) + encoder.log_diagonal.exp().diag()
+    assert q.mean.std(0).min() > 0
+    torch.testing.assert_close(q.covariance_matrix, (tril @ tril.T).expand(5, 3, 3))
+
+
+def test_redrawn_parameters_follow_the_random_state():
+    encoder, x = networks.GaussianEncoder((6,), 2), torch.randn(5, 6)
+    means = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        networks.redraw_parameters(encoder)
+        means.append(encoder(x).mean)
+    assert (means[0] == means[1]).all()
+    assert (means[0] != means[2]).all()
+
+
+def test_categorical_encoder_has_the_dtype_asked_for():
+    encoder = networks.CategoricalEncoder((6,), 4, dtype=torch.float64)
+    assert encoder(torch.randn(5, 6, dtype=torch.float64)).probs.dtype == torch.float64

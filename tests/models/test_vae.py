@@ -1,0 +1,224 @@
+"""The variational autoencoder: what it builds, what it takes of one's own, and where it starts."""
+
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from torch import nn
+
+from pyrovae import VAE, Bernoulli, Gaussian
+
+D, L = 6, 2
+
+
+class Encoder(nn.Module):
+    """x (N, 1, 2, 3) → Normal over z."""
+
+    def __init__(self):
+        super().__init__()
+        self.loc = nn.Linear(D, L)
+
+    def forward(self, x):
+        return dist.Normal(self.loc(x.flatten(-3)), 0.5).to_event(1)
+
+
+class Decoder(nn.Module):
+    """z → Laplace over x (1, 2, 3): a likelihood that the package does not have."""
+
+    def __init__(self, event_dims=3):
+        super().__init__()
+        self.loc, self.event_dims = nn.Linear(L, D), event_dims
+
+    def forward(self, z):
+        return dist.Laplace(self.loc(z).unflatten(-1, (1, 2, 3)), 1.0).to_event(self.event_dims)
+
+
+@pytest.fixture(params=[Gaussian(), Gaussian("decoder"), Bernoulli()], ids=str)
+def vae(request):
+    return VAE(L, (D,), request.param, hidden=(8,)).double()
+
+
+def data(vae, num_data=5):
+    return torch.rand(num_data, D, dtype=torch.float64).round()  # of either support
+
+
+# ----------------------------------------------------------------------------------------------------------- identities
+
+
+@pytest.mark.usefixtures("stock_pyro")
+def test_programs_are_the_prior_the_decoder_and_the_encoder(vae):
+    x = data(vae)
+    guide = poutine.trace(vae.guide).get_trace(x)
+    model = poutine.trace(poutine.replay(vae.model, guide)).get_trace(x)
+    z = guide.nodes["z"]["value"]
+    for trace in (guide, model):
+        trace.compute_log_prob()
+    standard_normal = torch.distributions.Normal(torch.zeros(L, dtype=z.dtype), 1.0)
+    torch.testing.assert_close(guide.nodes["z"]["log_prob"], vae.encoder(x).log_prob(z))
+    torch.testing.assert_close(model.nodes["z"]["log_prob"], standard_normal.log_prob(z).sum(-1))
+    torch.testing.assert_close(model.nodes["x"]["log_prob"], vae.decoder(z).log_prob(x))
+
+
+def test_samples_and_their_means_come_from_the_same_z(vae):
+    x, z = vae.sample(7, seed=3)
+    means, z_of_means = vae.sample_means(7, seed=3)
+    assert x.shape == means.shape == (7, D)
+    assert (z == z_of_means).all()
+    assert (means == vae.decoder(z).mean).all()
+    assert (x != means).any()
+    assert (vae.sample(7, seed=4)[1] != z).all()
+
+
+def test_z_of_samples_are_standard_normal(vae):
+    """Mean 0 ± 1/√n and second moment 1 ± √2/√n, at 5 standard errors."""
+    num_samples = 10_000
+    _, z = vae.sample(num_samples)
+    assert (z.mean(0).abs() <= 5 / num_samples**0.5).all()
+    assert ((z.square().mean(0) - 1).abs() <= 5 * (2 / num_samples) ** 0.5).all()
+
+
+# ------------------------------------------------------------------------------------------------------------- contract
+
+
+@pytest.mark.parametrize("shape", [(D,), (1, 2, 3)], ids=str)
+@pytest.mark.parametrize("likelihood", [Bernoulli(), Gaussian("per_dim")], ids=str)
+def test_data_may_have_any_shape(shape, likelihood):
+    vae = VAE(L, shape, likelihood, hidden=(8,))
+    assert vae.data_shape == shape
+    assert vae.sample(4)[0].shape == (4, *shape)
+    assert vae.encoder(torch.zeros(4, *shape)).event_shape == (L,)
+
+
+def test_support_is_that_of_the_likelihood():
+    assert VAE(L, D, Bernoulli(), hidden=(8,)).support == "boolean"
+    assert VAE(L, D, Gaussian(), hidden=(8,)).support == "real"
+    assert VAE(L, encoder=Encoder(), decoder=Decoder()).support == "real"
+
+
+def test_decoder_has_the_hidden_layers_in_reverse_order():
+    vae = VAE(L, D, hidden=(8, 7), activation="tanh")
+    widths = [(layer.in_features, layer.out_features) for layer in vae.encoder.body if isinstance(layer, nn.Linear)]
+    reverse = [(layer.in_features, layer.out_features) for layer in vae.decoder.body if isinstance(layer, nn.Linear)]
+    assert (widths, reverse) == ([(D, 8), (8, 7)], [(L, 7), (7, 8)])
+    assert isinstance(vae.encoder.body[1], nn.Tanh)
+    assert isinstance(vae.decoder.body[1], nn.Tanh)
+
+
+def test_without_hidden_layers_the_vae_is_linear():
+    vae = VAE(L, D, hidden=()).double()
+    z = torch.randn(4, L, dtype=torch.float64)
+    f = lambda z: vae.decoder(z).mean  # noqa: E731
+    torch.testing.assert_close(f(z[:2]) + f(z[2:]), f(z[:2] + z[2:]) + f(torch.zeros_like(z[:2])))
+
+
+@pytest.mark.parametrize("own", ["encoder", "decoder", "both"])
+def test_modules_of_ones_own_are_used_and_kept(own):
+    encoder, decoder = Encoder(), Decoder()
+    modules = {"encoder": encoder, "decoder": decoder}
+    given = modules if own == "both" else {own: modules[own]}
+    vae = VAE(L, None if own == "both" else (1, 2, 3), hidden=(8,), **given)
+    before = {name: [p.clone() for p in module.parameters()] for name, module in given.items()}
+    vae.initialize(torch.randn(10, 1, 2, 3))
+    assert vae.data_shape == (1, 2, 3)
+    assert vae.config is None
+    for name, module in given.items():
+        assert getattr(vae, name) is module
+        assert all((p == q).all() for p, q in zip(module.parameters(), before[name], strict=True))
+
+
+def test_a_decoder_without_parameters_serves():
+    class Identity(nn.Module):
+        def forward(self, z):
+            return dist.Normal(z, 1.0).to_event(1)
+
+    vae = VAE(L, encoder=Identity(), decoder=Identity())
+    assert vae.as_input(torch.zeros(3, L, dtype=torch.float64)).dtype == torch.float32
+    assert vae.num_free_parameters == 0
+
+
+def test_start_is_drawn_afresh_and_its_output_is_the_mean_of_the_data():
+    vae, x = VAE(L, D, Gaussian("per_dim"), hidden=(8,)).double(), torch.randn(200, D, dtype=torch.float64) + 3
+    before = vae.encoder.loc.weight.clone()
+    vae.initialize(x)
+    assert (vae.encoder.loc.weight != before).all()
+    output = vae.decoder.head(torch.zeros(8, dtype=torch.float64))
+    torch.testing.assert_close(output.mean, x.mean(0))
+    torch.testing.assert_close(output.variance, x.var(0, correction=0))
+
+
+def test_num_free_parameters_are_the_decoders():
+    vae = VAE(L, D, Gaussian("shared"), hidden=(8,))
+    assert vae.num_free_parameters == (L * 8 + 8) + (8 * D + D) + 1
+
+
+def test_config_builds_the_same_model_again():
+    vae = VAE(L, (1, 2, 3), Gaussian("decoder", floor=0.01), hidden=(8, 7), activation="elu")
+    config = dict(vae.config)
+    kinds = {"Bernoulli": Bernoulli, "Gaussian": Gaussian}
+    likelihood = dict(config.pop("likelihood"))
+    config["data_shape"] = tuple(config["data_shape"])
+    again = VAE(**config, likelihood=kinds[likelihood.pop("kind")](**likelihood))
+    again.load_state_dict(vae.state_dict())
+    z = torch.randn(4, L)
+    assert again.config == vae.config
+    assert (again.decoder(z).variance == vae.decoder(z).variance).all()
+    assert str(again.encoder) == str(vae.encoder)
+
+
+def test_building_leaves_a_decoder_of_ones_own_in_its_mode():
+    decoder = Decoder().train()
+    VAE(L, (1, 2, 3), decoder=decoder)
+    assert decoder.training
+    VAE(L, (1, 2, 3), decoder=decoder.eval())
+    assert not decoder.training
+
+
+@pytest.mark.usefixtures("stock_pyro")
+def test_guide_needs_data(vae):
+    with pytest.raises(ValueError, match=r"`x` must be given to an amortized guide, got None"):
+        vae.guide()
+
+
+class Returns(nn.Module):
+    """A decoder that returns what it is told."""
+
+    def __init__(self, output):
+        super().__init__()
+        self.output = output
+
+    def forward(self, z):
+        return self.output(z)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"latent_dim": 0}, r"`latent_dim` must be a whole number of at least 1, got 0"),
+        ({"latent_dim": "2"}, r"`latent_dim` must be a whole number of at least 1, got '2'"),
+        ({"activation": "swish"}, r"`activation` must be one of \('relu', 'tanh', .*\), got 'swish'"),
+        ({"data_shape": None}, r"`data_shape` must be given unless both `encoder` and `decoder` are, got None"),
+        (
+            {"data_shape": None, "decoder": Decoder()},
+            r"`data_shape` must be given unless both `encoder` and `decoder` are",
+        ),
+        (
+            {"likelihood": Gaussian(), "decoder": Decoder()},
+            r"`likelihood` must be left out when `decoder` is given",
+        ),
+        (
+            {"decoder": Decoder()},
+            r"`decoder` must return a distribution of event shape \(6,\), got \(1, 2, 3\)",
+        ),
+        (
+            {"decoder": Decoder(event_dims=1)},
+            r"`decoder` must return a distribution of batch shape \(2,\) for two z, got \(2, 1, 2\); .*to_event",
+        ),
+        (
+            {"decoder": Returns(lambda z: z)},
+            r"`decoder` must return a distribution over x, got Tensor",
+        ),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        VAE(**{"latent_dim": L, "data_shape": (D,), **arguments})
