@@ -8,10 +8,13 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pyrovae import checkpoint, interchange, plots
 from pyrovae.fit import FitResult
-from pyrovae.scoreboard import Scoreboard
+
+if TYPE_CHECKING:
+    from pyrovae.scoreboard import Scoreboard
 
 MARK = "scoreboard.json"  # a folder that holds it is earlier output, and may be replaced
 

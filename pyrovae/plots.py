@@ -187,8 +187,8 @@ def training_curves(results: Mapping[str, FitResult]) -> Figure:
             (say logit and plain), whose densities have different units, get panels of their own.
 
     Returns:
-        The figure: x is the number of updates (EM iterations or SVI epochs, logarithmic where there are more than 10), y nats
-        per datum.
+        The figure: x is the number of updates (EM iterations or SVI epochs; logarithmic if there are more than 10), y
+        nats per datum.
 
     Raises:
         ValueError: If ``results`` or a trace is empty, or a trace not finite.

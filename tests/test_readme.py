@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import NamedTuple
 
+import pyro
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -42,14 +43,15 @@ def test_python_blocks_run_in_order(tmp_path, monkeypatch):
     namespace: dict[str, object] = {"__name__": "__main__"}
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
     report: list[str] = []
-    for block in blocks("python"):
-        if ">>>" in block.text:
-            test = doctest.DocTestParser().get_doctest(block.text, {}, "README.md", str(README), block.line - 1)
-            test.globs = namespace
-            runner.run(test, out=report.append, clear_globs=False)
-        else:
-            source = "\n" * (block.line - 1) + block.text  # so that a traceback names the line of README.md
-            exec(compile(source, str(README), "exec"), namespace)
+    with pyro.get_param_store().scope():  # a reader's stock SVI fills it
+        for block in blocks("python"):
+            if ">>>" in block.text:
+                test = doctest.DocTestParser().get_doctest(block.text, {}, "README.md", str(README), block.line - 1)
+                test.globs = namespace
+                runner.run(test, out=report.append, clear_globs=False)
+            else:
+                source = "\n" * (block.line - 1) + block.text  # so that a traceback names the line of README.md
+                exec(compile(source, str(README), "exec"), namespace)
     assert not runner.failures, "".join(report)
 
 

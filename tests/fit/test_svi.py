@@ -180,8 +180,7 @@ def test_a_seed_gives_one_fit_bit_for_bit_and_another_seed_another(model, x):
 
 def test_validation_moves_no_training_draw(x):
     """The validation of an epoch has draws of its own, so that it does not change the fit."""
-    bare = fit.svi(small_vae(), x, num_epochs=1, warm_start=False)
-    watched = fit.svi(small_vae(), x, valid=x, num_epochs=1)
+    bare, watched = (fit.svi(small_vae(), x, valid=valid, num_epochs=3) for valid in (None, x))
     assert bare.trace.tolist() == watched.trace.tolist()
 
 
@@ -297,7 +296,7 @@ def test_resampled_observations_are_drawn_afresh_for_every_batch():
     grey, elbo = Observations(torch.full((50, D), 0.5, dtype=torch.float64), resample=True), Recorder()
     fit.svi(small_vae(Bernoulli()), grey, valid=grey, num_epochs=3, batch_size=50, elbo=elbo)
     assert all(set(batch.unique().tolist()) == {0.0, 1.0} for batch in elbo.batches)
-    assert len({tuple(batch.flatten().tolist()) for batch in elbo.batches}) == 3
+    assert len({tuple(sorted(map(tuple, batch.tolist()))) for batch in elbo.batches}) == 3  # not the order alone
 
 
 def test_models_train_in_their_own_type_on_data_of_any(x):

@@ -9,6 +9,7 @@ from scipy import stats
 from torch import nn
 
 from pyrovae import PPCA, exact_guide, fit
+from pyrovae.models.networks import LinearGaussianEncoder
 
 D, L, N = 5, 2, 7
 
@@ -38,7 +39,7 @@ def x():
 # ----------------------------------------------------------------------------------------------------------- identities
 
 
-@pytest.mark.parametrize("noise", [1.0, 1e-8])
+@pytest.mark.parametrize("noise", [0.3, 1e-8])
 def test_log_prob_is_the_dense_gaussian(ppca, noise):
     ppca = random_parameters(PPCA(L, D, floor=noise))
     with torch.no_grad():
@@ -65,9 +66,10 @@ def test_pyros_elbo_with_the_exact_guide_is_log_prob_from_one_particle(ppca, x):
     assert loss == pytest.approx(-ppca.log_prob(x).sum().item(), rel=1e-12)
 
 
+@pytest.mark.parametrize("encoder", [None, LinearGaussianEncoder(D, L, torch.float64)], ids=["exact", "linear"])
 @pytest.mark.parametrize("parameters", ["start", "closed form", "em"])
-def test_the_guide_built_here_is_the_posterior(ppca, parameters):
-    x = torch.randn(30, D, dtype=torch.float64) + 3
+def test_the_guide_is_the_posterior_where_the_parameters_are_known(encoder, parameters):
+    ppca, x = PPCA(L, D, floor=0.1, encoder=encoder), torch.randn(30, D, dtype=torch.float64) + 3
     if parameters == "start":
         ppca.initialize(x)
     else:
