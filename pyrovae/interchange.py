@@ -11,8 +11,8 @@ from torch import Tensor
 
 from pyrovae import evaluate
 from pyrovae.data import Observations
-from pyrovae.models import exact_guide
-from pyrovae.models.base import LatentVariableModel
+from pyrovae.models.base import LatentVariableModel, TractableModel
+from pyrovae.seeding import seeded
 
 
 @torch.no_grad()
@@ -29,9 +29,13 @@ def inference_data(model: LatentVariableModel, data: Observations, log_prob: Ten
     Returns:
         ``InferenceData`` (ArviZ 0.23) or ``DataTree`` (1.x).
     """
-    exact = hasattr(model, "posterior")
-    guide = exact_guide(model) if exact else model.guide  # type: ignore[arg-type]
-    z, log_weights = evaluate.draws(model, data, num_draws, guide=guide, seed=seed)
+    exact = isinstance(model, TractableModel)
+    if isinstance(model, TractableModel):
+        with seeded(seed):
+            z = model.posterior(data).sample((num_draws,))
+        log_weights = model.log_prob(data).expand(num_draws, -1)  # under the exact posterior every weight is p(x)
+    else:
+        z, log_weights = evaluate.draws(model, data, num_draws, seed=seed)
     groups = {
         "posterior": {"z": z},
         "sample_stats": {"log_weight": log_weights},

@@ -16,6 +16,7 @@ from pyrovae.fit import FitResult
 if TYPE_CHECKING:
     from pyrovae.scoreboard import Scoreboard
 
+DRAWN_NUMBERS = 4_000_000  # of a model's draws of z in its ArviZ file, about
 MARK = "scoreboard.json"  # a folder that holds it is earlier output, and may be replaced
 
 
@@ -100,7 +101,8 @@ def _write(board: Scoreboard, folder: Path) -> None:
 
     (folder / "models").mkdir()
     (folder / "arviz").mkdir()
-    draws = board.to_inference_data()
+    largest = len(board.data) * max(getattr(model, "latent_dim", 1) for model in models.values())
+    draws = board.to_inference_data(num_draws=max(4, min(100, DRAWN_NUMBERS // largest)))
     for name, model in models.items():
         checkpoint.save(model, folder / "models" / f"{slug(name)}.pt")
         interchange.to_netcdf(draws[name], folder / "arviz" / f"{slug(name)}.nc")

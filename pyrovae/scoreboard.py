@@ -14,8 +14,7 @@ from tqdm.auto import tqdm
 from pyrovae import evaluate
 from pyrovae.data import Observations, as_observations
 from pyrovae.fit import FitResult
-from pyrovae.models import exact_guide
-from pyrovae.models.base import LatentVariableModel, Program
+from pyrovae.models.base import LatentVariableModel, TractableModel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -248,8 +247,7 @@ def _row(
     """The fields of one row that need no other row."""
     model, seen = _model(entry), _seen_by(entry, held_out)
     values, likelihood = _log_prob(entry, held_out, num_particles, seed, progress)
-    particles = min(num_particles, 100)
-    terms = evaluate.elbo_terms(model, seen, particles, guide=_guide(entry), seed=seed, progress=progress)
+    reconstruction, kl = _terms(entry, values - seen.log_abs_det.cpu(), seen, min(num_particles, 100), seed, progress)
     bits = held_out.bits_per_dim(values.mean())
     return {
         "name": name,
@@ -261,8 +259,8 @@ def _row(
         "num_particles": likelihood.num_particles,
         "k_hat_share": likelihood.k_hat_share,
         "bits_per_dim": None if bits is None else bits.item(),
-        "reconstruction": (terms.reconstruction.double().cpu() + seen.log_abs_det.cpu()).mean().item(),
-        "kl": terms.kl.double().mean().item(),
+        "reconstruction": (reconstruction + seen.log_abs_det.cpu()).mean().item(),
+        "kl": kl.mean().item(),
         "num_free_parameters": model.num_free_parameters,
         "seconds": entry.seconds if isinstance(entry, FitResult) else None,
         "seed_means": (values.mean().item(),),
@@ -278,11 +276,18 @@ def _log_prob(
     return likelihood.values.double().cpu() + seen.log_abs_det.cpu(), likelihood
 
 
-def _guide(entry: Entry) -> Program | None:
-    """The guide whose terms are shown: what SVI learned, else the exact posterior."""
+def _terms(
+    entry: Entry, log_prob: Tensor, seen: Observations, num_particles: int, seed: int, progress: bool | None
+) -> tuple[Tensor, Tensor]:
+    """Reconstruction and KL per datum: of what SVI learned as guide, else exactly, of the exact posterior."""
     model = _model(entry)
     learned = isinstance(entry, FitResult) and entry.method == "SVI" and any(True for _ in model.guide.parameters())
-    return exact_guide(model) if hasattr(model, "posterior") and not learned else None  # type: ignore[arg-type]
+    if isinstance(model, TractableModel) and not learned:
+        with torch.no_grad():
+            kl = model.posterior_kl(seen).double().cpu()
+        return log_prob + kl, kl
+    terms = evaluate.elbo_terms(model, seen, num_particles, seed=seed, progress=progress)
+    return terms.reconstruction.double().cpu(), terms.kl.double().cpu()
 
 
 def _model(entry: Entry) -> LatentVariableModel:

@@ -24,6 +24,7 @@ from pyrovae.seeding import seeded
 
 FORMS: tuple[Covariance, ...] = ("full", "diag")
 COMPONENTS = (2, 3, 5, 10, 20, 30, 60, 100)
+LARGE_COMPONENTS: dict[str, tuple[int, ...]] = {"full": (5, 10), "diag": (10, 30)}
 LATENT_DIMS = (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 80, 120, 200, 300, 400)
 RELATIVE_FLOORS = (1e-3, 4e-3, 1.6e-2)  # times the mean variance of a dimension
 SELECTION_NUMBERS = 4_000_000  # mixtures are chosen on so many numbers of the training data, N × D, at most
@@ -128,7 +129,7 @@ class _Builder:
             for floor in self.floors
         ]
         self.report(f"Gaussian mixture: choosing among {len(candidates)} on {len(subset):,} training data")
-        quick = 12 if self.large else 1000
+        quick = 8 if self.large else 1000
         selection = fit.select(
             candidates, lambda m: self._em(m, subset, 1e-3, quick), self.valid, progress=self.progress
         )
@@ -141,7 +142,7 @@ class _Builder:
             chosen, self.train, 1e-3 if self.large else 1e-6, 40 if self.large else 1000
         )
         self.report(f"{name}: SVI, z enumerated")
-        self.fits[f"{name}, SVI"] = self._svi(chosen, batch_size=128, num_steps=450, lr=2e-3)
+        self.fits[f"{name}, SVI"] = self._svi(chosen, batch_size=128, num_steps=200 if self.large else 450, lr=2e-3)
 
     def ppca(self, latent_dim: int | None) -> None:
         """Probabilistic PCA in closed form, by EM, and by SVI with the exact posterior as guide."""
@@ -229,8 +230,8 @@ class _Builder:
     def _components(self, covariance: Covariance, num_data: int) -> list[int]:
         """K worth trying: ten data a component, and for full covariances D/2."""
         per_component = max(10, self.num_dims / 2 if covariance == "full" else 0)
-        most = 30 if self.large else COMPONENTS[-1]
-        return [k for k in COMPONENTS if k * per_component <= num_data and k <= most] or [1]
+        candidates = LARGE_COMPONENTS[covariance] if self.large else COMPONENTS
+        return [k for k in candidates if k * per_component <= num_data] or [1]
 
     def _subset(self) -> Observations:
         """All training data, or a random part of large ones."""

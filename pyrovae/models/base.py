@@ -149,6 +149,11 @@ class TractableModel(LatentVariableModel):
     def posterior(self, x: Observations | Tensor) -> pyro.distributions.Distribution:
         """Exact p(z given x), batch shape (N,)."""
 
+    @abstractmethod
+    def posterior_kl(self, x: Observations | Tensor) -> Tensor:
+        """Exact KL(p(z given x) ‖ p(z)), shape (N,), nats: what x tells of z.  With the exact posterior as guide, the
+        reconstruction term of the ELBO is log p(x) + this."""
+
     def expected_statistics(self, x: Tensor) -> dict[str, Tensor]:
         """E step: sums over data of the expected sufficient statistics, with ``log_prob`` and ``count`` among them."""
         raise NotImplementedError

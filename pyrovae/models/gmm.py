@@ -18,6 +18,7 @@ from pyrovae.data import Observations
 from pyrovae.models.base import AmortizedGuide, Program, TractableModel, check_floor, flat_dims
 
 Covariance = Literal["full", "tied", "diag", "spherical"]
+CHUNK_FLOATS = 2**20  # numbers in the largest intermediate array of a density, 8 MiB in float64
 COVARIANCES = ("full", "tied", "diag", "spherical")
 
 
@@ -164,20 +165,30 @@ class GaussianMixture(TractableModel):
         """Exact p(z given x), the responsibilities: categorical over K, batch shape (N,)."""
         return dist.Categorical(logits=self._log_joint(self.as_input(x)))
 
+    def posterior_kl(self, x: Observations | Tensor) -> Tensor:
+        """Exact KL(p(z given x) ‖ p(z)) = Σ_k r_k log(r_k / π_k), shape (N,), nats."""
+        posterior = self.posterior(x)
+        log_ratio = posterior.logits - self.model.logits.log_softmax(0)
+        return (posterior.probs * log_ratio.nan_to_num(0.0)).sum(1)
+
     def _log_joint(self, x: Tensor) -> Tensor:
-        """log π_k + log Normal(x; μ_k, Σ_k), shape (N, K)."""
-        deviations = x - self.means[:, None]  # (K, N, D)
+        """log π_k + log Normal(x; μ_k, Σ_k), shape (N, K), in chunks of rows that bound the (K, rows, D) in between."""
         if self.model.matrix_valued:
             scale_tril = self.model.scale_tril()
             identity = torch.eye(self.num_dims, dtype=x.dtype, device=x.device).expand_as(scale_tril)
-            whitened = deviations @ torch.linalg.solve_triangular(scale_tril, identity, upper=False).mT
+            whitening = torch.linalg.solve_triangular(scale_tril, identity, upper=False).mT
             log_det = scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         else:
             scale = self.model.scale()
-            whitened = deviations / scale[:, None]
+            whitening = 1 / scale[:, None]
             log_det = scale.log().sum(-1)
-        log_normal = -0.5 * whitened.square().sum(-1) - log_det[:, None] - 0.5 * self.num_dims * math.log(2 * math.pi)
-        return (self.model.logits.log_softmax(0)[:, None] + log_normal).T
+        constant = self.model.logits.log_softmax(0) - log_det - 0.5 * self.num_dims * math.log(2 * math.pi)
+        blocks = []
+        for rows in x.split(max(1, CHUNK_FLOATS // self.floats_per_datum)):
+            deviations = rows - self.means[:, None]  # (K, rows, D)
+            whitened = deviations @ whitening if self.model.matrix_valued else deviations * whitening
+            blocks.append(constant - 0.5 * whitened.square().sum(-1).T)
+        return torch.cat(blocks)
 
     # ------------------------------------------------------------------------------------------------- EM
 
@@ -237,6 +248,7 @@ class GaussianMixture(TractableModel):
         self.model.means.add_(shift)
         self._set_covariances(second - outer, mass)
 
+    @torch.no_grad()
     def maximum_likelihood(self, x: Tensor) -> None:
         """Set the parameters to the global maximum, which is known for one component.
 
@@ -247,9 +259,11 @@ class GaussianMixture(TractableModel):
             raise ValueError(
                 f"`num_components` must be 1 for a closed form, got {self.num_components}; fit the mixture by fit.em."
             )
-        with torch.no_grad():
-            self.model.means.copy_(x.mean(0, keepdim=True))
-        self.maximize(self.expected_statistics(x))
+        mean = x.mean(0)
+        deviations = x - mean
+        scatter = deviations.T @ deviations if self.model.matrix_valued else deviations.square().sum(0)
+        self.model.means.copy_(mean[None])
+        self._set_covariances(scatter[None].double() / len(x), mean.new_ones(1).double())
 
     def _set_covariances(self, scatter: Tensor, mass: Tensor) -> None:
         """Take A from Σ = A Aᵀ + ε I, for scatters (K, D, D) or (K, D) of components with the given mass."""

@@ -120,6 +120,14 @@ class PPCA(TractableModel):
         loc = self._latent_mean(self.as_input(x) - self.mean)
         return dist.MultivariateNormal(loc, scale_tril=torch.linalg.cholesky(covariance), validate_args=False)
 
+    def posterior_kl(self, x: Observations | Tensor) -> Tensor:
+        """Exact KL(p(z given x) ‖ p(z)) = ½(tr S + |m|² − L − log|S|), S the posterior covariance; (N,), nats."""
+        precision_tril = self._precision_tril()
+        latent_mean = self._latent_mean(self.as_input(x) - self.mean)
+        trace = torch.cholesky_inverse(precision_tril).trace()
+        log_det = -2 * precision_tril.diagonal().log().sum()
+        return 0.5 * (trace + latent_mean.square().sum(1) - self.latent_dim - log_det)
+
     def _latent_mean(self, deviations: Tensor) -> Tensor:
         """E[z given x] for deviations x − μ, shape (N, L)."""
         projected = (deviations @ self.weight).T / self.noise_variance
