@@ -65,7 +65,7 @@ def load(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is not one of ours, or needs ``into``.
+        ValueError: If the file is not one of ours, or needs ``into``, or another one.
     """
     path = Path(path)
     if not path.is_file():
@@ -73,23 +73,36 @@ def load(
             f"`path` must be a file written by checkpoint.save, got {str(path)!r}, which is no file."
         )
     try:
-        content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-        known = (content["format"] == FORMAT and content["model"] in MODELS | {"": None}) or into is not None
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        written, kind, config, state = (content[key] for key in ("format", "model", "config", "state"))
+    except OSError:
+        raise
     except Exception as error:
         raise ValueError(
             f"`path` must be a file written by checkpoint.save, got {str(path)!r}, which is not."
         ) from error
-    if not known:
+    if written != FORMAT:
+        raise ValueError(f"`path` must hold a {FORMAT!r}, got {written!r}; read it with the release that wrote it.")
+    if into is None and (config is None or not _can_build(kind, config)):
         raise ValueError(
-            f"`path` holds a {content['model']!r} of {content['format']!r}, which this version cannot build."
+            f"`into` must be given for a {kind} with parts of your own, got None; pass a model built as that one was."
         )
-    if into is None and content["config"] is None:
-        raise ValueError("`into` must be given for a model with modules of your own: a model built as that one was.")
-    model = into.copy() if into is not None else MODELS[content["model"]](**_arguments(content["config"]))
-    state = content["state"]
-    dtype = next(iter(state.values())).dtype
-    model.to(device=device, dtype=dtype).load_state_dict(state)
+    if into is not None and type(into).__name__ != kind:
+        raise ValueError(f"`into` must be a {kind}, which the file holds, got a {type(into).__name__}.")
+    model = into.copy() if into is not None else MODELS[kind](**_arguments(config))
+    dtype = next((tensor.dtype for tensor in state.values() if tensor.is_floating_point()), None)
+    try:
+        model.to(device=device, dtype=dtype).load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(
+            f"`path` holds parameters that do not fit the {kind}: {' '.join(str(error).split())}"
+        ) from error
     return model.eval()
+
+
+def _can_build(kind: str, config: dict[str, Any]) -> bool:
+    """Whether every class that the description names is one of ours."""
+    return kind in MODELS and ("likelihood" not in config or config["likelihood"]["kind"] in LIKELIHOODS)
 
 
 def _arguments(config: dict[str, Any]) -> dict[str, Any]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +19,18 @@ from pyrovae.data import DataSet
 from pyrovae.fit import ConvergenceWarning
 from pyrovae.scoreboard import compare
 from pyrovae.suite import standard_fits
+
+OPTIONS = {  # what the library calls them, and what the command does
+    "name": "DATA",
+    "dataset": "DATA",
+    "observations": "--observations",
+    "transform": "--transform",
+    "latent_dim": "--latent-dim",
+    "num_components": "--components",
+    "num_epochs": "--epochs",
+    "num_particles": "--particles",
+    "folder": "--out",
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -88,7 +102,7 @@ def _run_options() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(add_help=False)
     group = options.add_argument_group("run")
     group.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
-    group.add_argument("--seed", type=int, default=0, help="of splits, noise, starts and draws (default 0)")
+    group.add_argument("--seed", type=_seed, default=0, help="of splits, noise, starts and draws (default 0)")
     group.add_argument("--quiet", action="store_true", help="print the result only")
     return options
 
@@ -103,7 +117,7 @@ def _compare(options: argparse.Namespace) -> None:
     dataset = _load(options)
     train, valid, test = dataset
     sizes = f"{len(train):,} train, {len(valid or ()):,} validation, {len(test):,} test"
-    say(f"{dataset.name}: {sizes}, D = {train.num_dims}; seen as {train.space.transform_name}")
+    say(f"{dataset.name}: {sizes}, D = {train.num_dims}; view: {train.space.transform_name}")
     suite = standard_fits(
         dataset,
         latent_dim=options.latent_dim,
@@ -120,7 +134,7 @@ def _compare(options: argparse.Namespace) -> None:
     )
     print(board)
     if suite.chosen:
-        print("Chosen on validation data: " + "; ".join(suite.chosen) + ".")
+        print("\n".join(["Chosen on validation data:", *(f"  {line}" for line in suite.chosen)]))
     if options.out is not None:
         print(f"Written to {board.save(options.out)}")
     say(f"{time.perf_counter() - began:.0f} s in all")
@@ -128,7 +142,7 @@ def _compare(options: argparse.Namespace) -> None:
 
 def _load(options: Any) -> DataSet:
     """The data set asked for; tables are standardised unless told otherwise, because their columns have units."""
-    table = str(options.data).endswith(".csv") and options.observations != "binary"
+    table = Path(options.data).suffix.lower() == ".csv" and options.observations != "binary"
     transform: Any = options.transform or ("standardize" if table else "none")
     return data.load(
         options.data,
@@ -156,9 +170,20 @@ def _device(name: str) -> torch.device:
 
 
 def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
     return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 2**32 - 1, got {text!r}")
+    return int(text)
+
+
+def _one_line(message: object) -> str:
+    """The library's message on one line, its arguments called as the command's options are."""
+    return re.sub(r"`(\w+)`", lambda name: f"`{OPTIONS.get(name[1], name[1])}`", " ".join(str(message).split()))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -168,10 +193,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", ConvergenceWarning)
             options.run(options)
-        for each in caught:
-            print(f"pyrovae: note: {each.message}", file=sys.stderr)
-    except (ValueError, TypeError, OSError, FloatingPointError) as error:
-        print(f"pyrovae: error: {error}", file=sys.stderr)
+        for note in dict.fromkeys(_one_line(each.message) for each in caught):
+            print(f"pyrovae: note: {note}", file=sys.stderr)
+    except (ValueError, TypeError, OSError, FloatingPointError, torch.linalg.LinAlgError) as error:
+        print(f"pyrovae: error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except (MemoryError, torch.OutOfMemoryError):
+        print("pyrovae: error: there is not enough memory for these data and `--particles`.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("pyrovae: stopped; nothing was written.", file=sys.stderr)

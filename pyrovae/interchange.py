@@ -22,7 +22,7 @@ def inference_data(model: LatentVariableModel, data: Observations, log_prob: Ten
     Args:
         model: Any model.
         data: N data as the model sees them.
-        log_prob: Shape (N,), nats.
+        log_prob: Shape (N,), nats, in the reference space of the data.
         num_draws: Draws of z for each datum.
         seed: Of the draws.
 
@@ -36,6 +36,7 @@ def inference_data(model: LatentVariableModel, data: Observations, log_prob: Ten
         log_weights = model.log_prob(data).expand(num_draws, -1)  # under the exact posterior every weight is p(x)
     else:
         z, log_weights = evaluate.draws(model, data, num_draws, seed=seed)
+    log_weights = log_weights.cpu() + data.log_abs_det.cpu()  # in the reference space, like the log-likelihood
     groups = {
         "posterior": {"z": z},
         "sample_stats": {"log_weight": log_weights},

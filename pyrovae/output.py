@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,10 +31,11 @@ def check_folder(folder: str | Path) -> Path:
     """
     folder = Path(folder).resolve()
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"`out` must be a folder, got {str(folder)!r}, which is a file; name another.")
+        raise ValueError(f"`folder` must be a folder, got {str(folder)!r}, which is a file; name another.")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / MARK).is_file():
         raise ValueError(
-            f"`out` must be new, empty or earlier output, got {str(folder)!r}, which holds other files; name another."
+            f"`folder` must be new, empty or earlier output, got {str(folder)!r}, which holds other files; "
+            "name another."
         )
     parent = next(p for p in folder.parents if p.exists())
     try:
@@ -40,7 +43,7 @@ def check_folder(folder: str | Path) -> Path:
             pass
     except OSError as error:
         raise PermissionError(
-            f"`out` must be a folder that can be written, got {str(folder)!r} ({error.strerror}); name another."
+            f"`folder` must be a folder that can be written, got {str(folder)!r} ({error.strerror}); name another."
         ) from error
     return folder
 
@@ -88,10 +91,11 @@ def _write(board: Scoreboard, folder: Path) -> None:
     (folder / MARK).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     models = board.models
+    entries = {name: board.fits[name] for name in models}  # best first; a fit knows the space it saw
     figures = {
         "scoreboard": plots.scoreboard(board),
-        "samples": plots.samples(models, board.data),
-        "latents": plots.latents(models, board.data),
+        "samples": plots.samples(entries, board.data),
+        "latents": plots.latents(entries, board.data),
     }
     results = {name: fit for name, fit in board.fits.items() if isinstance(fit, FitResult)}
     if results:
@@ -103,9 +107,26 @@ def _write(board: Scoreboard, folder: Path) -> None:
     (folder / "arviz").mkdir()
     largest = len(board.data) * max(getattr(model, "latent_dim", 1) for model in models.values())
     draws = board.to_inference_data(num_draws=max(4, min(100, DRAWN_NUMBERS // largest)))
-    for name, model in models.items():
-        checkpoint.save(model, folder / "models" / f"{slug(name)}.pt")
-        interchange.to_netcdf(draws[name], folder / "arviz" / f"{slug(name)}.nc")
+    for name, file in file_names(models).items():
+        checkpoint.save(models[name], folder / "models" / f"{file}.pt")
+        interchange.to_netcdf(draws[name], folder / "arviz" / f"{file}.nc")
+
+
+def file_names(names: Iterable[str]) -> dict[str, str]:
+    """A file name of its own for every row's name, on file systems that ignore case too.
+
+    Example:
+        >>> file_names(["VAE 8", "vae-8", "?"])
+        {'VAE 8': 'VAE-8', 'vae-8': 'vae-8-2', '?': 'model'}
+    """
+    files: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in names:
+        base = slug(name) or "model"
+        numbered = (f"{base}-{number}" for number in itertools.count(2))
+        files[name] = next(file for file in itertools.chain([base], numbered) if file.casefold() not in taken)
+        taken.add(files[name].casefold())
+    return files
 
 
 def slug(name: str) -> str:
@@ -115,4 +136,4 @@ def slug(name: str) -> str:
         >>> slug("VAE-8, σ(z)")
         'VAE-8-σ-z'
     """
-    return re.sub(r"[^\w.]+", "-", name).strip("-")
+    return re.sub(r"[^\w.]+", "-", name)[:80].strip("-.")

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyrovae import evaluate
-from pyrovae.data import Observations, as_observations
+from pyrovae.data import Observations, Space, as_observations
 from pyrovae.fit import FitResult
 from pyrovae.models.base import LatentVariableModel, TractableModel
 
@@ -102,8 +102,8 @@ class Scoreboard:
 
         Groups: ``posterior`` with z (chain, draw, datum, …) drawn from p(z given x) where it is known and from the
         guide where not (attribute ``drawn_from``); ``log_likelihood`` with x (chain, draw, datum), one draw, log p(x)
-        in the space of the scoreboard; ``sample_stats`` with the log importance weight of every z; ``observed_data``
-        with x.
+        in the space of the scoreboard; ``sample_stats`` with the log importance weight of every z, in that space too;
+        ``observed_data`` with x as the model sees it.
 
         Args:
             num_draws: Draws of z for each datum.
@@ -140,25 +140,28 @@ class Scoreboard:
             "KL",
             "params",
             "fit s",
+            "± seeds",
         ]
-        spread = any(row.seed_spread is not None for row in self.rows)
-        lines = [header + ["± seeds"] * spread]
+        lines = [header]
         for row in self.rows:
             cells = [
                 row.name,
                 f"{row.mean:.2f}",
                 f"{row.standard_error:.2f}",
                 row.kind,
-                f"{row.difference:.2f}" if row.difference else "best",
+                f"{row.difference:z.2f}" if row.difference else "best",
                 f"{row.difference_standard_error:.2f}" if row.difference else "",
                 "" if row.bits_per_dim is None else f"{row.bits_per_dim:.3f}",
                 f"{row.reconstruction:.2f}",
-                f"{row.kl:.2f}",
+                f"{row.kl:z.2f}",
                 f"{row.num_free_parameters:,}",
                 "" if row.seconds is None else f"{row.seconds:.1f}",
+                "" if row.seed_spread is None else f"{row.seed_spread:.2f}",
             ]
-            lines.append(cells + ["" if row.seed_spread is None else f"{row.seed_spread:.2f}"] * spread)
-        widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+            lines.append(cells)
+        columns = [column for column in zip(*lines, strict=True) if any(column[1:])]  # those with something to say
+        lines = [list(line) for line in zip(*columns, strict=True)]
+        widths = [max(map(len, column)) for column in columns]
         table = [
             "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
             for line in lines
@@ -173,11 +176,12 @@ class Scoreboard:
         bounds = [row for row in self.rows if row.kind == "bound"]
         if bounds:
             threshold = evaluate.k_hat_threshold(self.num_particles)
-            shares = ", ".join(f"{row.name} {row.k_hat_share:.0%}" for row in bounds)
             legend.append(
-                f"bound: importance-weighted with {self.num_particles:,} particles, below log p(x) in expectation; "
-                f"data with Pareto k̂ > {threshold:.2f}, whose value more particles may raise: {shares}."
+                f"bound: importance-weighted with {self.num_particles:,} particles, below log p(x) in expectation."
             )
+            if threshold > 0:  # a handful of particles has no tail to look at
+                shares = "; ".join(f"{row.k_hat_share:.0%} of the data under {row.name}" for row in bounds)
+                legend.append(f"Pareto k̂ > {threshold:.2f}, where more particles may raise the value: {shares}.")
         return legend
 
 
@@ -206,7 +210,7 @@ def compare(
 
     Raises:
         ValueError: If ``models`` is empty, or a model lives on another support or space than the data.
-        TypeError: If an entry is neither a fit result nor a model.
+        TypeError: If ``models`` is no mapping, or an entry neither a fit result nor a model.
 
     Example:
         >>> from pyrovae import PPCA, data, fit
@@ -215,6 +219,8 @@ def compare(
         >>> [row.name for row in compare(fits, d.test).rows]
         ['PPCA-8', 'PPCA-2']
     """
+    if not isinstance(models, Mapping):
+        raise TypeError(f"`models` must be a mapping of names to fits or models, got {type(models).__name__}.")
     if not models:
         raise ValueError("`models` must hold at least one model, got none.")
     if seeds < 1:
@@ -222,6 +228,10 @@ def compare(
     held_out = as_observations(data).fixed(seed)
     for name, entry in models.items():
         _check_comparable(name, entry, held_out)
+    if {"boolean", "real"} <= {_model(entry).support for entry in models.values()}:
+        raise ValueError(
+            f"`models` must be of one support, got a {_kind('boolean')} beside a {_kind('real')}, which no scale joins."
+        )
     rows = []
     hidden = None if progress is None else not progress
     bar = tqdm(models.items(), desc="comparing", unit="model", delay=1.0, leave=False, disable=hidden)
@@ -314,9 +324,14 @@ def _check_comparable(name: str, entry: Any, held_out: Observations) -> None:
         )
     if isinstance(entry, FitResult) and not entry.space.comparable_with(space):
         raise ValueError(
-            f"`models[{name!r}]` was fitted on {entry.space.reference!r}, and the data are {space.reference!r}: "
-            "densities on different spaces are not comparable, and no Jacobian joins the two; fit on one space."
+            f"`models[{name!r}]` was fitted on {_described(entry.space)}, and the data are {_described(space)}: "
+            "densities on different spaces are not comparable, and no Jacobian joins the two; "
+            "fit and compare on Observations of one space."
         )
+
+
+def _described(space: Space) -> str:
+    return f"{space.reference!r} (support {space.support or 'not stated'})"
 
 
 def _kind(support: str) -> str:

@@ -8,6 +8,7 @@ validation likelihood.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -75,6 +76,7 @@ def standard_fits(
     if dataset.valid is None:
         raise ValueError("`dataset` must have validation data, on which the baselines are chosen, got None.")
     builder = _Builder(dataset.train, dataset.valid, device, seed, progress, report)
+    builder.check(latent_dim, num_components)
     size = latent_dim or min(16 if builder.num_dims >= 256 else 8, max(1, builder.num_dims - 1))
     if dataset.train.space.support == "boolean":
         builder.autoencoder(f"VAE-{size}", size, Bernoulli(), num_epochs)
@@ -111,6 +113,30 @@ class _Builder:
         self.fits: dict[str, FitResult] = {}
         self.chosen: list[str] = []
 
+    def check(self, latent_dim: int | None, num_components: int | None) -> None:
+        """Refuse at once what a fit would refuse after minutes."""
+        for name, size in (("latent_dim", latent_dim), ("num_components", num_components)):
+            if size is not None and size < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {size}.")
+        if self.train.space.support == "boolean":
+            if num_components is not None:
+                raise ValueError(
+                    f"`num_components` must be left out for binary data, got {num_components}; no mixture is fitted."
+                )
+            return
+        if (self.train.x == self.train.x[0]).all():
+            raise ValueError("`dataset` must hold training data that differ, got one value throughout.")
+        if latent_dim is not None and latent_dim >= self.num_dims > 1:
+            raise ValueError(
+                f"`latent_dim` must be below the number of dimensions, {self.num_dims}, got {latent_dim}; "
+                "probabilistic PCA would have no noise left to model."
+            )
+        num_data = min(len(self.train), SELECTION_NUMBERS // self.num_dims)
+        if num_components is not None and num_components > num_data:
+            raise ValueError(
+                f"`num_components` must be at most the number of training data, {num_data:,}, got {num_components:,}."
+            )
+
     def gaussian(self) -> None:
         """One Gaussian with full covariance."""
         self.report("one Gaussian: closed form at each floor")
@@ -131,16 +157,15 @@ class _Builder:
         self.report(f"Gaussian mixture: choosing among {len(candidates)} on {len(subset):,} training data")
         quick = 8 if self.large else 1000
         selection = fit.select(
-            candidates, lambda m: self._em(m, subset, 1e-3, quick), self.valid, progress=self.progress
+            candidates, lambda m: self._em(m, subset, 1e-3, quick, planned=True), self.valid, progress=self.progress
         )
         chosen = cast(GaussianMixture, selection.best.model)
         name = f"GMM-{chosen.num_components} {chosen.covariance}"
         note = f"K = {chosen.num_components}, {chosen.covariance} covariance, floor {_floor(selection)}"
         self._note("Gaussian mixture", candidates, note)
         self.report(f"{name}: EM")
-        self.fits[f"{name}, EM"] = self._em(
-            chosen, self.train, 1e-3 if self.large else 1e-6, 40 if self.large else 1000
-        )
+        tolerance, iterations = (1e-3, 40) if self.large else (1e-6, 1000)
+        self.fits[f"{name}, EM"] = self._em(chosen, self.train, tolerance, iterations, planned=self.large)
         self.report(f"{name}: SVI, z enumerated")
         self.fits[f"{name}, SVI"] = self._svi(chosen, batch_size=128, num_steps=200 if self.large else 450, lr=2e-3)
 
@@ -160,8 +185,10 @@ class _Builder:
         self._note("probabilistic PCA", candidates, f"latent dimension {chosen.latent_dim}")
         self.fits[f"{name}, closed form"] = selection.best
         self.report(f"{name}: EM")
-        tolerance = 1e-3 if self.large else 1e-9
-        self.fits[f"{name}, EM"] = self._em(chosen, self.train, tolerance, 300 if self.large else 3000, accelerate=True)
+        tolerance, iterations = (1e-3, 300) if self.large else (1e-9, 3000)
+        self.fits[f"{name}, EM"] = self._em(
+            chosen, self.train, tolerance, iterations, planned=self.large, accelerate=True
+        )
         self.report(f"{name}: SVI, guide = exact posterior")
         self.fits[f"{name}, SVI"] = self._svi(
             chosen, batch_size=2048, num_steps=400, lr=0.03 * math.sqrt(self.variance / 0.07)
@@ -198,18 +225,23 @@ class _Builder:
         data: Observations,
         tolerance: float,
         iterations: int,
+        *,
+        planned: bool,
         accelerate: bool = False,
     ) -> FitResult:
-        """EM, whose budget of iterations is part of the plan here, so that using it up is no cause for a warning."""
-        return fit.em(
-            model,
-            data,
-            tolerance=tolerance,
-            max_iterations=iterations,
-            accelerate=accelerate,
-            seed=self.seed,
-            progress=self.progress,
-        )
+        """EM; where the budget of iterations is ``planned``, using it up is no cause for a warning."""
+        with warnings.catch_warnings():
+            if planned:
+                warnings.simplefilter("ignore", fit.ConvergenceWarning)
+            return fit.em(
+                model,
+                data,
+                tolerance=tolerance,
+                max_iterations=iterations,
+                accelerate=accelerate,
+                seed=self.seed,
+                progress=self.progress,
+            )
 
     def _svi(self, model: TractableModel, batch_size: int, num_steps: int, lr: float) -> FitResult:
         """SVI for about so many steps."""
@@ -242,7 +274,7 @@ class _Builder:
             return self.train[torch.randperm(len(self.train))[:count]]
 
     def _note(self, what: str, candidates: Sequence[object], choice: str) -> None:
-        self.chosen.append(f"{what}: {choice}, best of {len(candidates)} on validation data")
+        self.chosen.append(f"{what}: {choice}" + (f" (of {len(candidates)} tried)" if len(candidates) > 1 else ""))
 
 
 def _floor(selection: fit.Selection) -> str:

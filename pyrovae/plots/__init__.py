@@ -1,0 +1,12 @@
+"""Every picture, each a function that returns a matplotlib ``Figure``; nothing is shown, saved or set globally.
+
+Pictures are built on ``Figure`` itself, never on pyplot, which would choose a backend and keep every figure alive.
+They are made for a page 7.6 inches wide, and whatever a colour says, a shape, a fill or a line style says too.
+"""
+
+from pyrovae.plots.board import scoreboard
+from pyrovae.plots.curves import training_curves
+from pyrovae.plots.latents import latents
+from pyrovae.plots.samples import samples
+
+__all__ = ["latents", "samples", "scoreboard", "training_curves"]

@@ -1,0 +1,109 @@
+"""What the pictures share: sizes, colours, layouts, and the figure that a notebook shows by itself."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping
+from io import BytesIO
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pyrovae.data import Observations, Space
+from pyrovae.fit.result import FitResult
+from pyrovae.models.base import LatentVariableModel
+
+Entry = FitResult | LatentVariableModel
+Seen = dict[str, tuple[LatentVariableModel, Space]]  # models by name, each with the space that its x lives in
+
+WIDTH = 7.6  # inches
+SMALL, NORMAL = 8, 9  # points
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito (2008)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+CLASS_COLOURS = (  # after Paul Tol's "muted", its palest two darkened for thin strokes
+    *("#332288", "#CC6677", "#117733", "#4C9BD6", "#882255", "#999933", "#AA4499", "#44AA99", "#B8860B"),
+    "#000000",
+)
+MOST_POINTS = 1000  # in one scatter plot
+MOST_CLASSES = 20  # more labels than these are not told apart
+
+
+class Picture(Figure):
+    """A figure that a notebook shows where it is the value of a cell, without pyplot or a magic command."""
+
+    def _repr_png_(self) -> bytes:
+        stream = BytesIO()
+        self.savefig(stream, format="png", dpi=100)
+        return stream.getvalue()
+
+
+def check_models(models: Mapping[str, Entry]) -> None:
+    if not models:
+        raise ValueError("`models` must hold at least one model, got none.")
+    for name, entry in models.items():
+        if not isinstance(entry, FitResult | LatentVariableModel):
+            raise TypeError(f"`models[{name!r}]` must be a model or a FitResult, got {type(entry).__name__}.")
+
+
+def as_seen(models: Mapping[str, Entry], data: Observations) -> Seen:
+    """Every model with the space of its x: a fit knows its own, a model is taken to be one of ``data``."""
+    return {
+        name: (entry.model, entry.space) if isinstance(entry, FitResult) else (entry, data.space)
+        for name, entry in models.items()
+    }
+
+
+def evenly(length: int, most: int) -> Tensor:
+    """At most so many indices, evenly spread, all if they fit."""
+    return torch.linspace(0, length - 1, min(length, most)).round().long()
+
+
+def balanced(data: Observations) -> Tensor:
+    """Indices of about 1,000 data at most, equally many of each class; of classes below 20, all that there are."""
+    if data.labels is None:
+        return evenly(len(data), MOST_POINTS)
+    labels = data.labels.cpu()
+    classes, counts = labels.unique(return_counts=True)
+    each = max(1, min(MOST_POINTS // len(classes), max(20, int(counts.min()))))
+    members = [(labels == label).nonzero().flatten() for label in classes]
+    return torch.cat([index[evenly(len(index), each)] for index in members]).sort().values
+
+
+def principal_axes(x: Tensor) -> tuple[Tensor, Tensor, list[float]]:
+    """Centre (D,), the first two principal axes (D, 2), and their shares of the variance."""
+    centre = x.mean(0)
+    variances, axes = torch.linalg.eigh((x - centre).T @ (x - centre) / len(x))
+    leading = axes.flip(1)[:, :2]
+    skewness = ((x - centre) @ leading).pow(3).sum(0)
+    leading = torch.where(skewness < 0, -leading, leading)  # a sign that no rotation of z changes
+    shares = variances.flip(0)[:2].clamp_min(0) / variances.clamp_min(0).sum().clamp_min(1e-300)
+    return centre, leading, shares.tolist()
+
+
+def grid(number: int, columns: int) -> tuple[Picture, list[Axes]]:
+    """Panels in rows of so many columns."""
+    rows = math.ceil(number / columns)
+    height = 0.9 + rows * (WIDTH / columns * 0.9 if columns > 1 else 4.5)
+    figure = Picture(figsize=(WIDTH, height), layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for spare in panels[number:]:
+        spare.remove()
+    for axes in panels[:number]:
+        axes.tick_params(labelsize=SMALL)
+    return figure, panels[:number]
+
+
+def tidy(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_axisbelow(True)
+
+
+def wrapped(text: str, width: int) -> str:
+    return textwrap.fill(text, width).replace("$", r"\$")  # a name is no formula
+
+
+def number(value: float) -> str:
+    return f"{value:,.2f}".replace("-", "−")
