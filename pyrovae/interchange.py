@@ -53,12 +53,10 @@ def inference_data(model: LatentVariableModel, data: Observations, log_prob: Ten
 
 def _from_groups(arrays: dict[str, Any], dims: dict[str, list[str]], attributes: dict[str, str]) -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # both versions announce their own changes on import, and one draw is on purpose
+        warnings.simplefilter("ignore")  # both versions announce their changes on import; one draw is on purpose
         import arviz
 
-        if hasattr(arviz, "InferenceData"):
+        if int(arviz.__version__.split(".")[0]) < 1:
             return arviz.from_dict(**arrays, dims=dims, attrs=attributes)
         return arviz.from_dict(arrays, dims=dims, attrs={"/": attributes, "posterior": attributes})
 

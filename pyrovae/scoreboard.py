@@ -63,7 +63,7 @@ class Row:
     @property
     def seed_spread(self) -> float | None:
         """Standard deviation of the mean over refits with other seeds; None without refits."""
-        return torch.tensor(self.seed_means).double().std().item() if len(self.seed_means) > 1 else None
+        return torch.tensor(self.seed_means, dtype=torch.float64).std().item() if len(self.seed_means) > 1 else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -234,19 +234,24 @@ def test_parameters_are_float64_unless_asked():
     assert single.log_prob(torch.zeros(5, 3, dtype=torch.float64)).dtype == torch.float32
 
 
-def test_initialize_gives_kmeans_centres_and_masses():
-    """On clusters 100 apart with unit spread, every centre is the mean of one of them."""
+@pytest.mark.parametrize("seed", range(8))
+def test_start_finds_clusters_far_apart(seed):
+    """Four clusters 1000 standard deviations apart: k-means++ misses one with a probability of about 10⁻⁵."""
+    torch.manual_seed(seed)
     labels = torch.arange(4).repeat(25)
-    corners = 100 * torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]], dtype=torch.float64)
+    corners = 1000 * torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]], dtype=torch.float64)
     x = corners[labels] + torch.randn(100, 2, dtype=torch.float64)
+    x = torch.cat([x, corners[3:].expand(20, 2)])  # the last cluster is the largest
+    labels = torch.cat([labels, torch.full((20,), 3)])
     gmm = GaussianMixture(4, 2)
     gmm.initialize(x)
     means = torch.stack([x[labels == k].mean(0) for k in range(4)])
     nearest = torch.cdist(gmm.means.detach(), means).argmin(1)
+    assert sorted(nearest.tolist()) == [0, 1, 2, 3]
     torch.testing.assert_close(gmm.means.detach(), means[nearest])
-    torch.testing.assert_close(gmm.weights.detach(), torch.full((4,), 0.25, dtype=torch.float64))
+    torch.testing.assert_close(gmm.weights.detach(), labels.bincount()[nearest] / 120.0, check_dtype=False)
     within = x - means[labels]
-    torch.testing.assert_close(gmm.covariances.detach(), (within.T @ within / 100).expand(4, 2, 2))
+    torch.testing.assert_close(gmm.covariances.detach(), (within.T @ within / 120).expand(4, 2, 2))
 
 
 def test_initialize_on_equal_data_gives_equal_centres():
