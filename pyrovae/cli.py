@@ -33,6 +33,9 @@ OPTIONS = {  # what the library calls them, and what the command does
 }
 
 
+SMALL = 1_000_000  # numbers in the training data, N × D, below which one thread is used
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the whole command."""
     parser = argparse.ArgumentParser(prog="pyrovae", description=pyrovae.__doc__)
@@ -102,6 +105,7 @@ def _run_options() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(add_help=False)
     group = options.add_argument_group("run")
     group.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
+    group.add_argument("--threads", type=_positive, metavar="T", help="default: 1 for small data, else all cores")
     group.add_argument("--seed", type=_seed, default=0, help="of splits, noise, starts and draws (default 0)")
     group.add_argument("--quiet", action="store_true", help="print the result only")
     return options
@@ -118,6 +122,8 @@ def _compare(options: argparse.Namespace) -> None:
     train, valid, test = dataset
     sizes = f"{len(train):,} train, {len(valid or ()):,} validation, {len(test):,} test"
     say(f"{dataset.name}: {sizes}, D = {train.num_dims}; view: {train.space.transform_name}")
+    # On small tensors a second thread gains nothing, and waits long for a core that somebody else has.
+    torch.set_num_threads(options.threads or (1 if train.x.numel() < SMALL else torch.get_num_threads()))
     suite = standard_fits(
         dataset,
         latent_dim=options.latent_dim,
@@ -189,6 +195,7 @@ def _one_line(message: object) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 if it did what was asked, 2 after one sentence on standard error if not."""
     options = build_parser().parse_args(arguments)
+    threads = torch.get_num_threads()
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", ConvergenceWarning)
@@ -204,6 +211,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("pyrovae: stopped; nothing was written.", file=sys.stderr)
         return 130
+    finally:
+        torch.set_num_threads(threads)
     return 0
 
 

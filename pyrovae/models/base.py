@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Self
 
 import pyro
@@ -129,11 +129,11 @@ class LatentVariableModel(nn.Module):
         return copy.deepcopy(self)
 
 
-class TractableModel(LatentVariableModel):
+class TractableModel(LatentVariableModel, ABC):
     """A model whose likelihood and posterior are known exactly, and which EM can fit.
 
-    A subclass gives ``log_prob`` and ``posterior``, and, to be fitted by EM, ``expected_statistics`` (the E step, sums
-    over data) and ``maximize`` (the M step).
+    A subclass gives ``log_prob``, ``posterior`` and ``posterior_kl``, and, to be fitted by EM, ``expected_statistics``
+    (the E step, sums over data) and ``maximize`` (the M step).
     """
 
     data_shape: tuple[int, ...]

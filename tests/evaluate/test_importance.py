@@ -253,6 +253,15 @@ def test_kl_term_is_the_analytic_one():
     assert ((estimates.mean(0) - exact).abs() <= 6 * estimates.std(0) / math.sqrt(40)).all()
 
 
+def test_kl_term_of_the_exact_posterior_is_its_closed_form():
+    """As above."""
+    ppca = random_parameters(EXACT["PPCA"]())
+    x, guide = data_for(ppca), exact_guide(ppca)
+    estimates = torch.stack([evaluate.elbo_terms(ppca, x, 100, guide=guide, seed=seed).kl for seed in range(40)])
+    exact = ppca.posterior_kl(x).detach()
+    assert ((estimates.mean(0) - exact).abs() <= 6 * estimates.std(0) / math.sqrt(40)).all()
+
+
 def test_standard_error_is_the_spread_of_the_estimates():
     """Over 400 replicates of 200 particles, whose standard deviation is known to 1/√800, 3.5 %: 5 of these."""
     ppca, num_replicates = detuned_ppca(), 400

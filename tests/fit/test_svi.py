@@ -371,6 +371,7 @@ def test_divergence_names_the_parameter_and_carries_the_last_good_result(validat
     assert all((value == last_good.model.state_dict()[name]).all() for name, value in good.model.state_dict().items())
     assert last_good.kept == "epoch 2, before the loss left the finite numbers"
     assert last_good.elbo == good.elbo
+    assert not last_good.model.training
     assert last_good.trace.tolist() == good.trace.tolist()
 
 

@@ -108,6 +108,36 @@ def test_enumeration_with_an_amortized_guide_gives_the_elbo(x):
     assert -loss < gmm.log_prob(x).sum()
 
 
+def test_posterior_kl_is_its_sum(gmm, x):
+    r = gmm.posterior(x).probs
+    expected = (r * (r / gmm.weights).log()).sum(1)
+    torch.testing.assert_close(gmm.posterior_kl(x), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_posterior_kl_of_a_certain_component_is_what_its_weight_says():
+    """r = (1, 0), the zero from underflow: KL = −log π₀."""
+    gmm = GaussianMixture(2, D)
+    with torch.no_grad():
+        gmm.means[1] = 1e6
+        gmm.model.logits[0] = 1.0
+    kl = gmm.posterior_kl(torch.zeros(1, D))
+    torch.testing.assert_close(kl, -gmm.weights[:1].log(), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_densities_in_chunks_are_the_same(gmm, x, rows, monkeypatch):
+    def value_and_gradients():
+        gmm.zero_grad()
+        log_prob = gmm.log_prob(x)
+        log_prob.sum().backward()
+        return [log_prob, *(parameter.grad.clone() for parameter in gmm.model.parameters())]
+
+    whole = value_and_gradients()
+    monkeypatch.setattr("pyrovae.models.gmm.CHUNK_FLOATS", rows * K * D)
+    for chunked, expected in zip(value_and_gradients(), whole, strict=True):
+        torch.testing.assert_close(chunked, expected, rtol=1e-10, atol=1e-12)
+
+
 def test_far_data_keep_a_finite_log_prob(gmm):
     x = torch.full((2, D), 1e6, dtype=torch.float64)
     torch.testing.assert_close(gmm.log_prob(x), log_joint(gmm, x).logsumexp(1), rtol=1e-9, atol=0)

@@ -60,6 +60,13 @@ def test_posterior_is_the_conditional_of_the_joint_gaussian(ppca, x):
     torch.testing.assert_close(posterior.covariance_matrix, covariance, rtol=1e-10, atol=1e-10)
 
 
+def test_posterior_kl_is_that_of_torch(ppca, x):
+    prior = torch.distributions.MultivariateNormal(torch.zeros(L, dtype=x.dtype), torch.eye(L, dtype=x.dtype))
+    posterior = torch.distributions.MultivariateNormal(ppca.posterior(x).mean, ppca.posterior(x).covariance_matrix)
+    expected = torch.distributions.kl_divergence(posterior, prior)
+    torch.testing.assert_close(ppca.posterior_kl(x), expected, rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.usefixtures("stock_pyro")
 def test_pyros_elbo_with_the_exact_guide_is_log_prob_from_one_particle(ppca, x):
     loss = Trace_ELBO().loss(ppca.model, exact_guide(ppca), x)
