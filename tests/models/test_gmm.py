@@ -115,10 +115,10 @@ def test_posterior_kl_is_its_sum(gmm, x):
 
 
 def test_posterior_kl_of_a_certain_component_is_what_its_weight_says():
-    """r = (1, 0), the zero from underflow: KL = −log π₀."""
+    """r = (1, 0), and log r = (0, −∞) by overflow of the square: KL = −log π₀."""
     gmm = GaussianMixture(2, D)
     with torch.no_grad():
-        gmm.means[1] = 1e6
+        gmm.means[1] = 1e200
         gmm.model.logits[0] = 1.0
     kl = gmm.posterior_kl(torch.zeros(1, D))
     torch.testing.assert_close(kl, -gmm.weights[:1].log(), rtol=1e-12, atol=0)
