@@ -155,7 +155,7 @@ class _Builder:
             for floor in self.floors
         ]
         self.report(f"Gaussian mixture: choosing among {len(candidates)} on {len(subset):,} training data")
-        quick = 4 if self.large else 1000
+        quick = 3 if self.large else 1000
         selection = fit.select(
             candidates, lambda m: self._em(m, subset, 1e-3, quick, planned=True), self.valid, progress=self.progress
         )
@@ -164,10 +164,10 @@ class _Builder:
         note = f"K = {chosen.num_components}, {chosen.covariance} covariance, floor {_floor(selection)}"
         self._note("Gaussian mixture", candidates, note)
         self.report(f"{name}: EM")
-        tolerance, iterations = (1e-3, 12) if self.large else (1e-6, 1000)
+        tolerance, iterations = (1e-3, 8) if self.large else (1e-6, 1000)
         self.fits[f"{name}, EM"] = self._em(chosen, self.train, tolerance, iterations, planned=self.large)
         self.report(f"{name}: SVI, z enumerated")
-        self.fits[f"{name}, SVI"] = self._svi(chosen, batch_size=128, num_steps=100 if self.large else 450, lr=2e-3)
+        self.fits[f"{name}, SVI"] = self._svi(chosen, batch_size=128, num_steps=60 if self.large else 450, lr=2e-3)
 
     def ppca(self, latent_dim: int | None) -> None:
         """Probabilistic PCA in closed form, by EM, and by SVI with the exact posterior as guide."""
@@ -185,7 +185,7 @@ class _Builder:
         self._note("probabilistic PCA", candidates, f"latent dimension {chosen.latent_dim}")
         self.fits[f"{name}, closed form"] = selection.best
         self.report(f"{name}: EM")
-        tolerance, iterations = (1e-3, 100) if self.large else (1e-9, 3000)
+        tolerance, iterations = (1e-3, 30) if self.large else (1e-9, 3000)
         self.fits[f"{name}, EM"] = self._em(
             chosen, self.train, tolerance, iterations, planned=self.large, accelerate=True
         )

@@ -95,7 +95,7 @@ def em(
     began = time.perf_counter()
     observations = as_observations(data)
     x = model.as_input(observations, "data")
-    rows = chunk_size or max(1, CHUNK_FLOATS // model.floats_per_datum)
+    rows = chunk_size or max(model.smallest_chunk, CHUNK_FLOATS // model.floats_per_datum)
     best: tuple[TractableModel, list[float], bool] | None = None
     finals = []
     with (

@@ -140,6 +140,7 @@ class TractableModel(LatentVariableModel, ABC):
     exact: ClassVar[bool] = True
 
     floats_per_datum: int  # numbers that an E step holds for each datum
+    smallest_chunk: int = 1  # data below which the sums of a chunk cost more to add up than to compute
 
     @abstractmethod
     def log_prob(self, x: Observations | Tensor) -> Tensor:

@@ -114,6 +114,7 @@ class GaussianMixture(TractableModel):
         self.data_shape = (self.num_dims,)
         self.covariance, self.floor = covariance, check_floor(floor)
         self.floats_per_datum = num_components * self.num_dims
+        self.smallest_chunk = 2 * self.num_dims if covariance in ("full", "tied") else 1
         self.model = GaussianMixtureModel(num_components, self.num_dims, covariance, self.floor, dtype)
         self.guide = MarginalGuide() if encoder is None else AmortizedGuide(encoder)
         if encoder is None:
@@ -184,7 +185,7 @@ class GaussianMixture(TractableModel):
             log_det = scale.log().sum(-1)
         constant = self.model.logits.log_softmax(0) - log_det - 0.5 * self.num_dims * math.log(2 * math.pi)
         blocks = []
-        for rows in x.split(max(1, CHUNK_FLOATS // self.floats_per_datum)):
+        for rows in x.split(max(self.smallest_chunk, CHUNK_FLOATS // self.floats_per_datum)):
             deviations = rows - self.means[:, None]  # (K, rows, D)
             whitened = deviations @ whitening if self.model.matrix_valued else deviations * whitening
             blocks.append(constant - 0.5 * whitened.square().sum(-1).T)
