@@ -162,7 +162,8 @@ class _Builder:
         chosen = cast(GaussianMixture, selection.best.model)
         name = f"GMM-{chosen.num_components} {chosen.covariance}"
         note = f"K = {chosen.num_components}, {chosen.covariance} covariance, floor {_floor(selection)}"
-        self._note("Gaussian mixture", candidates, note)
+        where = f", fitted to {len(subset):,} of the training data in {quick} iterations" if self.large else ""
+        self._note("Gaussian mixture", candidates, note, where)
         self.report(f"{name}: EM")
         tolerance, iterations = (1e-3, 8) if self.large else (1e-6, 1000)
         self.fits[f"{name}, EM"] = self._em(chosen, self.train, tolerance, iterations, planned=self.large)
@@ -273,8 +274,9 @@ class _Builder:
         with seeded(self.seed):
             return self.train[torch.randperm(len(self.train))[:count]]
 
-    def _note(self, what: str, candidates: Sequence[object], choice: str) -> None:
-        self.chosen.append(f"{what}: {choice}" + (f" (of {len(candidates)} tried)" if len(candidates) > 1 else ""))
+    def _note(self, what: str, candidates: Sequence[object], choice: str, where: str = "") -> None:
+        tried = f" (of {len(candidates)} tried{where})" if len(candidates) > 1 else ""
+        self.chosen.append(f"{what}: {choice}{tried}")
 
 
 def _floor(selection: fit.Selection) -> str:
