@@ -27,3 +27,16 @@ def world_unchanged() -> Iterator[None]:
     pyro.clear_param_store()  # the next test is not to blame
     assert dtype is torch.float32, f"the test left {dtype} as the default dtype"
     assert not sites, f"the test left {sites} in the param store; work inside pyro.get_param_store().scope()"
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed() -> None:
+    """Every test starts from the same random state."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def stock_pyro() -> Iterator[None]:
+    """Room for the parameters that Pyro itself registers; without it, a test fails that leaves any."""
+    with pyro.get_param_store().scope():
+        yield

@@ -16,6 +16,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from tqdm.auto import tqdm
 
 from pyrovae.data import Observations, as_observations
+from pyrovae.fit.progress import hidden
 from pyrovae.fit.result import ConvergenceWarning, DivergenceError, FitResult, nats
 from pyrovae.models.base import TractableModel
 from pyrovae.seeding import seeded
@@ -100,7 +101,7 @@ def em(
     finals = []
     with (
         seeded(seed),
-        tqdm(total=None, desc="EM", unit=" it", delay=1.0, leave=False, disable=_hidden(progress)) as bar,
+        tqdm(total=None, desc="EM", unit=" it", delay=1.0, leave=False, disable=hidden(progress)) as bar,
     ):
         for restart in range(1 if warm_start else num_restarts):
             candidate = model.copy()
@@ -242,8 +243,3 @@ def _mean_log_prob(statistics: dict[str, Tensor], restart: int, iteration: int) 
 def _is_given(model: object, step: str) -> bool:
     """Whether the model, or a class it descends from, has the step, rather than the base class's refusal."""
     return getattr(type(model), step, None) not in (None, getattr(TractableModel, step))
-
-
-def _hidden(progress: bool | None) -> bool | None:
-    """tqdm's ``disable``: None hides the bar where the output is not a terminal."""
-    return None if progress is None else not progress

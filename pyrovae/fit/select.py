@@ -9,6 +9,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyrovae.data import Observations
+from pyrovae.fit.progress import hidden
 from pyrovae.fit.result import FitResult
 from pyrovae.models.base import TractableModel
 
@@ -56,8 +57,7 @@ def select(
         raise ValueError("`candidates` must hold at least one model, got none.")
     best: FitResult | None = None
     scores: list[float] = []
-    hidden = None if progress is None else not progress
-    for candidate in tqdm(candidates, desc="choosing", unit="model", delay=1.0, leave=False, disable=hidden):
+    for candidate in tqdm(candidates, desc="choosing", unit="model", delay=1.0, leave=False, disable=hidden(progress)):
         result = how(candidate)
         score = result.model.score(valid)  # type: ignore[operator]
         if best is None or score > max(scores):

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, O
 from tqdm.auto import tqdm
 
 from pyrovae.data import Observations, as_observations
+from pyrovae.fit.progress import hidden
 from pyrovae.fit.result import DivergenceError, FitResult, nats
 from pyrovae.models.base import LatentVariableModel
 from pyrovae.seeding import seeded
@@ -146,9 +147,7 @@ def svi(
         if not warm_start:
             fitted.initialize(start_data)
         run.prepare(start_data)
-        bar = tqdm(
-            range(1, num_epochs + 1), desc="SVI", unit="epoch", delay=1.0, leave=False, disable=_hidden(progress)
-        )
+        bar = tqdm(range(1, num_epochs + 1), desc="SVI", unit="epoch", delay=1.0, leave=False, disable=hidden(progress))
         for epoch in bar:
             try:
                 run.epoch(observations, batch_size)
@@ -274,8 +273,3 @@ def has_enumerated_site(model: LatentVariableModel, x: Tensor) -> bool:
 
 def _adam(parameters: list[nn.Parameter], lr: float) -> Optimizer:
     return torch.optim.Adam(parameters, lr=lr, fused=True)
-
-
-def _hidden(progress: bool | None) -> bool | None:
-    """tqdm's ``disable``: None hides the bar where the output is not a terminal."""
-    return None if progress is None else not progress

@@ -12,7 +12,7 @@ import copy
 import itertools
 import math
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import pyro
 import torch
@@ -137,7 +137,6 @@ class TractableModel(LatentVariableModel, ABC):
     """
 
     data_shape: tuple[int, ...]
-    exact: ClassVar[bool] = True
 
     floats_per_datum: int  # numbers that an E step holds for each datum
     smallest_chunk: int = 1  # data below which the sums of a chunk cost more to add up than to compute
