@@ -18,8 +18,11 @@ from torch import Tensor
 from torch.distributions import AffineTransform, ComposeTransform, Transform, constraints
 
 from pyrovae.data import readers
+from pyrovae.data.celeba import celeba
 from pyrovae.data.observations import DataSet, Observations, Space, as_observations
 from pyrovae.data.readers import Source
+
+PIXEL_ROWS = 4096  # images made continuous together
 
 
 def load(
@@ -32,6 +35,7 @@ def load(
     resample: bool = False,
     split: Literal["random", "contiguous"] | None = None,
     num_valid: int | None = None,
+    max_images: int | None = None,
     seed: int = 0,
     root: str | Path | None = None,
     dtype: torch.dtype = torch.float32,
@@ -47,6 +51,7 @@ def load(
     ``kmnist``
     ``binarized_mnist``  70,000 × 784         50,000 / 10,000 / 10,000, as it comes; put there by you
     ``frey``             1,965 × 560          1,565 / 200 / 200 frames of one video, in order; put there by you
+    ``celeba``           202,599 × 12,288     162,770 / 19,867 / 19,962 faces, 3×64×64; those that you put there
     a path               as the file says     60/20/20 %, random; or the parts of an .npz
     ===================  ===================  ==========================================================================
 
@@ -67,6 +72,8 @@ def load(
         split: ``"random"``, by seed, or ``"contiguous"``, the last data to test and those before to valid; None for
             the default of the table.  An established test set is kept: only the validation split is drawn.
         num_valid: Size of the validation split, or None for the default; with 0, ``valid`` is None.
+        max_images: For ``celeba``, at most so many images, the first of each part in proportion.  The whole set takes
+            10 GB in float32, and twice that while it is read.
         seed: Of the split, the noise and the binarization; the global random state is neither used nor changed.
         root: Folder with the files; by default the environment variable PYROVAE_DATA.  The cache folder
             (PYROVAE_CACHE, or pyrovae under XDG_CACHE_HOME or ~/.cache) is looked in next, and takes downloads.
@@ -96,7 +103,9 @@ def load(
     _check("transform", transform, (None, "logit", "standardize"))
     _check("split", split, (None, "random", "contiguous"))
     _check("dtype", dtype, (torch.float32, torch.float64))
-    source = readers.read(name, root)
+    if max_images is not None and name != "celeba":
+        raise ValueError(f"`max_images` must be None for {str(name)!r}, got {max_images}; it is for 'celeba' alone.")
+    source = celeba(readers.places(root), max_images) if name == "celeba" else readers.read(name, root)
     observations = observations or ("binary" if source.levels == 2 else "continuous")
     _check_combination(source, observations, transform, resample)
 
@@ -180,18 +189,23 @@ def _split(source: Source, split: str | None, num_valid: int | None, generator: 
 def _continuous(
     source: Source, dequantize: bool, dtype: torch.dtype, generator: torch.Generator
 ) -> tuple[Tensor, Space]:
-    """All data as points of a real space, float64."""
+    """All data as points of a real space; pixels in the type asked for, converted in blocks to save memory."""
     if source.levels is None:
         as_observations(source.x.to(dtype), source.name)
         return source.x, Space(f"{source.name}, as given", "real")
+    x = torch.empty(source.x.shape, dtype=dtype)
+    blocks = list(zip(x.split(PIXEL_ROWS), source.x.split(PIXEL_ROWS), strict=True))
     if not dequantize:
         top = source.levels - 1
-        return source.x.double() / top, Space(f"{source.name}, v/{top} without noise", "real")
+        for block, v in blocks:
+            block.copy_(v.double() / top)
+        return x, Space(f"{source.name}, v/{top} without noise", "real")
     # v + u stays a few roundings away from v and v + 1, so that floor(levels * x) gives v back, in float32 too.
     edge = source.levels * torch.finfo(dtype).eps
-    u = torch.rand(source.x.shape, generator=generator, dtype=torch.float64).clamp_(edge, 1 - edge)
-    space = Space(f"{source.name}, (v + u)/{source.levels}", "real", levels=source.levels)
-    return u.add_(source.x).div_(source.levels), space
+    for block, v in blocks:
+        u = torch.rand(v.shape, generator=generator, dtype=torch.float64).clamp_(edge, 1 - edge)
+        block.copy_(u.add_(v).div_(source.levels))
+    return x, Space(f"{source.name}, (v + u)/{source.levels}", "real", levels=source.levels)
 
 
 def _grey(source: Source) -> tuple[Tensor, Space]:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
-NAMES = ("digits", *TORCHVISION, "binarized_mnist", "frey")
+NAMES = ("digits", *TORCHVISION, "binarized_mnist", "frey", "celeba")
 LABELS = ("label", "labels", "class", "target", "y")
 PARTS = ("train", "valid", "test")
 
@@ -95,7 +95,7 @@ def torchvision_set(name: str, folders: Sequence[Path]) -> Source:
     files = [file for file, _ in dataset.resources]
     unpacked = (f for f in folders if all((f / inner / file).with_suffix("").is_file() for file in files))
     here = next(unpacked, None) or _unpack(name, dataset, inner, files, folders)
-    with _reading(here / inner, "a folder of whole idx files"):
+    with reading(here / inner, "a folder of whole idx files"):
         train, test = (dataset(here, train=part) for part in (True, False))
     images, labels = [train.data.numpy(), test.data.numpy()], [train.targets.numpy(), test.targets.numpy()]
     return _source(name, images, labels, levels=256, ordered=True)
@@ -118,7 +118,7 @@ def _unpack(name: str, dataset: Any, inner: Path, files: Sequence[str], folders:
             for file in files:
                 os.replace((raw / file).with_suffix(""), (cache / inner / file).with_suffix(""))
     except (RuntimeError, OSError, http.client.HTTPException) as error:
-        raise _missing(name, folders[0], inner, ", ".join(files), "could be neither found nor downloaded") from error
+        raise missing(name, folders[0], inner, ", ".join(files), "could be neither found nor downloaded") from error
     return cache
 
 
@@ -132,8 +132,8 @@ def binarized_mnist(folders: Sequence[Path]) -> Source:
     elif len(texts) == len(PARTS):
         path, arrays = texts[0], {part: _amat(text) for part, text in zip(PARTS, texts, strict=True)}
     else:
-        raise _missing(inner, folders[0], inner, "binarized_mnist.npz, or binarized_mnist_{train,valid,test}.amat,")
-    with _reading(path, "a file with train, valid and test, each of shape (N, 784), zeros and ones"):
+        raise missing(inner, folders[0], inner, "binarized_mnist.npz, or binarized_mnist_{train,valid,test}.amat,")
+    with reading(path, "a file with train, valid and test, each of shape (N, 784), zeros and ones"):
         parts = [arrays[part].reshape(-1, 28, 28) for part in PARTS]
         if not all(((part == 0) | (part == 1)).all() for part in parts):
             raise ValueError("it holds other values")
@@ -143,7 +143,7 @@ def binarized_mnist(folders: Sequence[Path]) -> Source:
 
 def _amat(path: Path) -> np.ndarray:
     """Zeros and ones between blanks, 784 a line, shape (N, 784): each is one byte, so no parser is needed."""
-    with _reading(path, "a text file of 784 zeros and ones a line"):
+    with reading(path, "a text file of 784 zeros and ones a line"):
         text = np.frombuffer(path.read_bytes(), dtype=np.uint8)
         return (text[text > ord(" ")] - ord("0")).reshape(-1, 784)
 
@@ -154,8 +154,8 @@ def frey(folders: Sequence[Path]) -> Source:
 
     path = _find(folders, "frey", "frey_rawface.mat")
     if path is None:
-        raise _missing("frey", folders[0], "frey", "frey_rawface.mat")
-    with _reading(path, "a MATLAB file with `ff` of shape (560, 1965), uint8"):
+        raise missing("frey", folders[0], "frey", "frey_rawface.mat")
+    with reading(path, "a MATLAB file with `ff` of shape (560, 1965), uint8"):
         frames = loadmat(path)["ff"].T.reshape(-1, 28, 20).astype(np.uint8)
     return _source("frey", [frames], levels=256, held_out=200, ordered=True)
 
@@ -175,7 +175,7 @@ def own_file(name: str | Path, root: str | Path | None) -> Source:
 
 
 def _npy(path: Path) -> Source:
-    with _reading(path, "an .npy file of one numeric array"), path.open("rb") as file:
+    with reading(path, "an .npy file of one numeric array"), path.open("rb") as file:
         array = np.lib.format.read_array(file, allow_pickle=False)
     return _own(path, [array])
 
@@ -198,7 +198,7 @@ def _csv(path: Path) -> Source:
     """A table of numbers.  Its first line is a header if it has no number in it, or names a column of labels."""
     import pandas as pd
 
-    with _reading(path, "a table of numbers between commas"):
+    with reading(path, "a table of numbers between commas"):
         with path.open(newline="", encoding="utf-8-sig") as file:
             first = [cell.strip() for cell in next(csv.reader(file), [])]
         header = not any(_is_number(cell) for cell in first) or any(cell.lower() in LABELS for cell in first)
@@ -288,7 +288,7 @@ def _labels_of_parts(arrays: Mapping[str, np.ndarray], parts: Sequence[str]) -> 
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
-    with _reading(path, "an .npz file of numeric arrays"), np.load(path, allow_pickle=False) as file:
+    with reading(path, "an .npz file of numeric arrays"), np.load(path, allow_pickle=False) as file:
         return {key: file[key] for key in file.files}
 
 
@@ -298,9 +298,10 @@ def _find(folders: Sequence[Path], inner: str, file: str) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _missing(
+def missing(
     name: str, folder: Path, inner: str | Path, files: str, failed: str = "could not be found"
 ) -> FileNotFoundError:
+    """What to say of a known data set without its files."""
     return FileNotFoundError(
         f"`name` {name!r} needs files that {failed}; put {files} into {folder / inner}, or set the environment "
         f"variable PYROVAE_DATA to a folder that holds {inner}."
@@ -308,7 +309,7 @@ def _missing(
 
 
 @contextlib.contextmanager
-def _reading(path: Path, expected: str) -> Iterator[None]:
+def reading(path: Path, expected: str) -> Iterator[None]:
     """Whatever a parser says about a broken file, in one sentence."""
     try:
         yield

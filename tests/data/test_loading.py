@@ -455,7 +455,7 @@ def test_amat_and_npz_give_the_same_binarized_mnist(tmp_path):
     [
         (
             {"name": "minst"},
-            "`name` must be one of digits, mnist, .*, frey, or a path to a .npy, .npz or .csv file, got",
+            "`name` must be one of digits, mnist, .*, frey, celeba, or a path to a .npy, .npz or .csv file, got",
         ),
         ({"name": "data.txt"}, "a path to a .npy, .npz or .csv file, got 'data.txt'"),
         ({"observations": "grey"}, "`observations` must be one of None, 'continuous', 'binary', got 'grey'"),
