@@ -99,11 +99,12 @@ class LatentReport:
         return 1 - self.num_active / len(self.kl)
 
     def __str__(self) -> str:
-        head = f"{'unit':>4} {'KL, nats':>9} {'KL, bits':>9} {'Var E_q[z]':>11} {'E Var_q[z]':>11}  active"
-        columns = (self.kl, self.kl_bits, self.mean_variance, self.posterior_variance)
+        head = f"{'unit':<6} {'KL, nats':>9} {'KL, bits':>9} {'Var E_q[z]':>11} {'E Var_q[z]':>11}  active"
+        columns = (self.kl, self.kl_bits, self.mean_variance, self.posterior_variance, self.active)
+        rows = zip(*(column.tolist() for column in columns), strict=True)
         lines = [
-            f"{unit:>4} {nats:9.3f} {bits:9.3f} {moved:11.4f} {left:11.4f}  {'yes' if moved > self.threshold else 'no'}"
-            for unit, (nats, bits, moved, left) in enumerate(zip(*(c.tolist() for c in columns), strict=True))
+            f"{f'z[{unit}]':<6} {nats:9.3f} {bits:9.3f} {moved:11.4f} {left:11.4f}  {'yes' if active else 'no'}"
+            for unit, (nats, bits, moved, left, active) in enumerate(rows)
         ]
         lines = [lines[unit] for unit in self.kl.argsort(descending=True, stable=True).tolist()]
         summary = (
@@ -171,9 +172,9 @@ def latent_report(encoding: Encoding, *, threshold: float = 0.01) -> LatentRepor
         >>> report.num_active, report.collapse_share
         (1, 0.5)
         >>> print(report)
-        unit  KL, nats  KL, bits  Var E_q[z]  E Var_q[z]  active
-           0     0.597     0.861      1.0000      0.5000  yes
-           1     0.000     0.000      0.0000      1.0000  no
+        unit    KL, nats  KL, bits  Var E_q[z]  E Var_q[z]  active
+        z[0]       0.597     0.861      1.0000      0.5000  yes
+        z[1]       0.000     0.000      0.0000      1.0000  no
         1 of 2 units active (Var E_q[z] > 0.01), collapse share 50%; KL 0.597 nats = 0.861 bits in all, N = 2
 
     Reference:

@@ -7,6 +7,21 @@ They are made for a page 7.6 inches wide, and whatever a colour says, a shape, a
 from pyrovae.plots.board import scoreboard
 from pyrovae.plots.curves import training_curves
 from pyrovae.plots.latents import latents
+from pyrovae.plots.manifolds import clouds_and_manifolds, manifold
+from pyrovae.plots.reconstructions import reconstructions, sigma_maps, strips
 from pyrovae.plots.samples import samples
+from pyrovae.plots.tradeoffs import fid_by_epoch, rate_distortion
 
-__all__ = ["latents", "samples", "scoreboard", "training_curves"]
+__all__ = [
+    "clouds_and_manifolds",
+    "fid_by_epoch",
+    "latents",
+    "manifold",
+    "rate_distortion",
+    "reconstructions",
+    "samples",
+    "scoreboard",
+    "sigma_maps",
+    "strips",
+    "training_curves",
+]

@@ -56,6 +56,21 @@ def as_seen(models: Mapping[str, Entry], data: Observations) -> Seen:
     }
 
 
+def check_shapes(models: Seen, data: Observations) -> None:
+    for name, (model, _) in models.items():
+        shape = model.data_shape
+        if shape is not None and math.prod(shape) != data.num_dims:
+            raise ValueError(
+                f"`models[{name!r}]` must be a model of data of shape {data.data_shape}, got {shape}; "
+                "pass the data that it was fitted to."
+            )
+
+
+def check_count(name: str, value: int, least: int = 1) -> None:
+    if not isinstance(value, int) or value < least:
+        raise ValueError(f"`{name}` must be a whole number of at least {least}, got {value!r}.")
+
+
 def evenly(length: int, most: int) -> Tensor:
     """At most so many indices, evenly spread, all if they fit."""
     return torch.linspace(0, length - 1, min(length, most)).round().long()
@@ -72,14 +87,14 @@ def balanced(data: Observations) -> Tensor:
     return torch.cat([index[evenly(len(index), each)] for index in members]).sort().values
 
 
-def principal_axes(x: Tensor) -> tuple[Tensor, Tensor, list[float]]:
-    """Centre (D,), the first two principal axes (D, 2), and their shares of the variance."""
+def principal_axes(x: Tensor, number: int = 2) -> tuple[Tensor, Tensor, list[float]]:
+    """Centre (D,), the first so many principal axes (D, number), and their shares of the variance."""
     centre = x.mean(0)
     variances, axes = torch.linalg.eigh((x - centre).T @ (x - centre) / len(x))
-    leading = axes.flip(1)[:, :2]
+    leading = axes.flip(1)[:, :number]
     skewness = ((x - centre) @ leading).pow(3).sum(0)
     leading = torch.where(skewness < 0, -leading, leading)  # a sign that no rotation of z changes
-    shares = variances.flip(0)[:2].clamp_min(0) / variances.clamp_min(0).sum().clamp_min(1e-300)
+    shares = variances.flip(0)[:number].clamp_min(0) / variances.clamp_min(0).sum().clamp_min(1e-300)
     return centre, leading, shares.tolist()
 
 

@@ -1,4 +1,4 @@
-"""Latent means by class."""
+"""Latent means by class, in a plane or in space."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyrovae.data import Observations, as_observations
+from pyrovae.evaluate.latents import encode, is_continuous, posteriors
 from pyrovae.models.base import LatentVariableModel
 from pyrovae.plots.common import (
     CLASS_COLOURS,
@@ -30,10 +31,10 @@ from pyrovae.plots.common import (
 )
 
 
-def latents(models: Mapping[str, Entry], data: Observations | Tensor) -> Figure:
+def latents(models: Mapping[str, Entry], data: Observations | Tensor, *, num_axes: int = 2) -> Figure:
     """E[z given x] of data under every model with a continuous z, one panel a model, each point its label.
 
-    The exact posterior mean where the model has one, else the encoder's.  With more than two latents, the first two
+    The exact posterior mean where the model has one, else the encoder's.  With more latents than axes, the first
     principal axes of the means, with their shares of the variance; with one, the mean against the data in order of
     class.  At most about 1,000 data are shown, the same for every model, equally many of each class.
 
@@ -41,12 +42,13 @@ def latents(models: Mapping[str, Entry], data: Observations | Tensor) -> Figure:
         models: Name → model of ``data``, or fit result, which sees the data as it was fitted to.  Models with a
             discrete z are left out, and named.
         data: Data, with labels if there are any.
+        num_axes: 2, or 3 for a view in space of the models with three latents or more.
 
     Returns:
         The figure; one that says so if no model has a continuous z.
 
     Raises:
-        ValueError: If ``models`` is empty, or the data do not fit a model.
+        ValueError: If ``models`` is empty, ``num_axes`` is neither 2 nor 3, or the data do not fit a model.
         TypeError: If an entry is neither a model nor a fit result.
 
     Example:
@@ -57,6 +59,8 @@ def latents(models: Mapping[str, Entry], data: Observations | Tensor) -> Figure:
         'E[$z_1$ given x]'
     """
     check_models(models)
+    if num_axes not in (2, 3):
+        raise ValueError(f"`num_axes` must be 2 or 3, got {num_axes!r}.")
     observations = as_observations(data).fixed()
     shown = observations[balanced(observations)]
     every = {
@@ -76,42 +80,65 @@ def latents(models: Mapping[str, Entry], data: Observations | Tensor) -> Figure:
         )
         return figure
     figure, panels = grid(len(means), min(len(means), 2))
-    for axes, (name, (z, kind)) in zip(panels, means.items(), strict=True):
-        _latent_panel(axes, z, shown.labels)
+    for number, (name, (z, kind)) in enumerate(means.items()):
+        if num_axes == 3 and z.shape[1] > 2:
+            panels[number] = _in_space(panels[number])
+        axes = panels[number]
+        _latent_panel(axes, z, shown.labels, 3 if axes.name == "3d" else 2)
         axes.set_title(f"{wrapped(name, 40)}\n({kind})", fontsize=NORMAL)
     title = wrapped(f"Latent means E[z given x] of {len(shown):,} data, {observations.space.reference}", 90)
     if skipped:
         title += "\n" + wrapped(f"left out, {'; '.join(skipped)}", 90)
     figure.suptitle(title, fontsize=10)
-    handles, labels = panels[0].get_legend_handles_labels()
+    class_legend(figure, panels[0])
+    return figure
+
+
+def class_legend(figure: Figure, axes: Axes) -> None:
+    """The classes drawn on ``axes``, below everything."""
+    handles, labels = axes.get_legend_handles_labels()
     if handles:
         columns = min(len(handles), 10)
         options: dict[str, Any] = {"fontsize": SMALL, "handletextpad": 0.1, "columnspacing": 1.2, "frameon": False}
         figure.legend(handles, labels, loc="outside lower center", ncols=columns, title="class", **options)
-    return figure
 
 
-@torch.no_grad()
+def scatter_by_class(axes: Axes, points: Tensor, labels: Tensor | None, size: float = 24) -> None:
+    """Points (N, 2) or (N, 3), each drawn as its label; as plain dots where there are none, or too many."""
+    if labels is None or len(classes := labels.cpu().unique().tolist()) > MOST_CLASSES:
+        axes.scatter(*points.T.numpy(), s=size / 2, color=COLOURS[0], alpha=0.7)
+        return
+    for number, label in enumerate(classes):
+        axes.scatter(
+            *points[labels.cpu() == label].T.numpy(),
+            s=size * len(str(label)),  # an area, so that labels of two digits are as tall
+            marker=f"${label}$",
+            color=CLASS_COLOURS[number % len(CLASS_COLOURS)],
+            linewidths=0.3,
+            label=str(label),
+        )
+
+
 def _latent_means(model: LatentVariableModel, data: Observations) -> tuple[Tensor | None, str]:
-    """E[z given x], shape (N, L), and whose it is; None where z is discrete or nothing gives its mean."""
-    encoder = getattr(model, "encoder", None) or getattr(model.guide, "encoder", None)
-    if (exact := getattr(model, "posterior", None)) is not None:
-        q, kind = exact(data), "exact posterior means"
-    elif encoder is not None:
-        training = model.training
-        try:
-            model.eval()
-            q, kind = encoder(model.as_input(data)), "means of the encoder"
-        finally:
-            model.train(training)
-    else:
-        return None, "no posterior, no encoder"
-    if q.support.is_discrete:
+    """E[z given x], shape (N, L), and whose it is; None where z is discrete."""
+    if not is_continuous(next(posteriors(model, data[:1]))):
         return None, "z is discrete"
-    return q.mean.to("cpu", torch.float64).flatten(1), kind
+    kind = "exact posterior means" if hasattr(model, "posterior") else "means of the encoder"
+    return encode(model, data).mean.to("cpu", torch.float64), kind
 
 
-def _latent_panel(axes: Axes, z: Tensor, labels: Tensor | None) -> None:
+def _in_space(axes: Axes) -> Any:
+    """Axes of three dimensions in the place of these."""
+    figure, place = axes.figure, axes.get_subplotspec()
+    axes.remove()
+    solid = figure.add_subplot(place, projection="3d")
+    solid.tick_params(labelsize=SMALL, pad=0)
+    solid.view_init(elev=20, azim=-60)
+    solid.set_box_aspect((1, 1, 1), zoom=0.85)  # room for the labels
+    return solid
+
+
+def _latent_panel(axes: Any, z: Tensor, labels: Tensor | None, num_axes: int) -> None:
     """One scatter of means (N, L), each point drawn as its label."""
     if z.shape[1] == 1:
         order = torch.arange(len(z), dtype=torch.float64)
@@ -119,29 +146,15 @@ def _latent_panel(axes: Axes, z: Tensor, labels: Tensor | None) -> None:
             order[labels.cpu().argsort(stable=True)] = order.clone()
         points = torch.stack([z[:, 0], order], dim=1)
         names = ["E[z given x]", "datum" if labels is None else "datum, in order of class"]
-    elif z.shape[1] == 2:
-        points, names = z, [f"E[$z_{i}$ given x]" for i in (1, 2)]
+    elif z.shape[1] == num_axes:
+        points, names = z, [f"E[$z_{i + 1}$ given x]" for i in range(num_axes)]
     else:
-        centre, axes_of, shares = principal_axes(z)
+        centre, axes_of, shares = principal_axes(z, num_axes)
         points = (z - centre) @ axes_of
-        names = [f"principal axis {i + 1} of E[z given x] ({share:.0%} of variance)" for i, share in enumerate(shares)]
-    axes.set_xlabel(names[0], fontsize=NORMAL)
-    axes.set_ylabel(names[1], fontsize=NORMAL)
-    if z.shape[1] > 1:
+        within = "principal axis {} of E[z given x] ({:.0%} of variance)" if num_axes == 2 else "axis {} ({:.0%})"
+        names = [within.format(i + 1, share) for i, share in enumerate(shares)]
+    for name, side in zip(names, "xyz", strict=False):
+        getattr(axes, f"set_{side}label")(name, fontsize=NORMAL)
+    if z.shape[1] > 1 and num_axes == 2:
         axes.set_aspect("equal", adjustable="datalim")
-    if labels is None or len(classes := labels.cpu().unique().tolist()) > MOST_CLASSES:
-        axes.scatter(points[:, 0].numpy(), points[:, 1].numpy(), s=12, color=COLOURS[0], alpha=0.7)
-        return
-    for number, label in enumerate(classes):
-        chosen = points[labels.cpu() == label]
-        colour = CLASS_COLOURS[number % len(CLASS_COLOURS)]
-        size = 24 * len(str(label))  # an area, so that labels of two digits are as tall
-        axes.scatter(
-            chosen[:, 0].numpy(),
-            chosen[:, 1].numpy(),
-            s=size,
-            marker=f"${label}$",
-            color=colour,
-            linewidths=0.3,
-            label=str(label),
-        )
+    scatter_by_class(axes, points, labels)

@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
-from torch.distributions import identity_transform
 
-from pyrovae.data import Observations, Space, as_observations
+from pyrovae.data import Observations, as_observations
 from pyrovae.plots.common import (
     COLOURS,
     MOST_POINTS,
     NORMAL,
     SMALL,
-    WIDTH,
     Entry,
-    Picture,
     Seen,
     as_seen,
+    check_count,
     check_models,
+    check_shapes,
     evenly,
     grid,
     principal_axes,
     tidy,
     wrapped,
 )
+from pyrovae.plots.images import Row, caption, check_images, grey_limits, image_rows, reference_of, seen_from
 
 
 def samples(
@@ -66,89 +63,40 @@ def samples(
         (3, 5)
     """
     check_models(models)
-    if not isinstance(num_samples, int) or num_samples < 1:
-        raise ValueError(f"`num_samples` must be a whole number of at least 1, got {num_samples!r}.")
+    check_count("num_samples", num_samples)
     observations = as_observations(data).fixed(seed)
     seen = as_seen(models, observations)
-    for name, (model, _) in seen.items():
-        shape = model.data_shape
-        if shape is not None and math.prod(shape) != observations.num_dims:
-            raise ValueError(
-                f"`models[{name!r}]` must be a model of data of shape {observations.data_shape}, got {shape}; "
-                "pass the data that it was fitted to."
-            )
+    check_shapes(seen, observations)
     if observations.image_shape is not None:
-        return _image_samples(seen, observations, observations.image_shape, num_samples, seed)
+        return _image_samples(seen, observations, check_images(observations), num_samples, seed)
     return _scatter_samples(seen, observations, seed)
-
-
-def _seen_from(x: Tensor, space: Space, data: Observations, target: Space) -> Tensor:
-    """``x`` of a model in one space as flat data of another, (n, D), float64."""
-    shaped = x.detach().to("cpu", torch.float64).reshape(len(x), *data.data_shape)
-    return Observations(shaped, space=space).in_space(target).x.flatten(1)
 
 
 def _image_samples(
     models: Seen, data: Observations, image_shape: tuple[int, ...], num_samples: int, seed: int
 ) -> Figure:
-    channels, height, width = image_shape
-    if channels not in (1, 3):
-        raise ValueError(f"`data` must be images of 1 or 3 channels to be shown, got {channels}.")
-    reference = replace(data.space, transform=identity_transform, transform_name="as it is")
-    real = _seen_from(data.x[evenly(len(data), num_samples)], data.space, data, reference)
-    rows, generated = [("real data", real)], {}
+    reference = reference_of(data.space)
+    real = seen_from(data.x[evenly(len(data), num_samples)], data.space, data, reference)
+    rows, generated = [Row("real data", real)], {}
     for name, (model, space) in models.items():
-        drawn = _seen_from(model.sample(num_samples, seed=seed)[0], space, data, reference)
-        means = _seen_from(model.sample_means(num_samples, seed=seed)[0], space, data, reference)
+        drawn = seen_from(model.sample(num_samples, seed=seed)[0], space, data, reference)
+        means = seen_from(model.sample_means(num_samples, seed=seed)[0], space, data, reference)
         title = wrapped(name, 24)
-        rows += [(f"{title}\nx ~ p(x given z)", drawn), (f"{title}\nE[x given z], not samples", means)]
+        rows += [
+            Row(f"{title}\nx ~ p(x given z)", drawn, first=True),
+            Row(f"{title}\nE[x given z], not samples", means),
+        ]
         generated[name] = torch.cat([drawn, means])
-
-    low, high = min(0.0, real.min().item()), max(1.0, real.max().item())
-    if real.min() > -1e-3 and real.max() < 1.001:  # far below a grey level: rounding of a transform and its inverse
-        low, high = 0.0, 1.0
-    slack = 1e-3 * (high - low)
-    clipped = {name: ((x < low - slack) | (x > high + slack)).double().mean().item() for name, x in generated.items()}
-
-    size = (WIDTH - 1.7) / (1.08 * max(num_samples, 6)) * height / width
-    ratios = [1.0] + [0.15, 1.0, 1.0] * len(models)  # a gap above every model
-    layout = ConstrainedLayoutEngine(hspace=0, h_pad=0.02)
-    figure = Picture(figsize=(WIDTH, 0.65 + sum(ratios) * (size + 0.05)), layout=layout)
-    grid = figure.add_gridspec(len(ratios), 1, height_ratios=ratios)
-    places = [place for place, ratio in enumerate(ratios) if ratio == 1]
-    for place, (label, x) in zip(places, rows, strict=True):
-        axes = figure.add_subplot(grid[place])
-        pictures = x.clamp(low, high).reshape(-1, channels, height, width)
-        for column, picture in enumerate(pictures.permute(0, 2, 3, 1)):
-            shown = picture[..., 0] if channels == 1 else (picture - low) / (high - low)
-            left = column * 1.08 * width
-            extent = (left, left + width, height, 0.0)
-            axes.imshow(shown.numpy(), cmap="gray", vmin=low, vmax=high, extent=extent, interpolation="nearest")
-        axes.set(xlim=(-0.5, num_samples * 1.08 * width), ylim=(height, 0), xticks=[], yticks=[])
-        axes.set_anchor("W")  # beside its label, whichever of width and height is short
-        axes.spines[:].set_visible(False)
-        axes.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=SMALL)
-    figure.suptitle(wrapped(f"Data and samples: {data.space.reference}", 90), fontsize=10)
-    figure.supxlabel(wrapped(_caption(low, high, clipped, models), 105), fontsize=SMALL)
-    return figure
-
-
-def _caption(low: float, high: float, clipped: Mapping[str, float], models: Seen) -> str:
-    caption = f"Grey from {low:g} (black) to {high:g} (white). Within a model, images above one another share their z."
-    if any(clipped.values()):
-        shares = ", ".join(f"{name} {share:.1%}" for name, share in clipped.items() if share > 0)
-        caption += f" Values outside are clipped: {shares}."
-    views = {space.transform_name for _, space in models.values()} - {"as it is"}
-    if views:
-        caption += f" Means are taken where the model lives ({', '.join(sorted(views))}), then mapped back."
-    return caption
+    limits = grey_limits(real)
+    said = "Within a model, images above one another share their z. " + caption(limits, image_shape, generated, models)
+    return image_rows(rows, image_shape, limits, f"Data and samples: {data.space.reference}", said)[0]
 
 
 def _scatter_samples(models: Seen, data: Observations, seed: int) -> Figure:
     shown = data[evenly(len(data), MOST_POINTS)]
-    real = _seen_from(shown.x, data.space, data, data.space)
+    real = seen_from(shown.x, data.space, data, data.space)
     drawn = {
-        name: _seen_from(model.sample(len(shown), seed=seed)[0], space, data, data.space)
+        name: seen_from(model.sample(len(shown), seed=seed)[0], space, data, data.space)
         for name, (model, space) in models.items()
     }
     view = "" if data.space.transform_name == "as it is" else f" ({data.space.transform_name})"

@@ -145,8 +145,8 @@ def test_report_prints_the_strongest_unit_on_top():
     text = str(evaluate.latent_report(Encoding(mean, torch.tensor([[1.0, 0.25]] * 2, dtype=torch.float64))))
     _, first, second, last = text.splitlines()
     kl = 0.5 * (1 + 0.25 - 1 - math.log(0.25))
-    assert first.split() == ["1", f"{kl:.3f}", f"{kl / math.log(2):.3f}", "1.0000", "0.2500", "yes"]
-    assert second.split()[0] == "0"
+    assert first.split() == ["z[1]", f"{kl:.3f}", f"{kl / math.log(2):.3f}", "1.0000", "0.2500", "yes"]
+    assert second.split()[0] == "z[0]"
     assert second.split()[-1] == "no"
     assert last.startswith("1 of 2 units active (Var E_q[z] > 0.01), collapse share 50%")
 
