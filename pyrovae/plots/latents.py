@@ -94,16 +94,16 @@ def latents(models: Mapping[str, Entry], data: Observations | Tensor, *, num_axe
     return figure
 
 
-def class_legend(figure: Figure, axes: Axes) -> None:
-    """The classes drawn on ``axes``, below everything."""
+def class_legend(figure: Figure, axes: Axes, *, beside: bool = False) -> None:
+    """The classes drawn on ``axes``, below everything or beside it."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        columns = min(len(handles), 10)
         options: dict[str, Any] = {"fontsize": SMALL, "handletextpad": 0.1, "columnspacing": 1.2, "frameon": False}
-        figure.legend(handles, labels, loc="outside lower center", ncols=columns, title="class", **options)
+        place, columns = ("outside center right", 1) if beside else ("outside lower center", min(len(handles), 10))
+        figure.legend(handles, labels, loc=place, ncols=columns, title="class", **options)
 
 
-def scatter_by_class(axes: Axes, points: Tensor, labels: Tensor | None, size: float = 24) -> None:
+def scatter_by_class(axes: Any, points: Tensor, labels: Tensor | None, size: float = 24) -> None:
     """Points (N, 2) or (N, 3), each drawn as its label; as plain dots where there are none, or too many."""
     if labels is None or len(classes := labels.cpu().unique().tolist()) > MOST_CLASSES:
         axes.scatter(*points.T.numpy(), s=size / 2, color=COLOURS[0], alpha=0.7)
@@ -134,7 +134,7 @@ def _in_space(axes: Axes) -> Any:
     solid = figure.add_subplot(place, projection="3d")
     solid.tick_params(labelsize=SMALL, pad=0)
     solid.view_init(elev=20, azim=-60)
-    solid.set_box_aspect((1, 1, 1), zoom=0.85)  # room for the labels
+    solid.set_box_aspect((1, 1, 1), zoom=0.95)  # room for the labels
     return solid
 
 

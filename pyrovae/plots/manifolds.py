@@ -10,6 +10,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from pyrovae import evaluate
@@ -107,8 +108,8 @@ def clouds_and_manifolds(
     coded = observations[balanced(observations)]
     columns = min(len(seen), 3)
     lines = math.ceil(len(seen) / columns)
-    side = WIDTH / max(columns, 2)
-    figure = Picture(figsize=(WIDTH, 1.1 + lines * 1.95 * side), layout="constrained")
+    side = (WIDTH - 0.7) / max(columns, 2)
+    figure = Picture(figsize=(WIDTH, 0.9 + lines * 2 * side), layout="constrained")
     every = figure.subplots(2 * lines, columns, squeeze=False)
     for number, (name, (model, space)) in enumerate(seen.items()):
         line, column = divmod(number, columns)
@@ -125,7 +126,7 @@ def clouds_and_manifolds(
     figure.suptitle(wrapped(f"Above z ~ q(z given x), below E[x given z] over z: {reference}", 90), fontsize=10)
     said = f"Circles hold {MASSES[0]:.0%} and {MASSES[1]:.0%} of the prior. " + _said(extent, units, seen)
     figure.supxlabel(wrapped(said, 105), fontsize=SMALL)
-    class_legend(figure, every[0, 0])
+    class_legend(figure, every[0, 0], beside=True)
     return figure
 
 
@@ -163,7 +164,8 @@ def _draw(
     edge = (0.0, num_steps * width, 0.0, num_steps * height)
     axes.imshow(mosaic.numpy(), cmap="gray", vmin=limits[0], vmax=limits[1], extent=edge, interpolation="nearest")
     side = grid_side(num_steps, extent).tolist()
-    ticks = torch.linspace(0, num_steps - 1, min(num_steps, 5)).round().int().tolist()
+    gaps = next((number for number in (4, 3, 5, 6, 7, 2) if (num_steps - 1) % number == 0), 1)
+    ticks = range(0, num_steps, (num_steps - 1) // gaps)
     values = [f"{side[tick]:.1f}".replace("-", "−").replace("−0.0", "0.0") for tick in ticks]
     axes.set_xticks([(tick + 0.5) * width for tick in ticks], values, fontsize=SMALL)
     axes.set_yticks([(tick + 0.5) * height for tick in ticks], values, fontsize=SMALL)
@@ -172,12 +174,14 @@ def _draw(
 
 def _cloud(axes: Axes, z: Tensor, labels: Tensor | None, units: tuple[int, int]) -> None:
     """Codes on two units, and circles of the prior."""
-    scatter_by_class(axes, z, labels, size=9)
+    scatter_by_class(axes, z, labels, size=12)
     for mass, style in zip(MASSES, ("-", "--"), strict=True):
         radius = math.sqrt(-2 * math.log1p(-mass))
         axes.add_patch(Circle((0, 0), radius, fill=False, edgecolor="black", linewidth=1.2, linestyle=style))
     reach = 1.05 * max(z.abs().max().item(), radius)
     axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.tick_params(labelsize=SMALL)
     _label(axes, units)
 

@@ -125,23 +125,28 @@ def sigma_maps(models: Mapping[str, Entry], data: Observations | Tensor, *, num_
     reference = reference_of(few.space)
     real = seen_from(few.x, few.space, few, reference)
     limits = grey_limits(real)
-    rows, made = [Row("data x", real)], {}
+    maps, made = [], {}
     for name, (model, space) in seen.items():
         z = evaluate.encode(model, few.in_space(space)).mean
         made[name] = seen_from(evaluate.decode_means(model, z), space, few, reference)
         sigma = evaluate.decode_deviations(model, z).detach().cpu().double().reshape(-1, *image_shape)
         sigma = sigma.square().mean(1).sqrt().flatten(1)
-        rows.append(Row(f"{wrapped(name, 24)}\nμ(z)", made[name], first=True))
-        rows.append(Row("σ(z)", sigma, colours="cividis", limits=(0.0, sigma.max().item())))
+        top = sigma.max().item()
+        maps += [
+            Row(f"{wrapped(name, 24)}\nμ(z)", made[name], first=True),
+            Row("σ(z)", sigma, colours="cividis", limits=(0.0, top)),
+        ]
     said = "At z = E[z given x]. σ in the units of x, dark where the model is sure. "
     title = f"Standard deviations of p(x given z): {few.space.reference}"
+    rows = [Row("data x", real), *maps]
     figure, every = image_rows(rows, image_shape, limits, title, said + caption(limits, image_shape, made, seen))
     for axes in every[2::2]:
-        bar = figure.colorbar(axes.images[0], ax=axes, fraction=0.02, pad=0.01)
+        (image,) = axes.images[:1]
+        bar = figure.colorbar(
+            image, cax=axes.inset_axes((1.01, 0.0, 0.012, 1.0))
+        )  # beside, so that columns stay aligned
+        bar.set_ticks(image.get_clim(), labels=[f"{value:.2g}" for value in image.get_clim()])
         bar.ax.tick_params(labelsize=SMALL)
-        bar.locator = None
-        bar.set_ticks([0.0, axes.images[0].norm.vmax])
-        bar.ax.set_yticklabels(["0", f"{axes.images[0].norm.vmax:.2g}"])
     return figure
 
 

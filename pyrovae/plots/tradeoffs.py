@@ -72,6 +72,8 @@ def rate_distortion(terms: Mapping[str, ELBOTerms]) -> Figure:
         place = {"xytext": (7, 5), "textcoords": "offset points"}
         axes.annotate(wrapped(str(name), 28), (x, y), fontsize=NORMAL, **place)  # type: ignore[arg-type]
     axes.margins(0.14)
+    axes.set_xlim(left=max(axes.get_xlim()[0], min(0.0, rate.min())))
+    axes.set_title("dotted: equal ELBO = −(rate + distortion), better towards lower left", loc="left", fontsize=NORMAL)
     axes.set_xlabel("rate KL(q(z given x) ‖ p(z)), nats per datum", fontsize=NORMAL)
     axes.set_ylabel("distortion −E[log p(x given z)], nats per datum", fontsize=NORMAL)
     axes.tick_params(labelsize=SMALL)
@@ -87,7 +89,7 @@ def _equal_elbo(axes: Axes) -> None:
     for level in levels:
         axes.plot([left, right], [level - left, level - right], ":", color="0.5", linewidth=0.9, zorder=0.5)
         if low < level - right < high:
-            label = f"ELBO {number(-level).removesuffix('.00')}"
+            label = f"ELBO {number(0.0 - level).removesuffix('.00')}"
             axes.annotate(
                 label,
                 (right, level - right),
