@@ -68,12 +68,23 @@ def test_a_vae_is_encoded_by_its_encoder_in_evaluation_mode(digits, vae, monkeyp
     torch.testing.assert_close(in_blocks.variance, encoding.variance, rtol=0, atol=1e-13)
 
 
+def test_a_guide_of_ones_own_is_left_in_its_mode(vae):
+    guide = HandwrittenGuide().train()
+    encoding = evaluate.encode(vae, torch.ones(5, 64), guide=guide)
+    assert torch.equal(encoding.mean, torch.ones(5, 2).double())
+    assert guide.training
+
+
 class HandwrittenGuide(Program):
-    """q(z given x) without an encoder."""
+    """q(z given x) without an encoder, and with dropout."""
+
+    def __init__(self):
+        super().__init__()
+        self.dropout = nn.Dropout(0.5)
 
     def forward(self, x=None, *, num_data=1):
         with pyro.plate("data", len(x), dim=-1):
-            return pyro.sample("z", dist.Normal(x[:, :2], 0.5).to_event(1))
+            return pyro.sample("z", dist.Normal(self.dropout(x[:, :2]), 0.5).to_event(1))
 
 
 class Handwritten(LatentVariableModel):
