@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO
+from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO
 from pyro.infer.elbo import ELBOModule
 from pyro.poutine.scale_messenger import ScaleMessenger
 from torch import Tensor, nn
@@ -74,8 +74,8 @@ class BetaELBO(ELBO):
     Args:
         beta: β > 0, or a schedule of it: a function of the step, 1, 2, …, such as :class:`LinearWarmup`, which is also
             asked at ``math.inf``, for the final β.
-        elbo: The ELBO that is weighted: ``Trace_ELBO`` (the default), ``TraceMeanField_ELBO`` for the analytic KL,
-            ``TraceGraph_ELBO``, or ``TraceEnum_ELBO`` for a discrete z that the guide samples.
+        elbo: The ELBO that is weighted: ``Trace_ELBO`` (the default), ``TraceMeanField_ELBO`` for the analytic KL, or
+            ``TraceEnum_ELBO`` for a discrete z that the guide enumerates.
 
     Raises:
         TypeError: If ``beta`` is neither a number nor a function, or ``elbo`` is none of these.
@@ -98,10 +98,10 @@ class BetaELBO(ELBO):
         if not callable(beta) and not isinstance(beta, (int, float)):
             raise TypeError(f"`beta` must be a number or a function of the step, got {type(beta).__name__}.")
         self.elbo: Any = Trace_ELBO() if elbo is None else elbo
-        if not isinstance(self.elbo, (Trace_ELBO, TraceGraph_ELBO, TraceEnum_ELBO)):
+        if not isinstance(self.elbo, (Trace_ELBO, TraceEnum_ELBO)):
             raise TypeError(
-                f"`elbo` must be a Trace_ELBO, TraceMeanField_ELBO, TraceGraph_ELBO or TraceEnum_ELBO, got "
-                f"{type(elbo).__name__}, which does not split into a reconstruction and a KL term."
+                f"`elbo` must be a Trace_ELBO, TraceMeanField_ELBO or TraceEnum_ELBO, got {type(elbo).__name__}; "
+                "only these split into a reconstruction and a KL term."
             )
         self.beta = beta
         self.step = 0
