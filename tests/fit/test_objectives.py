@@ -7,7 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
+from pyro.infer import SVI, JitTrace_ELBO, RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from pyro.optim import Adam
 from torch import nn
 
@@ -93,6 +93,26 @@ def test_weight_beta_at_a_variance_is_weight_one_at_beta_times_the_variance(elbo
         torch.testing.assert_close(gradient, beta * plain_gradients[name], rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize(("beta", "kept"), [(1.0, 3), (4.0, 2)])
+def test_a_linear_vae_keeps_the_directions_of_variance_above_beta_times_that_of_the_noise(beta, kept):
+    """Its optimum is that of PPCA at the variance βσ²: W = U(Λ − βσ²I)₊^½ R, the global maximum of a likelihood."""
+    sigma, eigenvalues = 0.5, torch.tensor([4.0, 2.0, 0.5, 0.2], dtype=DOUBLE)
+    x = torch.linalg.qr(torch.randn(200, D + 1, dtype=DOUBLE).index_fill(1, torch.tensor(0), 1.0)).Q[:, 1:]
+    x = x * (200 * eigenvalues).sqrt()  # of mean zero and this covariance
+    vae = VAE(3, D, Gaussian(sigma), hidden=()).double()
+    elbo = BetaELBO(beta, TraceMeanField_ELBO())
+    head = fit.svi(vae, x, elbo=elbo, num_epochs=60, batch_size=50, lr=0.05).model.decoder.head
+
+    def likelihood(loc, product):
+        covariance = product + beta * sigma**2 * torch.eye(D, dtype=DOUBLE)
+        return dist.MultivariateNormal(loc, covariance).log_prob(x).mean().item()
+
+    weight = head.loc.weight.detach()
+    best = likelihood(torch.zeros(D, dtype=DOUBLE), (eigenvalues - beta * sigma**2).clamp_min(0).diag())
+    assert best - 0.05 < likelihood(head.loc.bias.detach(), weight @ weight.T) <= best + 1e-12
+    assert (torch.linalg.svdvals(weight).square() > 0.05).sum() == kept
+
+
 @pytest.mark.parametrize("beta", [0.25, 1.0, 4.0])
 def test_the_analytic_kl_is_that_of_two_gaussians(beta, x):
     vae = small_vae()
@@ -135,6 +155,13 @@ def two_level_guide(pair, x, size):
 def two_levels(shape=()):
     values = {"slope": 0.7, "loc": 0.3, "gain": 0.4, "scale": -0.3}
     return Pair(two_level_model, two_level_guide, **{k: torch.full(shape, v, dtype=DOUBLE) for k, v in values.items()})
+
+
+def test_a_discrete_latent_that_the_model_sums_over_has_no_kl(x):
+    gmm = GaussianMixture(3, D, floor=0.01)
+    gmm.initialize(x)
+    with pytest.raises(ValueError, match=r"common poutine\.scale"):
+        value_and_gradients(BetaELBO(2.0, TraceEnum_ELBO(max_plate_nesting=1)), gmm, x)
 
 
 def test_all_latent_sites_are_weighted_and_nothing_else_by_any_name(x):
@@ -219,6 +246,7 @@ def test_stock_svi_counts_its_steps_and_not_its_evaluations(x):
         torch.manual_seed(0)
         assert svi.evaluate_loss(x) == pytest.approx(value_and_gradients(Trace_ELBO(), vae, x)[0].item(), rel=1e-12)
     assert elbo.step == 5
+    assert elbo(vae.model, vae.guide).elbo.step == 0
 
 
 # -------------------------------------------------------------------------------- the importance-weighted bound: values
@@ -356,7 +384,7 @@ def test_under_a_subsampled_plate_the_bound_is_below_the_likelihood_and_converge
     ratio = 1.2**2 / 0.5  # variance of q over that of the posterior; their means agree
     kl = 100 * 0.5 * (ratio - 1 - math.log(ratio))
     relative_variance = 100 * (ratio / math.sqrt(2 * ratio - 1) - 1)
-    assert_mean_is(conjugate.bounds(ImportanceWeightedELBO(1), 50), conjugate.exact - kl)
+    assert_mean_is(conjugate.bounds(ImportanceWeightedELBO(1), 30), conjugate.exact - kl)
     few = conjugate.bounds(ImportanceWeightedELBO(10, max_plate_nesting=1), 100)
     assert conjugate.exact - kl < few.mean() < conjugate.exact - 5 * few.std() / math.sqrt(len(few))
     many = conjugate.bounds(ImportanceWeightedELBO(1000, max_plate_nesting=1), 20)
@@ -420,8 +448,8 @@ OBJECTIVES = {
     "beta": lambda: BetaELBO(2.0),
     "beta, analytic": lambda: BetaELBO(2.0, TraceMeanField_ELBO()),
     "warm-up": lambda: BetaELBO(LinearWarmup(5)),
-    "importance-weighted": lambda: ImportanceWeightedELBO(5),
-    "doubly reparametrised": lambda: ImportanceWeightedELBO(5, gradient="doubly_reparametrised"),
+    "importance-weighted": lambda: ImportanceWeightedELBO(5, max_plate_nesting=1),
+    "doubly reparametrised": lambda: ImportanceWeightedELBO(5, gradient="doubly_reparametrised", max_plate_nesting=1),
 }
 
 
@@ -459,16 +487,9 @@ def test_stock_svi_trains_by_them(objective, x):
         torch.testing.assert_close(by_svi.state_dict()[name], value, rtol=1e-9, atol=1e-12)
     torch.manual_seed(1)
     evaluated = svi.evaluate_loss(x)
-    assert evaluated == value_and_gradients_in_eval(objective, by_svi, x, seed=1)
-
-
-def value_and_gradients_in_eval(elbo, model, x, seed):
-    module = elbo(model.model, model.guide).eval()
-    if isinstance(elbo, ImportanceWeightedELBO):
-        module.elbo.max_plate_nesting = elbo.max_plate_nesting  # no noise is spent on finding it again
-    torch.manual_seed(seed)
+    torch.manual_seed(1)
     with torch.no_grad():
-        return module(x).item()
+        assert evaluated == objective(by_svi.model, by_svi.guide)(x).item()
 
 
 @pytest.mark.parametrize("gradient", GRADIENTS)
@@ -483,9 +504,12 @@ def test_a_linear_vae_by_five_samples_comes_near_the_global_maximum_and_never_pa
     assert result.objective == "importance-weighted bound, k = 5"
 
 
-def test_one_object_serves_models_of_different_plates(x):
+@pytest.mark.parametrize(
+    "elbo", [ImportanceWeightedELBO(3), BetaELBO(2.0, Trace_ELBO(num_particles=3, vectorize_particles=True))]
+)
+def test_one_object_serves_models_of_different_plates(elbo, x):
     """What is found out about one pair is not held against the next."""
-    elbo, pair = ImportanceWeightedELBO(3), two_levels()
+    pair = two_levels()
 
     def nested(pair, x):
         with pyro.plate("data", len(x), dim=-1):
@@ -609,9 +633,9 @@ def test_a_weight_is_a_number_or_a_function():
         BetaELBO("warm")
 
 
-@pytest.mark.parametrize("elbo", [ImportanceWeightedELBO(2), RenyiELBO(), "Trace_ELBO"])
-def test_a_bound_without_kl_cannot_be_weighted(elbo):
-    with pytest.raises(TypeError, match=r"`elbo` must be a Trace_ELBO, .*, got (ImportanceW|Renyi|str)"):
+@pytest.mark.parametrize("elbo", [ImportanceWeightedELBO(2), RenyiELBO(), JitTrace_ELBO(), "Trace_ELBO"])
+def test_only_what_splits_into_reconstruction_and_kl_is_weighted(elbo):
+    with pytest.raises(TypeError, match=r"`elbo` must be a Trace_ELBO, .*, got (ImportanceW|Renyi|Jit|str)"):
         BetaELBO(2.0, elbo)
 
 

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO
+from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from pyro.infer.elbo import ELBOModule
 from pyro.poutine.scale_messenger import ScaleMessenger
 from torch import Tensor, nn
 
 Program = Callable[..., Any]
+WEIGHTED = (Trace_ELBO, TraceMeanField_ELBO, TraceEnum_ELBO)  # not their subclasses: one that compiles would keep a β
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ class BetaELBO(ELBO):
 
     Raises:
         TypeError: If ``beta`` is neither a number nor a function, or ``elbo`` is none of these.
-        ValueError: If β is not a positive number.
+        ValueError: If β is not a positive number; from the loss, if a discrete z is summed over in the model, and has no
+            KL term.
 
     Example:
         >>> from pyrovae import VAE, fit
@@ -98,7 +100,7 @@ class BetaELBO(ELBO):
         if not callable(beta) and not isinstance(beta, (int, float)):
             raise TypeError(f"`beta` must be a number or a function of the step, got {type(beta).__name__}.")
         self.elbo: Any = Trace_ELBO() if elbo is None else elbo
-        if not isinstance(self.elbo, (Trace_ELBO, TraceEnum_ELBO)):
+        if type(self.elbo) not in WEIGHTED:
             raise TypeError(
                 f"`elbo` must be a Trace_ELBO, TraceMeanField_ELBO or TraceEnum_ELBO, got {type(elbo).__name__}; "
                 "only these split into a reconstruction and a KL term."
