@@ -68,9 +68,10 @@ class BetaELBO(ELBO):
 
     A schedule of β counts *steps*: losses with gradients while the guide is in training mode (a plain function always
     is), and every ``SVI.step``.  Anything else, such as a validation loss, ``SVI.evaluate_loss`` or a loss under
-    ``torch.no_grad``, is no step, and is weighted with the final β, so that validation before and after the end of the
-    warm-up is on one scale.  Every ELBO module ``elbo(model, guide)``, hence every :func:`fit.svi`, counts for itself,
-    from its first step; stock ``SVI`` objects count in the object that they are given, so give each its own.
+    ``torch.no_grad``, is no step, and is weighted with the final β: validation is on one scale during the warm-up and
+    after it, as the losses of the steps are not.  Every ELBO module ``elbo(model, guide)``, hence every
+    :func:`fit.svi`, counts for itself, from its first step; stock ``SVI`` objects count in the object that they are
+    given, so give each its own.
 
     Args:
         beta: β > 0, or a schedule of it: a function of the step, 1, 2, …, such as :class:`LinearWarmup`, which is also
@@ -80,7 +81,7 @@ class BetaELBO(ELBO):
 
     Raises:
         TypeError: If ``beta`` is neither a number nor a function, or ``elbo`` is none of these.
-        ValueError: If β is not a positive number; from the loss, if a discrete z is summed over in the model, and has no
+        ValueError: If β is not a positive number; from the loss, if the model sums over a discrete z, which then has no
             KL term.
 
     Example:
