@@ -266,7 +266,7 @@ def test_with_the_exact_posterior_every_weight_is_the_likelihood(num_particles, 
 @pytest.mark.parametrize("num_particles", [2, 5])
 def test_the_bound_is_the_mean_weight_of_each_datum(num_particles, x):
     vae = small_vae()
-    loss, gradients = value_and_gradients(ImportanceWeightedELBO(num_particles, max_plate_nesting=1), vae, x)
+    loss, gradients = value_and_gradients(ImportanceWeightedELBO(num_particles), vae, x)
     torch.manual_seed(0)
     q = vae.encoder(x).expand((num_particles, len(x)))
     z = q.rsample()
@@ -291,7 +291,7 @@ def test_one_particle_is_the_elbo(size, x):
 @pytest.mark.parametrize("gradient", GRADIENTS)
 def test_a_subsample_scales_the_sum_over_data_and_not_the_weights(gradient, x):
     pair = two_levels()
-    elbo = ImportanceWeightedELBO(5, gradient=gradient, max_plate_nesting=1)
+    elbo = ImportanceWeightedELBO(5, gradient=gradient)
     all_data, all_gradients = value_and_gradients(elbo, pair, x, len(x))
     loss, gradients = value_and_gradients(elbo, Subsampled(pair), x)
     torch.testing.assert_close(loss, 2.5 * all_data, rtol=1e-12, atol=0.0)
@@ -342,7 +342,7 @@ def test_dimensions_may_be_a_plate_inside_of_the_data(gradient, x):
     weight, gain = torch.randn(D, dtype=DOUBLE), torch.tensor(0.4, dtype=DOUBLE)
     results = [
         value_and_gradients(
-            ImportanceWeightedELBO(3, gradient=gradient, max_plate_nesting=-dim if model is as_event else 2),
+            ImportanceWeightedELBO(3, gradient=gradient, max_plate_nesting=2),
             Pair(model, guide(dim), weight=weight.clone(), gain=gain.clone()),
             x,
         )
@@ -385,9 +385,9 @@ def test_under_a_subsampled_plate_the_bound_is_below_the_likelihood_and_converge
     kl = 100 * 0.5 * (ratio - 1 - math.log(ratio))
     relative_variance = 100 * (ratio / math.sqrt(2 * ratio - 1) - 1)
     assert_mean_is(conjugate.bounds(ImportanceWeightedELBO(1), 30), conjugate.exact - kl)
-    few = conjugate.bounds(ImportanceWeightedELBO(10, max_plate_nesting=1), 100)
+    few = conjugate.bounds(ImportanceWeightedELBO(10), 100)
     assert conjugate.exact - kl < few.mean() < conjugate.exact - 5 * few.std() / math.sqrt(len(few))
-    many = conjugate.bounds(ImportanceWeightedELBO(1000, max_plate_nesting=1), 20)
+    many = conjugate.bounds(ImportanceWeightedELBO(1000), 20)
     gap = relative_variance / (2 * 1000)
     assert gap < kl / 1000
     assert_mean_is(many, conjugate.exact - gap)
@@ -406,7 +406,7 @@ def test_pyros_renyi_elbo_is_no_bound_under_a_subsampled_plate():
 def replicated(gradient, num_particles, num_replicates=40_000):
     """As many independent draws of the gradients as there are data: all alike, each with parameters of its own."""
     x = torch.tensor([0.8, -0.5], dtype=DOUBLE).expand(num_replicates, 2)
-    elbo = ImportanceWeightedELBO(num_particles, gradient=gradient, max_plate_nesting=1)
+    elbo = ImportanceWeightedELBO(num_particles, gradient=gradient)
     return value_and_gradients(elbo, two_levels((num_replicates,)), x, num_replicates)
 
 
@@ -448,8 +448,8 @@ OBJECTIVES = {
     "beta": lambda: BetaELBO(2.0),
     "beta, analytic": lambda: BetaELBO(2.0, TraceMeanField_ELBO()),
     "warm-up": lambda: BetaELBO(LinearWarmup(5)),
-    "importance-weighted": lambda: ImportanceWeightedELBO(5, max_plate_nesting=1),
-    "doubly reparametrised": lambda: ImportanceWeightedELBO(5, gradient="doubly_reparametrised", max_plate_nesting=1),
+    "importance-weighted": lambda: ImportanceWeightedELBO(5),
+    "doubly reparametrised": lambda: ImportanceWeightedELBO(5, gradient="doubly_reparametrised"),
 }
 
 
@@ -505,7 +505,11 @@ def test_a_linear_vae_by_five_samples_comes_near_the_global_maximum_and_never_pa
 
 
 @pytest.mark.parametrize(
-    "elbo", [ImportanceWeightedELBO(3), BetaELBO(2.0, Trace_ELBO(num_particles=3, vectorize_particles=True))]
+    "elbo",
+    [
+        ImportanceWeightedELBO(3, max_plate_nesting=2),
+        BetaELBO(2.0, Trace_ELBO(num_particles=3, vectorize_particles=True)),
+    ],
 )
 def test_one_object_serves_models_of_different_plates(elbo, x):
     """What is found out about one pair is not held against the next."""
@@ -593,7 +597,7 @@ def enumerated_guide(pair, x):
 )
 def test_weights_of_each_datum_that_cannot_be_had(model, guide, message, num_particles, gradient):
     pair = Pair(model, guide)
-    elbo = ImportanceWeightedELBO(num_particles, gradient=gradient, max_plate_nesting=1)
+    elbo = ImportanceWeightedELBO(num_particles, gradient=gradient)
     with pytest.raises(ValueError, match=message):
         elbo.differentiable_loss(pair.model, pair.guide, torch.zeros(3))
 
@@ -601,7 +605,7 @@ def test_weights_of_each_datum_that_cannot_be_had(model, guide, message, num_par
 def test_a_mixture_summed_over_is_refused_by_name(x):
     unsampled = pytest.warns(UserWarning, match="in model but not guide")  # Pyro says so on the way
     with unsampled, pytest.raises(ValueError, match="no enumerated site, got 'z'"):
-        fit.svi(GaussianMixture(2, D), x, elbo=ImportanceWeightedELBO(2, max_plate_nesting=1), num_epochs=1)
+        fit.svi(GaussianMixture(2, D), x, elbo=ImportanceWeightedELBO(2), num_epochs=1)
 
 
 @pytest.mark.parametrize("num_particles", [0, -1, 2.0])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -10,14 +9,13 @@ from typing import Any, Literal
 import torch
 from pyro.distributions.util import is_identically_zero
 from pyro.infer import ELBO
-from pyro.infer.elbo import ELBOModule
 from pyro.infer.enum import get_importance_trace
 from pyro.infer.util import torch_backward, torch_sum
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_subsample
 from pyro.util import warn_if_nan
-from torch import Tensor, nn
+from torch import Tensor
 
 Program = Callable[..., Any]
 PARTICLES = "num_particles_vectorized"  # Pyro's name of the plate over particles
@@ -41,7 +39,8 @@ class ImportanceWeightedELBO(ELBO):
         num_particles: k.
         gradient: ``"reparametrised"`` or ``"doubly_reparametrised"``.
         data_plate: Name of the vectorized plate over data; every sample site of model and guide must be inside.
-        max_plate_nesting: Plates inside one another, at most; by default found by running the programs once.
+        max_plate_nesting: Plates inside one another, at most: 1 where there is none but that over data.  With
+            ``math.inf`` Pyro runs the programs once to find it, and says so.
         vectorize_particles: Draw the particles in one plate to the left of all others; else one after the other.
 
     Raises:
@@ -67,7 +66,7 @@ class ImportanceWeightedELBO(ELBO):
         *,
         gradient: Literal["reparametrised", "doubly_reparametrised"] = "reparametrised",
         data_plate: str = "data",
-        max_plate_nesting: float = math.inf,
+        max_plate_nesting: float = 1,
         vectorize_particles: bool = True,
     ) -> None:
         if not (isinstance(num_particles, int) and num_particles >= 1):
@@ -77,7 +76,7 @@ class ImportanceWeightedELBO(ELBO):
         super().__init__(
             num_particles=num_particles,
             max_plate_nesting=max_plate_nesting,
-            vectorize_particles=vectorize_particles and num_particles > 1,
+            vectorize_particles=vectorize_particles,
         )
         self.gradient = gradient
         self.data_plate = data_plate
@@ -86,10 +85,6 @@ class ImportanceWeightedELBO(ELBO):
     def objective(self) -> str:
         """What it is, for a title."""
         return f"importance-weighted bound, k = {self.num_particles}"
-
-    def __call__(self, model: nn.Module, guide: nn.Module) -> ELBOModule:
-        """An ELBO module of the pair, which finds ``max_plate_nesting`` for itself."""
-        return ELBOModule(model, guide, copy.copy(self))
 
     @torch.no_grad()
     def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
