@@ -35,7 +35,7 @@ class FitResult:
             parameters after update t, entry 0 that of the start, and the last equals ``score(x)`` of ``model``.  For
             SVI, entry t is the mean over the mini-batches of epoch t of the ELBO estimates that the steps were taken
             on.
-        objective: What ``trace`` holds: ``"log p(x)"`` or ``"ELBO"``.
+        objective: What ``trace`` holds: ``"log p(x)"``, ``"ELBO"``, or the name of what was given in its place.
         converged: Whether the stopping rule was met; None where a fit has none.
         seconds: Wall time.
         kept: Which parameters ``model`` holds, e.g. ``"best on validation, epoch 41 of 100"``.
