@@ -1,7 +1,17 @@
 """Latent-variable models in Pyro, measured on one scale: held-out log-likelihood in nats per datum."""
 
 from pyrovae import data, evaluate, fit
-from pyrovae.models import PPCA, VAE, Bernoulli, Gaussian, GaussianMixture, exact_guide
+from pyrovae.models import (
+    PPCA,
+    VAE,
+    Bernoulli,
+    BernoulliMixture,
+    FactorAnalysis,
+    Gaussian,
+    GaussianMixture,
+    PPCAMixture,
+    exact_guide,
+)
 from pyrovae.scoreboard import compare
 
 __version__ = "0.1.0"
@@ -10,8 +20,11 @@ __all__ = [
     "PPCA",
     "VAE",
     "Bernoulli",
+    "BernoulliMixture",
+    "FactorAnalysis",
     "Gaussian",
     "GaussianMixture",
+    "PPCAMixture",
     "compare",
     "data",
     "evaluate",

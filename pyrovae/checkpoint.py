@@ -8,11 +8,22 @@ from typing import Any
 
 import torch
 
-from pyrovae.models import PPCA, VAE, Bernoulli, Gaussian, GaussianMixture
+from pyrovae.models import (
+    PPCA,
+    VAE,
+    Bernoulli,
+    BernoulliMixture,
+    FactorAnalysis,
+    Gaussian,
+    GaussianMixture,
+    PPCAMixture,
+)
 from pyrovae.models.base import LatentVariableModel
 
 FORMAT = "pyrovae model, version 1"
-MODELS: dict[str, type[LatentVariableModel]] = {cls.__name__: cls for cls in (GaussianMixture, PPCA, VAE)}
+MODELS: dict[str, type[LatentVariableModel]] = {
+    cls.__name__: cls for cls in (GaussianMixture, PPCA, FactorAnalysis, PPCAMixture, BernoulliMixture, VAE)
+}
 LIKELIHOODS: dict[str, type] = {cls.__name__: cls for cls in (Bernoulli, Gaussian)}
 
 

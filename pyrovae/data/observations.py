@@ -155,7 +155,7 @@ class Observations:
             raise ValueError("`transform` needs continuous data, got a boolean space, whose values carry no Jacobian.")
         x = self.x.to("cpu", torch.float64)  # where the parameters of a transform live, wherever the data are
         y = transform(x)
-        jacobian = transform.log_abs_det_jacobian(x, y).expand(x.shape).flatten(1).sum(1)
+        jacobian = transform.log_abs_det_jacobian(x, y).expand(x.shape).masked_fill(x.isnan(), 0.0).flatten(1).sum(1)
         both = (
             transform
             if self.space.transform is identity_transform
@@ -231,12 +231,13 @@ class DataSet:
         return iter((self.train, self.valid, self.test))
 
 
-def as_observations(data: Observations | Tensor, name: str = "data") -> Observations:
+def as_observations(data: Observations | Tensor, name: str = "data", *, allow_nan: bool = False) -> Observations:
     """Check data once, at the public boundary, and give them the one form that everything below expects.
 
     Args:
         data: Observations, or a tensor of shape (N, *data_shape).
         name: How the caller's argument is called in messages.
+        allow_nan: Whether a NaN may stand for a missing value.
 
     Raises:
         TypeError: If it is neither, or not floating point.
@@ -258,11 +259,12 @@ def as_observations(data: Observations | Tensor, name: str = "data") -> Observat
         )
     if len(data) == 0:
         raise ValueError(f"`{name}` must hold at least one datum, got shape {tuple(data.x.shape)}.")
-    finite = torch.isfinite(data.x).flatten(1).all(1)
-    if not finite.all():
-        bad = (~finite).nonzero().flatten()
+    offends = torch.isinf if allow_nan else lambda x: ~torch.isfinite(x)
+    bad = offends(data.x).flatten(1).any(1).nonzero().flatten()
+    if len(bad):
+        what = "infinity" if allow_nan else "NaN or infinity"
         raise ValueError(
-            f"`{name}` must be finite, got NaN or infinity in {len(bad)} of {len(data)} data, "
-            f"first in row {int(bad[0])}; remove or impute them."
+            f"`{name}` must be finite, got {what} in {len(bad)} of {len(data)} data, first in row {int(bad[0])}; "
+            'remove or impute them, or give missing values as NaN to a model that takes them, missing="nan".'
         )
     return data

@@ -14,6 +14,7 @@ from pyrovae.evaluate.downstream import Downstream, downstream
 from pyrovae.evaluate.fid import FID, FIDHistory, fid
 from pyrovae.evaluate.importance import ELBOTerms, LogLikelihood, draws, elbo, elbo_terms, log_likelihood, log_weights
 from pyrovae.evaluate.latents import Encoding, LatentReport, encode, latent_report
+from pyrovae.evaluate.parameters import match_components, principal_angles
 from pyrovae.evaluate.pareto import k_hat_threshold, pareto_k
 
 __all__ = [
@@ -43,4 +44,7 @@ __all__ = [
     "pareto_k",
     "reconstruct_means",
     "reconstruct_samples",
+    "match_components",
+    "pareto_k",
+    "principal_angles",
 ]

@@ -1,15 +1,21 @@
-"""Three ways to fit, none of which knows a concrete model."""
+"""Three ways to fit, and the objectives of one of them; none knows a concrete model."""
 
 from pyrovae.fit.closed_form import closed_form
 from pyrovae.fit.em import em
-from pyrovae.fit.result import ConvergenceWarning, DivergenceError, FitResult
+from pyrovae.fit.objectives import BetaELBO, ImportanceWeightedELBO, LinearWarmup
+from pyrovae.fit.result import ConvergenceWarning, DegeneracyWarning, DivergenceError, FitResult, FitWarning
 from pyrovae.fit.select import Selection, select
 from pyrovae.fit.svi import svi
 
 __all__ = [
+    "BetaELBO",
     "ConvergenceWarning",
+    "DegeneracyWarning",
     "DivergenceError",
     "FitResult",
+    "FitWarning",
+    "ImportanceWeightedELBO",
+    "LinearWarmup",
     "Selection",
     "closed_form",
     "em",

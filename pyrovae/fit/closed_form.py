@@ -7,20 +7,25 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from pyrovae.data import Observations, as_observations
+from pyrovae.data import Observations
 from pyrovae.fit.result import FitResult, nats
+from pyrovae.fit.sources import checked_weight
 from pyrovae.models.base import TractableModel
 
 
-def closed_form(model: TractableModel, data: Observations | Tensor) -> FitResult:
+def closed_form(
+    model: TractableModel, data: Observations | Tensor, *, sample_weight: Tensor | None = None, **options: Any
+) -> FitResult:
     """Fit a model whose maximum-likelihood parameters have a closed form: probabilistic PCA, one Gaussian.
 
     Args:
         model: A model with ``maximum_likelihood(x)``; it is left as it was.
         data: Observations or tensor, N data.
+        sample_weight: What each datum counts for, shape (N,): a weight of 2 is that datum twice.
+        **options: Passed on to the model's ``maximum_likelihood``; ``beta`` for probabilistic PCA.
 
     Returns:
-        The fit; its trace has one entry, the maximum of the mean log p(x), nats per datum.
+        The fit; its trace has one entry, the (weighted) mean log p(x) at the maximum, nats per datum.
 
     Raises:
         TypeError: If the model has no closed form.
@@ -39,18 +44,21 @@ def closed_form(model: TractableModel, data: Observations | Tensor) -> FitResult
             f"`model` must have a closed-form maximum, got {type(model).__name__}; fit it by fit.em or fit.svi."
         )
     start = time.perf_counter()
-    observations = as_observations(data)
+    observations = model.checked(data, "data")
     fitted = model.copy()
-    x = fitted.as_input(observations, "data")
-    cast(Any, fitted).maximum_likelihood(x)
+    x = fitted.as_input(observations)
+    weight = checked_weight(sample_weight, len(x), x)
+    cast(Any, fitted).maximum_likelihood(x, weight, **options)
+    log_prob = fitted.score_samples(x).double()
+    mean = log_prob.mean() if weight is None else (log_prob @ weight.double()) / weight.double().sum()
     return FitResult(
         model=fitted,
         method="closed form",
-        trace=nats([fitted.score(x)]),
+        trace=nats([mean.item()]),
         objective="log p(x)",
         converged=True,
         seconds=time.perf_counter() - start,
         kept="global maximum",
         space=observations.space,
-        refit=lambda seed: closed_form(model, data),
+        refit=lambda seed: closed_form(model, data, sample_weight=sample_weight, **options),
     )

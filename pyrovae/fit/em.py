@@ -6,36 +6,41 @@ once.
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterable
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from tqdm.auto import tqdm
 
-from pyrovae.data import Observations, as_observations
+from pyrovae.data import Observations
 from pyrovae.fit.progress import hidden
-from pyrovae.fit.result import ConvergenceWarning, DivergenceError, FitResult, nats
+from pyrovae.fit.result import ConvergenceWarning, DegeneracyWarning, DivergenceError, FitResult, nats
+from pyrovae.fit.sources import Source, open_source
 from pyrovae.models.base import TractableModel
 from pyrovae.seeding import seeded
 
 Statistics = dict[str, Tensor]
 
-CHUNK_FLOATS = 2**20  # numbers in the largest intermediate array of a chunk, 8 MiB in float64: it stays in cache
-
 
 def em(
     model: TractableModel,
-    data: Observations | Tensor,
+    data: Observations | Tensor | np.ndarray | Iterable[Any],
     *,
+    sample_weight: Tensor | None = None,
     tolerance: float = 1e-6,
     max_iterations: int = 1000,
     num_restarts: int = 1,
     accelerate: bool = False,
     warm_start: bool = False,
     chunk_size: int | None = None,
+    memory_budget: int | None = None,
+    distributed: bool = False,
     seed: int = 0,
     progress: bool | None = None,
 ) -> FitResult:
@@ -45,9 +50,15 @@ def em(
     the ratio a of the last two gains, a gain g leaves about g a / (1 − a) to come (Aitken's extrapolation), which a
     slow fit, whose gains are small but hardly shrink, does not pass by mistake.
 
+    A restart that ends with a component at the floor, or with next to no data, is kept only if all do, and then a
+    warning says so: its likelihood is that of the floor.
+
     Args:
         model: A model with ``initialize``, ``expected_statistics`` and ``maximize``; it is left as it was.
-        data: Observations or tensor, N data.
+        data: N data: Observations or a tensor; a numpy array, memory-mapped too (``np.load(..., mmap_mode="r")``), of
+            which only a chunk at a time is in memory; or any iterable of batches that can be gone through once for
+            every iteration (a DataLoader, say).
+        sample_weight: What each datum counts for, shape (N,): a weight of 2 is that datum twice.
         tolerance: On the mean log-likelihood, nats per datum.
         max_iterations: Bound on the iterations of one restart.
         num_restarts: Starts to try; the best is kept.
@@ -55,19 +66,25 @@ def em(
             by it; on slow fits an order of magnitude fewer E steps.
         warm_start: Start from the parameters of ``model`` rather than from the data.
         chunk_size: Data in one E step; by default as many as keep intermediate values small.
+        memory_budget: Bytes that the data in memory, and what is derived from them, may take at once, parameters and
+            their statistics aside.  The start is then taken from a random part of the data.
+        distributed: Share the work among the processes of ``torch.distributed`` (see ``torchrun``), which must be
+            initialised.  Every process is given the same tensor or array, and reads its own part of the rows; batches
+            are each process's own.  All of them return the same fit.
         seed: Seed of the starts.
         progress: Show a progress bar; by default one appears when a fit takes over a second.
 
     Returns:
-        The fit.  ``trace[t]`` is the mean log p(x) after t updates, nats per datum.
+        The fit.  ``trace[t]`` is the (weighted) mean log p(x) after t updates, nats per datum.
 
     Raises:
-        TypeError: If the model has no E and M step.
+        TypeError: If the model has no E and M step, or the data are of no kind named above.
         ValueError: If an argument is out of range, or the data do not fit the model.
         DivergenceError: If log p(x) is not finite.
 
     Warns:
         ConvergenceWarning: If the kept restart did not meet the tolerance within ``max_iterations``.
+        DegeneracyWarning: If it has a component at the floor, or with next to no data.
 
     Example:
         >>> import torch
@@ -93,123 +110,150 @@ def em(
         raise ValueError(f"`chunk_size` must be at least 1, got {chunk_size}.")
     if not tolerance > 0:
         raise ValueError(f"`tolerance` must be a positive number of nats per datum, got {tolerance}.")
+    if distributed and not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        raise ValueError(
+            "`distributed` needs an initialised process group, got none; "
+            'run under torchrun, and call torch.distributed.init_process_group("gloo") first.'
+        )
+    arguments: dict[str, Any] = {
+        "sample_weight": sample_weight,
+        "tolerance": tolerance,
+        "max_iterations": max_iterations,
+        "num_restarts": num_restarts,
+        "accelerate": accelerate,
+        "warm_start": warm_start,
+        "chunk_size": chunk_size,
+        "memory_budget": memory_budget,
+        "distributed": distributed,
+        "progress": progress,
+    }
     began = time.perf_counter()
-    observations = as_observations(data)
-    x = model.as_input(observations, "data")
-    rows = chunk_size or max(model.smallest_chunk, CHUNK_FLOATS // model.floats_per_datum)
-    best: tuple[TractableModel, list[float], bool] | None = None
-    finals = []
+    place = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed else (0, 1)
+    source = open_source(model, data, sample_weight, chunk_size, memory_budget, *place)
+    restarts: list[_Restart] = []
     with (
         seeded(seed),
-        tqdm(total=None, desc="EM", unit=" it", delay=1.0, leave=False, disable=hidden(progress)) as bar,
+        tqdm(
+            total=None, desc="EM", unit=" it", delay=1.0, leave=False, disable=hidden(progress) or place[0] > 0
+        ) as bar,
     ):
-        for restart in range(1 if warm_start else num_restarts):
-            candidate = model.copy()
-            if not warm_start:
-                candidate.initialize(x)
-            trace, converged = _ascend(
-                candidate,
-                lambda m: expected_statistics(m, x, rows),
-                accelerate,
-                tolerance,
-                max_iterations,
-                bar,
-                restart,
-            )
-            finals.append(trace[-1])
-            if best is None or trace[-1] > best[1][-1]:
-                best = candidate, trace, converged
-    assert best is not None
-    fitted, trace, converged = best
-    if not converged:
-        last = trace[-1] - trace[-2]
+        for number in range(1, 2 if warm_start else num_restarts + 1):
+            restart = _Restart(model.copy(), source, distributed, number, bar)
+            restart.ascend(not warm_start, accelerate, tolerance, max_iterations)
+            restarts.append(restart)
+    best = max(restarts, key=lambda restart: (not restart.degeneracies, restart.trace[-1]))
+    if not best.converged:
+        last = best.trace[-1] - best.trace[-2]
         warnings.warn(
             f"EM did not converge within `max_iterations` = {max_iterations}: the last iteration gained {last:.2e} "
             f"nats per datum, and `tolerance` is {tolerance:g}.",
             ConvergenceWarning,
             stacklevel=2,
         )
+    if best.degeneracies:
+        warnings.warn(
+            f"EM ended in a degenerate fit, whose likelihood says little: {'; '.join(best.degeneracies[:3])}"
+            f"{', and more' if len(best.degeneracies) > 3 else ''}; raise `floor`, or ask for fewer components.",
+            DegeneracyWarning,
+            stacklevel=2,
+        )
     return FitResult(
-        model=fitted,
+        model=best.model,
         method="EM",
-        trace=nats(trace),
+        trace=nats(best.trace),
         objective="log p(x)",
-        converged=converged,
+        converged=best.converged,
         seconds=time.perf_counter() - began,
-        kept=f"best of {num_restarts} restarts" if len(finals) > 1 else f"iteration {len(trace) - 1}",
-        space=observations.space,
-        restarts=tuple(finals),
-        refit=lambda other: em(
-            model,
-            data,
-            tolerance=tolerance,
-            max_iterations=max_iterations,
-            num_restarts=num_restarts,
-            accelerate=accelerate,
-            warm_start=warm_start,
-            chunk_size=chunk_size,
-            seed=other,
-            progress=progress,
-        ),
+        kept=f"best of {num_restarts} restarts" if len(restarts) > 1 else f"iteration {len(best.trace) - 1}",
+        space=source.space,
+        restarts=tuple(restart.trace[-1] for restart in restarts),
+        degeneracies=tuple(best.degeneracies),
+        refit=lambda other: em(model, data, seed=other, **arguments),
     )
 
 
-def _ascend(
-    model: TractableModel,
-    e_step: Callable[[TractableModel], Statistics],
-    accelerate: bool,
-    tolerance: float,
-    max_iterations: int,
-    bar: tqdm,
-    restart: int,
-) -> tuple[list[float], bool]:
-    """Iterate in place until the stopping rule is met; the trace, and whether it was."""
-    statistics = e_step(model)
-    trace = [_mean_log_prob(statistics, restart, 0)]
-    for iteration in range(1, max_iterations + 1):
-        if accelerate:
-            statistics = _squared_extrapolation(model, e_step, statistics)
-        else:
-            model.maximize(statistics)
-            statistics = e_step(model)
-        trace.append(_mean_log_prob(statistics, restart, iteration))
-        bar.update()
-        bar.set_postfix_str(f"log p {trace[-1]:.4f} nats, restart {restart + 1}", refresh=False)
-        if remaining_gain(trace) < tolerance:
-            return trace, True
-    return trace, False
+class _Restart:
+    """One ascent: the model on its way, the trace, and whether the stopping rule was met."""
+
+    def __init__(self, model: TractableModel, source: Source, distributed: bool, number: int, bar: tqdm) -> None:
+        self.model, self.source, self.distributed, self.number, self.bar = model, source, distributed, number, bar
+        self.trace: list[float] = []
+        self.converged = False
+        self.degeneracies: list[str] = []
+
+    def ascend(self, initialize: bool, accelerate: bool, tolerance: float, max_iterations: int) -> None:
+        """Iterate until the stopping rule is met."""
+        if initialize:
+            x, weight = self.source.start()
+            self.model.initialize(x, weight)
+            if self.distributed:
+                for tensor in self.model.state_dict().values():
+                    torch.distributed.broadcast(tensor, src=0)
+        statistics = self.e_step()
+        self.trace.append(self.mean_log_prob(statistics))
+        while not self.converged and len(self.trace) <= max_iterations:
+            if accelerate:
+                statistics = self.squared_extrapolation(statistics)
+            else:
+                self.model.maximize(statistics)
+                statistics = self.e_step()
+            self.trace.append(self.mean_log_prob(statistics))
+            self.bar.update()
+            self.bar.set_postfix_str(f"log p {self.trace[-1]:.4f} nats, restart {self.number}", refresh=False)
+            self.converged = remaining_gain(self.trace) < tolerance
+        self.degeneracies = self.model.degeneracies(statistics["count"].item())
+
+    def e_step(self) -> Statistics:
+        """The sums over all data: those of the chunks, added up in float64, of this process and of the others."""
+        total: Statistics = {}
+        with self.model.unchanged():
+            for x, weight in self.source.chunks():
+                for name, value in self.model.expected_statistics(x, weight).items():
+                    total[name] = total[name].add_(value) if name in total else value.clone()
+        return _summed_over_processes(total) if self.distributed else total
+
+    @torch.no_grad()
+    def squared_extrapolation(self, statistics: Statistics) -> Statistics:
+        """Two EM steps, and the point extrapolated from them or, where that is no better, the second; its sums."""
+        parameters = list(self.model.model.parameters())
+        start = parameters_to_vector(parameters)
+        self.model.maximize(statistics)
+        first = parameters_to_vector(parameters)
+        after_first = self.e_step()
+        self.model.maximize(after_first)
+        second = parameters_to_vector(parameters)
+        step, curvature = first - start, second - 2 * first + start
+        length = (step.norm() / curvature.norm()).clamp_min(1.0)
+        if torch.isfinite(length):
+            vector_to_parameters(start + 2 * length * step + length**2 * curvature, parameters)
+            extrapolated = self.e_step()
+            if extrapolated["log_prob"] >= after_first["log_prob"]:
+                return extrapolated
+            vector_to_parameters(second, parameters)
+        return self.e_step()
+
+    def mean_log_prob(self, statistics: Statistics) -> float:
+        """log p(x), nats per datum.
+
+        Raises:
+            DivergenceError: If it is not finite.
+        """
+        value = (statistics["log_prob"] / statistics["count"]).item()
+        if not math.isfinite(value):
+            raise DivergenceError(
+                f"log p(x) is {value} after iteration {len(self.trace)} of restart {self.number}; "
+                "raise `floor`, or rescale the data to unit variance.",
+                None,
+            )
+        return value
 
 
-@torch.no_grad()
-def _squared_extrapolation(
-    model: TractableModel, e_step: Callable[[TractableModel], Statistics], statistics: Statistics
-) -> Statistics:
-    """Two EM steps and the point extrapolated from them, or the second step where that is no better; its statistics."""
-    parameters = list(model.model.parameters())
-    start = parameters_to_vector(parameters)
-    model.maximize(statistics)
-    first = parameters_to_vector(parameters)
-    after_first = e_step(model)
-    model.maximize(after_first)
-    second = parameters_to_vector(parameters)
-    step, curvature = first - start, second - 2 * first + start
-    length = (step.norm() / curvature.norm()).clamp_min(1.0)
-    if torch.isfinite(length):
-        vector_to_parameters(start + 2 * length * step + length**2 * curvature, parameters)
-        extrapolated = e_step(model)
-        if extrapolated["log_prob"] >= after_first["log_prob"]:
-            return extrapolated
-        vector_to_parameters(second, parameters)
-    return e_step(model)
-
-
-def expected_statistics(model: TractableModel, x: Tensor, rows: int) -> Statistics:
-    """The E step over all data: the sum of its statistics over chunks of ``rows`` data."""
-    total: Statistics = {}
-    for chunk in x.split(rows):
-        statistics = model.expected_statistics(chunk)
-        total = {name: total[name] + value if total else value for name, value in statistics.items()}
-    return total
+def _summed_over_processes(statistics: Statistics) -> Statistics:
+    """The same sums over the data of all processes, in one exchange."""
+    flat = torch.cat([value.flatten() for value in statistics.values()])
+    torch.distributed.all_reduce(flat)
+    parts = flat.split([value.numel() for value in statistics.values()])
+    return {name: part.view_as(value) for (name, value), part in zip(statistics.items(), parts, strict=True)}
 
 
 def remaining_gain(trace: list[float]) -> float:
@@ -227,17 +271,6 @@ def remaining_gain(trace: list[float]) -> float:
         return float("inf")
     ratio = gain / max(trace[-2] - trace[-3], gain * 1e-12)
     return gain * ratio / (1 - ratio) if ratio < 1 else float("inf")
-
-
-def _mean_log_prob(statistics: dict[str, Tensor], restart: int, iteration: int) -> float:
-    value = (statistics["log_prob"] / statistics["count"]).item()
-    if value - value != 0:  # NaN or infinite
-        raise DivergenceError(
-            f"log p(x) is {value} after iteration {iteration} of restart {restart + 1}; "
-            "raise `floor`, or rescale the data to unit variance.",
-            None,
-        )
-    return value
 
 
 def _is_given(model: object, step: str) -> bool:

@@ -12,8 +12,16 @@ from pyrovae.data import Space
 from pyrovae.models.base import LatentVariableModel
 
 
-class ConvergenceWarning(UserWarning):
+class FitWarning(UserWarning):
+    """A fit came to an end that its user should know about."""
+
+
+class ConvergenceWarning(FitWarning):
     """A fit stopped before its stopping rule was met."""
+
+
+class DegeneracyWarning(FitWarning):
+    """The likelihood of a fit comes from a floor, or from a handful of data."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +35,7 @@ class FitResult:
             parameters after update t, entry 0 that of the start, and the last equals ``score(x)`` of ``model``.  For
             SVI, entry t is the mean over the mini-batches of epoch t of the ELBO estimates that the steps were taken
             on.
-        objective: What ``trace`` holds: ``"log p(x)"`` or ``"ELBO"``.
+        objective: What ``trace`` holds: ``"log p(x)"``, ``"ELBO"``, or the name of what was given in its place.
         converged: Whether the stopping rule was met; None where a fit has none.
         seconds: Wall time.
         kept: Which parameters ``model`` holds, e.g. ``"best on validation, epoch 41 of 100"``.
@@ -35,6 +43,7 @@ class FitResult:
         valid_trace: SVI with validation data: ELBO on them after each epoch, nats per datum.
         elbo: SVI: the ELBO of what was kept, on validation data if there were any, else the last entry of ``trace``.
         restarts: EM: final log p(x) of every restart, nats per datum.
+        degeneracies: EM: one line for each component that is at the floor or has next to no data.
         refit: Fits the same model to the same data again, ``refit(seed)``.
     """
 
@@ -49,6 +58,7 @@ class FitResult:
     valid_trace: Tensor | None = None
     elbo: float | None = None
     restarts: tuple[float, ...] = ()
+    degeneracies: tuple[str, ...] = ()
     refit: Callable[[int], FitResult] = field(repr=False, kw_only=True)
 
     def __repr__(self) -> str:

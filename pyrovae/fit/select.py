@@ -1,9 +1,10 @@
-"""Choosing among candidates by their exact likelihood on validation data."""
+"""Choosing among candidates by their exact likelihood on validation data, or by an information criterion."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal, cast
 
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -19,8 +20,9 @@ class Selection:
     """The outcome of :func:`select`.
 
     Attributes:
-        best: The fit with the highest log p(x) on validation data.
-        scores: Mean log p(x) of every candidate on validation data, nats per datum, in the order given.
+        best: The fit that the criterion prefers.
+        scores: The criterion of every candidate, in the order given: mean log p(x) on validation data, nats per datum,
+            or BIC or AIC of the training data.
     """
 
     best: FitResult
@@ -30,20 +32,22 @@ class Selection:
 def select(
     candidates: Sequence[TractableModel],
     how: Callable[[TractableModel], FitResult],
-    valid: Observations | Tensor,
+    data: Observations | Tensor,
     *,
+    criterion: Literal["log_likelihood", "bic", "aic"] = "log_likelihood",
     progress: bool | None = None,
 ) -> Selection:
-    """Fit every candidate, and keep the one that gives validation data the highest exact likelihood.
+    """Fit every candidate, and keep the one that gives validation data the highest exact likelihood (or the best BIC).
 
     Args:
         candidates: Unfitted models.
         how: Fits one, e.g. ``lambda model: fit.em(model, train)``.
-        valid: Validation data.
+        data: Validation data; for ``"bic"`` and ``"aic"`` the data that ``how`` fits to.
+        criterion: ``"log_likelihood"`` (higher is better), ``"bic"`` or ``"aic"`` (lower is better).
         progress: Show a progress bar; by default one appears after a second.
 
     Raises:
-        ValueError: If there is no candidate.
+        ValueError: If there is no candidate, or no such criterion.
 
     Example:
         >>> import torch
@@ -55,13 +59,14 @@ def select(
     """
     if not candidates:
         raise ValueError("`candidates` must hold at least one model, got none.")
-    best: FitResult | None = None
+    if criterion not in ("log_likelihood", "bic", "aic"):
+        raise ValueError(f'`criterion` must be "log_likelihood", "bic" or "aic", got {criterion!r}.')
     scores: list[float] = []
     for candidate in tqdm(candidates, desc="choosing", unit="model", delay=1.0, leave=False, disable=hidden(progress)):
         result = how(candidate)
-        score = result.model.score(valid)  # type: ignore[operator]
-        if best is None or score > max(scores):
+        model = cast(TractableModel, result.model)
+        scores.append(model.score(data) if criterion == "log_likelihood" else getattr(model, criterion)(data))
+        better = max if criterion == "log_likelihood" else min
+        if scores[-1] == better(scores):
             best = result
-        scores.append(score)
-    assert best is not None
     return Selection(best, tuple(scores))

@@ -132,7 +132,7 @@ def svi(
             model=fitted.eval(),
             method="SVI",
             trace=nats(run.trace),
-            objective="ELBO",
+            objective=getattr(elbo, "objective", "ELBO"),
             converged=None,
             seconds=time.perf_counter() - began,
             kept=kept,

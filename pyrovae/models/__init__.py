@@ -1,18 +1,24 @@
 """The models: each an explicit Pyro program with its guide."""
 
 from pyrovae.models.base import LatentVariableModel, Program, TractableModel, exact_guide
+from pyrovae.models.bernoulli_mixture import BernoulliMixture
+from pyrovae.models.factor_analysis import FactorAnalysis
 from pyrovae.models.gmm import GaussianMixture
 from pyrovae.models.likelihoods import Bernoulli, Gaussian
 from pyrovae.models.ppca import PPCA
+from pyrovae.models.ppca_mixture import PPCAMixture
 from pyrovae.models.vae import VAE
 
 __all__ = [
     "PPCA",
     "VAE",
     "Bernoulli",
+    "BernoulliMixture",
+    "FactorAnalysis",
     "Gaussian",
     "GaussianMixture",
     "LatentVariableModel",
+    "PPCAMixture",
     "Program",
     "TractableModel",
     "exact_guide",

@@ -9,10 +9,13 @@ p(z given x).
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import math
 from abc import ABC, abstractmethod
-from typing import Any, Self
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, Self, TypeVar, cast
 
 import pyro
 import torch
@@ -24,6 +27,9 @@ from torch import Tensor, nn
 from pyrovae.data import Observations, as_observations
 from pyrovae.data.observations import Support
 from pyrovae.seeding import seeded
+
+Missing = Literal["error", "nan"]
+Result = TypeVar("Result")
 
 _instance_number = itertools.count()
 
@@ -52,6 +58,8 @@ class LatentVariableModel(nn.Module):
         guide: The amortized guide, holding φ.
         data_shape: Shape of one datum, or None when only the user's own modules know.
         support: ``"boolean"`` or ``"real"``: what kind of data p(x) is a density or mass of; None when unknown.
+        missing: ``"nan"`` where a NaN among the data is a value not observed, and p(x) is the marginal of the observed
+            ones; ``"error"`` where it is refused.
         config: The constructor's arguments as plain values, so that a saved model can be built again; None where
             modules of the user's own are part of it.
     """
@@ -60,6 +68,7 @@ class LatentVariableModel(nn.Module):
     guide: Program
     data_shape: tuple[int, ...] | None
     support: Support | None = "real"
+    missing: Missing = "error"
     config: dict[str, Any] | None = None
 
     def initialize(self, x: Tensor) -> None:
@@ -72,20 +81,32 @@ class LatentVariableModel(nn.Module):
         Raises:
             ValueError: If the shape or the values do not fit the model.
         """
-        observations = as_observations(data, name).fixed()
+        x = self.checked(data, name).x
+        like = next(itertools.chain(self.parameters(), self.buffers()))
+        return x.to(device=like.device, dtype=like.dtype)
+
+    def checked(self, data: Observations | Tensor, name: str = "x") -> Observations:
+        """Check that ``data`` are of this model's shape and support, and return them with nothing left to chance.
+
+        Raises:
+            ValueError: If the shape or the values do not fit the model.
+        """
+        observations = as_observations(data, name, allow_nan=self.missing == "nan").fixed()
         if self.data_shape is not None and observations.data_shape != self.data_shape:
             expected = ", ".join(map(str, ("N", *self.data_shape)))
             flat = math.prod(observations.data_shape) == math.prod(self.data_shape)
             hint = "flatten or reshape the data first" if flat else "build the model with the `data_shape` of the data"
             raise ValueError(f"`{name}` must have shape ({expected}), got {tuple(observations.x.shape)}; {hint}.")
-        if self.support == "boolean" and not ((observations.x == 0) | (observations.x == 1)).all():
+        if (
+            self.support == "boolean"
+            and not ((observations.x == 0) | (observations.x == 1) | observations.x.isnan()).all()
+        ):
             low, high = observations.x.min().item(), observations.x.max().item()
             raise ValueError(
                 f"`{name}` must hold only 0 and 1 for a Bernoulli likelihood, got values in [{low:g}, {high:g}]; "
                 'binarize them, e.g. data.load(..., observations="binary").'
             )
-        like = next(itertools.chain(self.parameters(), self.buffers()))
-        return observations.x.to(device=like.device, dtype=like.dtype)
+        return observations
 
     @torch.no_grad()
     def sample(self, num_samples: int = 1, *, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -129,6 +150,20 @@ class LatentVariableModel(nn.Module):
         return copy.deepcopy(self)
 
 
+def derived(method: Callable[[Any], Result]) -> Callable[[Any], Result]:
+    """For a method that computes something from the parameters alone: once in a block of ``model.unchanged()``."""
+
+    @functools.wraps(method)
+    def once(self: TractableModel) -> Result:
+        if self._derived is None:
+            return method(self)
+        if method.__name__ not in self._derived:
+            self._derived[method.__name__] = method(self)
+        return self._derived[method.__name__]
+
+    return once
+
+
 class TractableModel(LatentVariableModel, ABC):
     """A model whose likelihood and posterior are known exactly, and which EM can fit.
 
@@ -140,10 +175,11 @@ class TractableModel(LatentVariableModel, ABC):
 
     floats_per_datum: int  # numbers that an E step holds for each datum
     smallest_chunk: int = 1  # data below which the sums of a chunk cost more to add up than to compute
+    _derived: dict[str, Any] | None = None
 
     @abstractmethod
     def log_prob(self, x: Observations | Tensor) -> Tensor:
-        """Exact log p(x), shape (N,), nats per datum."""
+        """Exact log p(x), shape (N,), nats per datum; with missing values that of the observed ones."""
 
     @abstractmethod
     def posterior(self, x: Observations | Tensor) -> pyro.distributions.Distribution:
@@ -154,13 +190,43 @@ class TractableModel(LatentVariableModel, ABC):
         """Exact KL(p(z given x) ‖ p(z)), shape (N,), nats: what x tells of z.  With the exact posterior as guide, the
         reconstruction term of the ELBO is log p(x) + this."""
 
-    def expected_statistics(self, x: Tensor) -> dict[str, Tensor]:
-        """E step: sums over data of the expected sufficient statistics, with ``log_prob`` and ``count`` among them."""
+    def as_distribution(self) -> pyro.distributions.TorchDistribution:
+        """p(x) as a distribution of Pyro, event shape ``data_shape``: the prior of another program, say.
+
+        Its parameters are this model's own: gradients flow into them, and a later change of them does not show.
+        """
+        raise NotImplementedError(f"p(x) of a {type(self).__name__} is no distribution that Pyro has.")
+
+    def initialize(self, x: Tensor, weight: Tensor | None = None) -> None:
+        """Set the starting parameters from data ``x``, each counting for ``weight``, and torch's random state."""
+        raise NotImplementedError
+
+    def expected_statistics(self, x: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
+        """E step: sums over data of the expected sufficient statistics, with ``log_prob`` and ``count`` among them.
+
+        Args:
+            x: Data as :meth:`as_input` gives them, shape (N, *data_shape).
+            weight: What each datum counts for, shape (N,); one each if left out.
+        """
         raise NotImplementedError
 
     def maximize(self, statistics: dict[str, Tensor]) -> None:
         """M step: set the parameters, in place, to the maximum of the expected complete-data log-likelihood."""
         raise NotImplementedError
+
+    def degeneracies(self, count: float) -> list[str]:
+        """Where the likelihood of a fit to ``count`` data comes from a floor or a handful of data; a line for each."""
+        return []
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """A block in which no parameter changes, so that what is derived from them alone is computed once."""
+        outer = self._derived
+        self._derived = {} if outer is None else outer
+        try:
+            yield
+        finally:
+            self._derived = outer
 
     @torch.no_grad()
     def score_samples(self, x: Observations | Tensor) -> Tensor:
@@ -251,3 +317,14 @@ def check_floor(floor: float) -> float:
             "without one the likelihood is unbounded."
         )
     return float(floor)
+
+
+def check_missing(missing: str) -> Missing:
+    """What is to become of a NaN.
+
+    Raises:
+        ValueError: If it is neither ``"error"`` nor ``"nan"``.
+    """
+    if missing not in ("error", "nan"):
+        raise ValueError(f'`missing` must be "error" or "nan", got {missing!r}.')
+    return cast(Missing, missing)

@@ -7,7 +7,7 @@ feasible set, {Σ ⪰ ε I}, and neither can collapse a component onto a datum.
 from __future__ import annotations
 
 import math
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import pyro
 import pyro.distributions as dist
@@ -15,11 +15,25 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.data import Observations
-from pyrovae.models.base import AmortizedGuide, Program, TractableModel, check_floor, flat_dims
+from pyrovae.models.base import (
+    AmortizedGuide,
+    Missing,
+    Program,
+    check_floor,
+    check_missing,
+    derived,
+)
+from pyrovae.models.kernels import lower_triangular_product, symmetric_product
+from pyrovae.models.missing import ConditionalGaussians, column_means, fill_columns
+from pyrovae.models.mixture import MarginalGuide, Mixture, start_clusters
+
+if TYPE_CHECKING:
+    import sklearn.mixture
 
 Covariance = Literal["full", "tied", "diag", "spherical"]
-CHUNK_FLOATS = 2**20  # numbers in the largest intermediate array of a density, 8 MiB in float64
 COVARIANCES = ("full", "tied", "diag", "spherical")
+STARTS = ("k-means++", "random")
+NEGLIGIBLE = 1e-30  # responsibilities below this add nothing, to rounding, to any sum
 
 
 class GaussianMixtureModel(Program):
@@ -42,12 +56,15 @@ class GaussianMixtureModel(Program):
         self.means = nn.Parameter(torch.zeros(num_components, num_dims, dtype=dtype))
         self.covariance_factor = nn.Parameter(factor.expand(shapes[covariance]).clone())
 
-    def scale_tril(self) -> Tensor:
-        """Cholesky factors of A Aᵀ + ε I, shape (K, D, D)."""
-        factor = self.covariance_factor
+    def cholesky(self) -> Tensor:
+        """Cholesky factors of A Aᵀ + ε I, (K, D, D) or, tied, (1, D, D); in float64, because ε may be small."""
+        factor = self.covariance_factor.double()
         identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-        cholesky = torch.linalg.cholesky(factor @ factor.mT + self.floor * identity)
-        return cholesky.expand(len(self.means), -1, -1)
+        return torch.linalg.cholesky(torch.baddbmm(self.floor * identity, factor, factor.mT))
+
+    def scale_tril(self) -> Tensor:
+        """Cholesky factors of the covariances, shape (K, D, D)."""
+        return self.cholesky().to(self.means.dtype).expand(len(self.means), -1, -1)
 
     def scale(self) -> Tensor:
         """Standard deviations (A² + ε)^½, shape (K, D)."""
@@ -64,14 +81,7 @@ class GaussianMixtureModel(Program):
             return pyro.sample("x", component, obs=x)
 
 
-class MarginalGuide(Program):
-    """The empty guide: z is enumerated in the model, so the ELBO of ``TraceEnum_ELBO`` is log p(x) itself."""
-
-    def forward(self, x: Tensor | None = None, *, num_data: int = 1) -> None:
-        return None
-
-
-class GaussianMixture(TractableModel):
+class GaussianMixture(Mixture):
     """Mixture of K Gaussians, exact likelihood and posterior.
 
     Args:
@@ -79,6 +89,10 @@ class GaussianMixture(TractableModel):
         data_shape: ``(D,)``.
         covariance: ``"full"``, ``"tied"`` (one full covariance), ``"diag"`` or ``"spherical"``.
         floor: ε, every covariance is at least ε I; in squared units of the data.
+        start: Where a fit starts: ``"k-means++"``, ``"random"`` (data drawn uniformly), or means of shape (K, D).  To
+            start from weights, means and covariances, see :meth:`from_parameters` and ``fit.em(..., warm_start=True)``.
+        missing: ``"nan"`` lets a NaN stand for a value that was not observed: fits by EM, densities and posteriors are
+            then those of the observed values.
         encoder: For an amortized q(z given x): a module, x → ``Categorical`` (see ``networks.CategoricalEncoder``).
             Left out, z is enumerated in the model, and the guide is empty.
         dtype: Type of the parameters; float64 unless you say otherwise.
@@ -92,7 +106,8 @@ class GaussianMixture(TractableModel):
         torch.Size([4])
 
     Reference:
-        Dempster, Laird and Rubin (1977), Maximum likelihood from incomplete data via the EM algorithm.
+        Dempster, Laird and Rubin (1977), Maximum likelihood from incomplete data via the EM algorithm; Ghahramani and
+        Jordan (1994), Supervised learning from incomplete data via an EM approach, for missing values.
     """
 
     def __init__(
@@ -102,19 +117,28 @@ class GaussianMixture(TractableModel):
         covariance: Covariance = "full",
         floor: float = 1e-6,
         *,
+        start: str | Tensor = "k-means++",
+        missing: Missing = "error",
         encoder: nn.Module | None = None,
         dtype: torch.dtype = torch.float64,
     ) -> None:
         super().__init__()
-        if not (isinstance(num_components, int) and num_components >= 1):
-            raise ValueError(f"`num_components` must be a whole number of at least 1, got {num_components!r}.")
+        self._describe(num_components, data_shape)
         if covariance not in COVARIANCES:
             raise ValueError(f"`covariance` must be one of {COVARIANCES}, got {covariance!r}.")
-        self.num_components, self.num_dims = num_components, flat_dims(data_shape)
-        self.data_shape = (self.num_dims,)
+        if not (start in STARTS if isinstance(start, str) else start.shape == (num_components, self.num_dims)):
+            given = repr(start) if isinstance(start, str) else f"a tensor of shape {tuple(start.shape)}"
+            raise ValueError(
+                f"`start` must be one of {STARTS} or means of shape ({num_components}, {self.num_dims}), got {given}."
+            )
         self.covariance, self.floor = covariance, check_floor(floor)
-        self.floats_per_datum = num_components * self.num_dims
-        self.smallest_chunk = 2 * self.num_dims if covariance in ("full", "tied") else 1
+        self.start, self.missing = start, check_missing(missing)
+        matrix_valued = covariance in ("full", "tied")
+        self.smallest_chunk = 2 * self.num_dims if matrix_valued else 1
+        if missing == "nan":
+            pattern = num_components * self.num_dims**2 if matrix_valued else 0
+            self.floats_per_datum = 4 * (num_components * self.num_dims + pattern)
+            self.smallest_chunk = 1
         self.model = GaussianMixtureModel(num_components, self.num_dims, covariance, self.floor, dtype)
         self.guide = MarginalGuide() if encoder is None else AmortizedGuide(encoder)
         if encoder is None:
@@ -123,7 +147,86 @@ class GaussianMixture(TractableModel):
                 "data_shape": list(self.data_shape),
                 "covariance": covariance,
                 "floor": self.floor,
+                "missing": missing,
             }
+
+    @classmethod
+    def from_parameters(
+        cls,
+        weights: Tensor,
+        means: Tensor,
+        covariances: Tensor,
+        covariance: Covariance = "full",
+        floor: float = 1e-6,
+        missing: Missing = "error",
+    ) -> GaussianMixture:
+        """A mixture with the given parameters, of their type; covariances below the floor are lifted to it.
+
+        Args:
+            weights: π, shape (K,), summing to 1.
+            means: μ, shape (K, D).
+            covariances: Σ in the shape of :attr:`covariances`, that of scikit-learn.
+            covariance: Their form.
+            floor: ε.
+            missing: As for the class.
+
+        Raises:
+            ValueError: If the shapes do not fit one another, or the weights do not sum to 1.
+        """
+        if weights.shape != means.shape[:1] or means.ndim != 2:
+            raise ValueError(
+                f"`weights` and `means` must have shapes (K,) and (K, D), got {tuple(weights.shape)} and "
+                f"{tuple(means.shape)}."
+            )
+        if (weights < 0).any() or not math.isclose(weights.sum().item(), 1, rel_tol=1e-4):
+            raise ValueError(f"`weights` must be positive and sum to 1, got a sum of {weights.sum().item():g}.")
+        mixture = cls(len(means), means.shape[1], covariance, floor, missing=missing, dtype=means.dtype)
+        if covariances.shape != mixture.covariances.shape:
+            raise ValueError(
+                f"`covariances` must have shape {tuple(mixture.covariances.shape)} for {covariance!r}, "
+                f"got {tuple(covariances.shape)}."
+            )
+        full = {"tied": lambda: covariances[None], "spherical": lambda: covariances[:, None]}
+        with torch.no_grad():
+            mixture._set_weights(weights.double())
+            mixture.model.means.copy_(means)
+            mixture._set_factor(full.get(covariance, lambda: covariances)().double())
+        return mixture
+
+    @classmethod
+    def from_sklearn(cls, estimator: sklearn.mixture.GaussianMixture, floor: float | None = None) -> GaussianMixture:
+        """The mixture that a fitted ``sklearn.mixture.GaussianMixture`` holds.
+
+        Args:
+            estimator: A fitted estimator.
+            floor: ε; by default the estimator's ``reg_covar``.
+        """
+        weights, means, covariances = (
+            torch.as_tensor(value) for value in (estimator.weights_, estimator.means_, estimator.covariances_)
+        )
+        floor = estimator.reg_covar if floor is None else floor
+        return cls.from_parameters(weights, means, covariances, estimator.covariance_type, floor)
+
+    @torch.no_grad()
+    def to_sklearn(self) -> sklearn.mixture.GaussianMixture:
+        """A fitted ``sklearn.mixture.GaussianMixture`` with these parameters, as numpy arrays on the CPU."""
+        import numpy as np
+        from sklearn.mixture import GaussianMixture as Estimator
+
+        estimator = Estimator(self.num_components, covariance_type=self.covariance, reg_covar=self.floor)
+        estimator.weights_, estimator.means_, estimator.covariances_ = (
+            value.cpu().numpy().copy() for value in (self.weights, self.means, self.covariances)
+        )
+        if self.model.matrix_valued:
+            precision_cholesky = np.linalg.inv(self.model.cholesky().cpu().numpy()).swapaxes(-1, -2)
+            precision_cholesky = precision_cholesky[0] if self.covariance == "tied" else precision_cholesky
+            estimator.precisions_ = precision_cholesky @ precision_cholesky.swapaxes(-1, -2)
+        else:
+            precision_cholesky = estimator.covariances_**-0.5
+            estimator.precisions_ = 1 / estimator.covariances_
+        estimator.precisions_cholesky_ = precision_cholesky
+        estimator.converged_, estimator.n_features_in_ = True, self.num_dims
+        return estimator
 
     # ------------------------------------------------------------------------------------------------- parameters
 
@@ -156,87 +259,135 @@ class GaussianMixture(TractableModel):
         covariance = {"full": k * d * (d + 1) // 2, "tied": d * (d + 1) // 2, "diag": k * d, "spherical": k}
         return k - 1 + k * d + covariance[self.covariance]
 
+    def as_distribution(self) -> dist.MixtureSameFamily:
+        """p(x) as a distribution of Pyro, event shape (D,): the prior of another program, say.
+
+        Its parameters are this model's own: gradients flow into them, and a later change of them does not show.
+
+        Example:
+            >>> gmm = GaussianMixture(num_components=3, data_shape=(2,))
+            >>> gmm.as_distribution().log_prob(torch.zeros(4, 2, dtype=torch.float64)).shape
+            torch.Size([4])
+        """
+        if self.model.matrix_valued:
+            component = dist.MultivariateNormal(self.means, scale_tril=self.model.scale_tril())
+        else:
+            component = dist.Normal(self.means, self.model.scale()).to_event(1)
+        return dist.MixtureSameFamily(dist.Categorical(logits=self.model.logits), component)
+
     # ------------------------------------------------------------------------------------------------- densities
 
-    def log_prob(self, x: Observations | Tensor) -> Tensor:
-        """Exact log p(x) = log Σ_k π_k Normal(x; μ_k, Σ_k), shape (N,), nats per datum."""
-        return self._log_joint(self.as_input(x)).logsumexp(1)
+    @derived
+    def _whitening(self) -> tuple[Tensor, Tensor]:
+        """What makes component k white, and log π_k less its normaliser (K,).
 
-    def posterior(self, x: Observations | Tensor) -> dist.Categorical:
-        """Exact p(z given x), the responsibilities: categorical over K, batch shape (N,)."""
-        return dist.Categorical(logits=self._log_joint(self.as_input(x)))
-
-    def posterior_kl(self, x: Observations | Tensor) -> Tensor:
-        """Exact KL(p(z given x) ‖ p(z)) = Σ_k r_k log(r_k / π_k), shape (N,), nats."""
-        posterior = self.posterior(x)
-        log_ratio = posterior.logits - self.model.logits.log_softmax(0)
-        return (posterior.probs * log_ratio.nan_to_num(0.0)).sum(1)
+        L⁻¹ (K, D, D) for full covariances Σ = L Lᵀ, (1, D, D) for a tied one, else 1/σ (K, D).
+        """
+        if self.model.matrix_valued:
+            cholesky = self.model.cholesky()
+            identity = torch.eye(self.num_dims, dtype=cholesky.dtype, device=cholesky.device)
+            whitening = torch.linalg.solve_triangular(cholesky, identity.expand_as(cholesky), upper=False)
+            log_det = cholesky.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        else:
+            scale = self.model.scale().double()
+            whitening, log_det = 1 / scale, scale.log().sum(-1)
+        log_weights = self.model.logits.double().log_softmax(0)
+        constant = log_weights - log_det - 0.5 * self.num_dims * math.log(2 * math.pi)
+        return whitening.to(self.means.dtype), constant.to(self.means.dtype)
 
     def _log_joint(self, x: Tensor) -> Tensor:
-        """log π_k + log Normal(x; μ_k, Σ_k), shape (N, K), in chunks of rows that bound the (K, rows, D) in between."""
+        """log π_k + log Normal(x; μ_k, Σ_k) for a chunk of data (n, D), shape (K, n)."""
+        if self.missing == "nan":
+            return self._conditionals(x).log_density + self.model.logits.log_softmax(0)[:, None]
+        whitening, constant = self._whitening()
+        data = x.T.contiguous()
+        distances = []
+        for k, mean in enumerate(self.means):
+            deviations = data - mean[:, None]
+            factor = whitening[k if len(whitening) > 1 else 0]
+            white = (
+                lower_triangular_product(factor, deviations)
+                if self.model.matrix_valued
+                else deviations * factor[:, None]
+            )
+            distances.append(white.square().sum(0))
+        return constant[:, None] - 0.5 * torch.stack(distances)
+
+    def _conditionals(self, x: Tensor) -> ConditionalGaussians:
+        """Each component's Gaussian, conditioned on the observed entries of a chunk with missing values."""
         if self.model.matrix_valued:
-            scale_tril = self.model.scale_tril()
-            identity = torch.eye(self.num_dims, dtype=x.dtype, device=x.device).expand_as(scale_tril)
-            whitening = torch.linalg.solve_triangular(scale_tril, identity, upper=False).mT
-            log_det = scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        else:
-            scale = self.model.scale()
-            whitening = 1 / scale[:, None]
-            log_det = scale.log().sum(-1)
-        constant = self.model.logits.log_softmax(0) - log_det - 0.5 * self.num_dims * math.log(2 * math.pi)
-        blocks = []
-        for rows in x.split(max(self.smallest_chunk, CHUNK_FLOATS // self.floats_per_datum)):
-            deviations = rows - self.means[:, None]  # (K, rows, D)
-            whitened = deviations @ whitening if self.model.matrix_valued else deviations * whitening
-            blocks.append(constant - 0.5 * whitened.square().sum(-1).T)
-        return torch.cat(blocks)
+            return ConditionalGaussians.of_matrices(x, self.means, self._covariance_matrices())
+        return ConditionalGaussians.of_variances(x, self.means, self.model.scale().square())
+
+    @derived
+    def _covariance_matrices(self) -> Tensor:
+        cholesky = self.model.cholesky()
+        return (cholesky @ cholesky.mT).to(self.means.dtype)
+
+    @torch.no_grad()
+    def impute(self, x: Observations | Tensor) -> tuple[Tensor, Tensor]:
+        """What is missing, from what is observed: E[x given the observed] and its variance.
+
+        Args:
+            x: Data with NaN for missing values, shape (N, D).
+
+        Returns:
+            Means (N, D), which are the data where those are observed, and variances (N, D), zero there.
+
+        Raises:
+            ValueError: If the model does not take missing values.
+        """
+        if self.missing != "nan":
+            raise ValueError('`missing` must be "nan" for a model that imputes, got "error".')
+        data = self.as_input(x)
+        means, variances = [], []
+        with self.unchanged():
+            for chunk in data.split(max(1, 2**22 // self.floats_per_datum)):
+                conditionals = self._conditionals(chunk)
+                log_joint = conditionals.log_density + self.model.logits.log_softmax(0)[:, None]
+                responsibilities = log_joint.softmax(0)[..., None]
+                mean = (responsibilities * conditionals.mean).sum(0)
+                spread = conditionals.variance + (conditionals.mean - mean).square()
+                means.append(torch.where(chunk.isnan(), mean, chunk))
+                variances.append(torch.where(chunk.isnan(), (responsibilities * spread).sum(0), 0.0))
+        return torch.cat(means), torch.cat(variances)
 
     # ------------------------------------------------------------------------------------------------- EM
 
     @torch.no_grad()
-    def initialize(self, x: Tensor) -> None:
-        """k-means++ centres, refined by ten Lloyd steps; covariances start at the pooled one within the clusters.
+    def initialize(self, x: Tensor, weight: Tensor | None = None) -> None:
+        """Centres by ``start``, refined by ten Lloyd steps; covariances start at the pooled one within the clusters.
 
         Raises:
             ValueError: If there are fewer data than components.
-
-        Reference:
-            Arthur and Vassilvitskii (2007), k-means++: the advantages of careful seeding.
         """
-        if len(x) < self.num_components:
-            raise ValueError(
-                f"`num_components` must be at most the number of data, {len(x)}, got {self.num_components}."
-            )
-        centres = _kmeans_plus_plus(x, self.num_components)
-        for _ in range(10):
-            nearest = torch.cdist(x, centres).argmin(1)
-            counts = torch.bincount(nearest, minlength=self.num_components)[:, None]
-            sums = torch.zeros_like(centres).index_add_(0, nearest, x)
-            centres = torch.where(counts > 0, sums / counts.clamp_min(1), centres)
-        nearest = torch.cdist(x, centres).argmin(1)
-        counts = torch.bincount(nearest, minlength=self.num_components).to(x.dtype)
-        within = x - centres[nearest]
-        self.model.logits.copy_((counts.clamp_min(1) / counts.clamp_min(1).sum()).log())
+        x = fill_columns(x, column_means(x))
+        centres, nearest = start_clusters(x, weight, self.num_components, self.start)
+        weight = torch.ones_like(x[:, 0]) if weight is None else weight
+        mass = torch.zeros_like(centres[:, 0]).index_add_(0, nearest, weight)
+        within = (x - centres[nearest]) * weight.sqrt()[:, None]
+        self._set_weights(mass.clamp_min(1).double())
         self.model.means.copy_(centres)
-        pooled = within.T @ within / len(x) if self.model.matrix_valued else within.square().mean(0)
-        self._set_covariances(pooled.double().expand(self.num_components, *pooled.shape), counts.double())
+        pooled = symmetric_product(within.T, within.T) if self.model.matrix_valued else within.square().sum(0)
+        pooled = (pooled / weight.sum()).double()
+        self._set_covariances(pooled.expand(self.num_components, *pooled.shape), mass.double())
 
-    @torch.no_grad()
-    def expected_statistics(self, x: Tensor) -> dict[str, Tensor]:
-        """E step: with responsibilities r, the sums Σr, Σr(x − μ) and Σr(x − μ)(x − μ)ᵀ about the current means."""
-        log_joint = self._log_joint(x)
-        log_prob = log_joint.logsumexp(1)
-        responsibilities = (log_joint - log_prob[:, None]).exp().T[..., None]  # (K, N, 1)
-        deviations = x - self.means[:, None]
-        weighted = responsibilities * deviations
-        second = weighted.mT @ deviations if self.model.matrix_valued else (weighted * deviations).sum(1)
-        return {
-            "log_prob": log_prob.double().sum(),
-            "count": torch.tensor(float(len(x)), dtype=torch.float64, device=x.device),
-            "mass": responsibilities.double().sum((1, 2)),
-            "first": weighted.double().sum(1),
-            "second": second.double(),
-        }
+    def _component_statistics(self, x: Tensor, responsibilities: Tensor) -> dict[str, Tensor]:
+        """With responsibilities r, the sums Σr(x − μ) and Σr(x − μ)(x − μ)ᵀ about the current means."""
+        if self.missing == "nan":
+            return self._conditionals(x).statistics(self.means, responsibilities)
+        data = x.T.contiguous()
+        first, second = [], []
+        for mean, r in zip(self.means, responsibilities, strict=True):
+            counts = (r > NEGLIGIBLE).nonzero().squeeze(1)
+            some = len(counts) < 0.7 * len(r)  # of well-separated components, most data count for nothing
+            deviations = (data[:, counts] if some else data) - mean[:, None]
+            weighted = deviations * (r[counts] if some else r)
+            first.append(weighted.sum(1))
+            second.append(
+                symmetric_product(weighted, deviations) if self.model.matrix_valued else (weighted * deviations).sum(1)
+            )
+        return {"first": torch.stack(first).double(), "second": torch.stack(second).double()}
 
     @torch.no_grad()
     def maximize(self, statistics: dict[str, Tensor]) -> None:
@@ -245,26 +396,31 @@ class GaussianMixture(TractableModel):
         shift = statistics["first"] / mass[:, None]
         second = statistics["second"] / mass.reshape(-1, *[1] * (statistics["second"].ndim - 1))
         outer = shift[:, :, None] * shift[:, None] if self.model.matrix_valued else shift.square()
-        self.model.logits.copy_(mass.log() - mass.sum().log())
+        self._set_weights(mass)
         self.model.means.add_(shift)
         self._set_covariances(second - outer, mass)
 
     @torch.no_grad()
-    def maximum_likelihood(self, x: Tensor) -> None:
-        """Set the parameters to the global maximum, which is known for one component.
+    def maximum_likelihood(self, x: Tensor, weight: Tensor | None = None) -> None:
+        """Set the parameters to the global maximum, which is known for one component and nothing missing.
 
         Raises:
-            ValueError: If there is more than one component.
+            ValueError: If there is more than one component, or a value is missing.
         """
         if self.num_components > 1:
             raise ValueError(
                 f"`num_components` must be 1 for a closed form, got {self.num_components}; fit the mixture by fit.em."
             )
-        mean = x.mean(0)
-        deviations = x - mean
-        scatter = deviations.T @ deviations if self.model.matrix_valued else deviations.square().sum(0)
-        self.model.means.copy_(mean[None])
-        self._set_covariances(scatter[None].double() / len(x), mean.new_ones(1).double())
+        if x.isnan().any():
+            raise ValueError("`data` must have nothing missing for a closed form, got NaN; use fit.em.")
+        self.model.means.copy_(x.mean(0, keepdim=True))
+        ones = torch.ones_like(x[:, 0]) if weight is None else weight
+        rows = 4096
+        sums = [
+            {"mass": r.sum()[None].double(), **self._component_statistics(chunk, r[None])}
+            for chunk, r in zip(x.split(rows), ones.split(rows), strict=True)
+        ]
+        self.maximize({name: sum(each[name] for each in sums) for name in sums[0]})
 
     def _set_covariances(self, scatter: Tensor, mass: Tensor) -> None:
         """Take A from Σ = A Aᵀ + ε I, for scatters (K, D, D) or (K, D) of components with the given mass."""
@@ -272,25 +428,44 @@ class GaussianMixture(TractableModel):
             scatter = (scatter * (mass / mass.sum())[:, None, None]).sum(0, keepdim=True)
         elif self.covariance == "spherical":
             scatter = scatter.mean(1, keepdim=True)
+        self._set_factor(scatter)
+
+    def _set_factor(self, covariance: Tensor) -> None:
+        """Take A from A Aᵀ + ε I = Σ, Σ in the shape that A has, with its spectrum clipped at ε."""
         if not self.model.matrix_valued:
-            self.model.covariance_factor.copy_((scatter - self.floor).clamp_min(0).sqrt())
+            self.model.covariance_factor.copy_((covariance - self.floor).clamp_min(0).sqrt())
             return
-        scatter = (scatter + scatter.mT) / 2
-        excess = scatter - self.floor * torch.eye(self.num_dims, dtype=scatter.dtype, device=scatter.device)
+        covariance = (covariance + covariance.mT) / 2
+        excess = covariance - self.floor * torch.eye(self.num_dims, dtype=covariance.dtype, device=covariance.device)
         factor, info = torch.linalg.cholesky_ex(excess)
-        clipped = info != 0  # the floor binds: clip the spectrum
+        clipped = info != 0  # the floor binds
         if clipped.any():
             values, vectors = torch.linalg.eigh(excess[clipped])
             factor[clipped] = vectors * values.clamp_min(0).sqrt()[:, None]
         self.model.covariance_factor.copy_(factor)
 
-
-def _kmeans_plus_plus(x: Tensor, num_centres: int) -> Tensor:
-    """Centres drawn from the data, each with probability proportional to its squared distance from those before."""
-    centres = x[torch.randint(len(x), (1,), device=x.device)]
-    squared = torch.full((len(x),), math.inf, dtype=x.dtype, device=x.device)
-    for _ in range(num_centres - 1):
-        squared = torch.minimum(squared, (x - centres[-1]).square().sum(1))
-        probabilities = squared if squared.sum() > 0 else torch.ones_like(squared)
-        centres = torch.cat([centres, x[torch.multinomial(probabilities, 1)]])
-    return centres
+    @torch.no_grad()
+    def degeneracies(self, count: float) -> list[str]:
+        """Components with next to no data, and those at the floor in a direction in which the mixture is not."""
+        if self.model.matrix_valued:
+            matrices = self._covariance_matrices()
+            smallest = torch.linalg.eigvalsh(matrices)[:, 0]
+            between = (self.means - self.weights @ self.means) * self.weights.sqrt()[:, None]
+            weights = self.weights if len(matrices) > 1 else self.weights.new_ones(1)
+            whole = torch.linalg.eigvalsh((weights[:, None, None] * matrices).sum(0) + between.T @ between)[0]
+            at_floor = (smallest <= self.floor * (1 + 1e-3)) & (whole > 10 * self.floor)
+        else:
+            variances = self.model.scale().square()
+            spread = (self.means - self.weights @ self.means).square()
+            whole = self.weights @ (variances + spread)
+            at_floor = ((variances <= self.floor * (1 + 1e-3)) & (whole > 10 * self.floor)).any(1)
+        lines = super().degeneracies(count)
+        names = (
+            ["the tied covariance"]
+            if len(at_floor) < len(self.means)
+            else [f"component {k}" for k in range(len(self.means))]
+        )
+        return lines + [
+            f"{names[k]} is at the floor, {self.floor:g}, in a direction in which the mixture is not"
+            for k in at_floor.nonzero().flatten().tolist()
+        ]

@@ -1,0 +1,175 @@
+"""The Bernoulli mixture: p(x) = Σ_k π_k Π_d θ_kd^x_d (1 − θ_kd)^(1 − x_d), every θ in [ε, 1 − ε]."""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyrovae.data.observations import Support
+from pyrovae.models.base import AmortizedGuide, Missing, Program, check_missing, derived
+from pyrovae.models.missing import column_means, fill_columns
+from pyrovae.models.mixture import MarginalGuide, Mixture, start_clusters
+
+
+class BernoulliMixtureModel(Program):
+    """z ~ Categorical(π);  x_d ~ Bernoulli(θ_zd), θ = ε + (1 − 2ε) sigmoid(·).  ``"z"`` is marked for enumeration."""
+
+    def __init__(self, num_components: int, num_dims: int, floor: float, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.floor = floor
+        self.logits = nn.Parameter(torch.zeros(num_components, dtype=dtype))
+        self.raw_probs = nn.Parameter(torch.zeros(num_components, num_dims, dtype=dtype))
+
+    def probs(self) -> Tensor:
+        """θ, shape (K, D)."""
+        return self.floor + (1 - 2 * self.floor) * self.raw_probs.sigmoid()
+
+    def forward(self, x: Tensor | None = None, *, num_data: int = 1) -> Tensor:
+        probs = self.probs()
+        with pyro.plate("data", num_data if x is None else len(x), dim=-1):
+            z = pyro.sample("z", dist.Categorical(logits=self.logits), infer={"enumerate": "parallel"})
+            return pyro.sample("x", dist.Bernoulli(probs=probs[z]).to_event(1), obs=x)
+
+
+class BernoulliMixture(Mixture):
+    """Mixture of K products of Bernoullis (latent class analysis): the exact baseline for binary data.
+
+    Args:
+        num_components: K.
+        data_shape: ``(D,)``.
+        floor: ε, every probability is in [ε, 1 − ε]; without it a pixel that is always off in a component would make
+            held-out data with that pixel on impossible.
+        missing: ``"nan"`` lets a NaN stand for a value that was not observed.
+        encoder: For an amortized q(z given x), as for :class:`~pyrovae.GaussianMixture`.
+        dtype: Type of the parameters.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+        >>> mixture = BernoulliMixture(num_components=3, data_shape=(4,))
+        >>> mixture.log_prob(torch.ones(2, 4)).exp()  # at the start every pixel is a fair coin
+        tensor([0.0625, 0.0625], dtype=torch.float64, grad_fn=<ExpBackward0>)
+
+    Reference:
+        Bishop (2006), Pattern recognition and machine learning, section 9.3.3.
+    """
+
+    support: Support | None = "boolean"
+
+    def __init__(
+        self,
+        num_components: int,
+        data_shape: int | tuple[int, ...],
+        floor: float = 1e-3,
+        *,
+        missing: Missing = "error",
+        encoder: nn.Module | None = None,
+        dtype: torch.dtype = torch.float64,
+    ) -> None:
+        super().__init__()
+        self._describe(num_components, data_shape)
+        if not 0 < floor < 0.5:
+            raise ValueError(f"`floor` must be a probability between 0 and 0.5, got {floor}.")
+        self.floor, self.missing = float(floor), check_missing(missing)
+        self.model = BernoulliMixtureModel(num_components, self.num_dims, self.floor, dtype)
+        self.guide = MarginalGuide() if encoder is None else AmortizedGuide(encoder)
+        if encoder is None:
+            self.config = {
+                "num_components": num_components,
+                "data_shape": list(self.data_shape),
+                "floor": self.floor,
+                "missing": missing,
+            }
+
+    @property
+    def probs(self) -> Tensor:
+        """θ, shape (K, D)."""
+        return cast(Tensor, self.model.probs())
+
+    @property
+    def num_free_parameters(self) -> int:
+        """K − 1 weights and K D probabilities."""
+        return self.num_components - 1 + self.num_components * self.num_dims
+
+    def as_distribution(self) -> dist.MixtureSameFamily:
+        """p(x) as a distribution of Pyro, event shape (D,); its parameters are this model's own."""
+        component = dist.Bernoulli(probs=self.probs).to_event(1)
+        return dist.MixtureSameFamily(dist.Categorical(logits=self.model.logits), component)
+
+    @derived
+    def _log_odds(self) -> tuple[Tensor, Tensor]:
+        """log θ − log(1 − θ) and log(1 − θ), (K, D)."""
+        off = (1 - self.probs).log()
+        return self.probs.log() - off, off
+
+    def _log_joint(self, x: Tensor) -> Tensor:
+        """log π_k + Σ_d log Bernoulli(x_d; θ_kd) for a chunk of data (n, D), shape (K, n)."""
+        log_odds, off = self._log_odds()
+        if x.isnan().any():
+            log_likelihood = log_odds @ x.nan_to_num(0.0).T + off @ (~x.isnan()).to(x).T
+        else:
+            log_likelihood = log_odds @ x.T + off.sum(1, keepdim=True)
+        return self.model.logits.log_softmax(0)[:, None] + log_likelihood
+
+    @torch.no_grad()
+    def impute(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """P(x = 1 given the observed) where a value is missing, and its variance p(1 − p).
+
+        Args:
+            x: Data with NaN for missing values, shape (N, D).
+
+        Returns:
+            Means (N, D), which are the data where those are observed, and variances (N, D), zero there.
+
+        Raises:
+            ValueError: If the model does not take missing values.
+        """
+        if self.missing != "nan":
+            raise ValueError('`missing` must be "nan" for a model that imputes, got "error".')
+        data = self.as_input(x)
+        mean = self.predict_proba(data) @ self.probs
+        return torch.where(data.isnan(), mean, data), torch.where(data.isnan(), mean * (1 - mean), 0.0)
+
+    # ------------------------------------------------------------------------------------------------- EM
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor, weight: Tensor | None = None) -> None:
+        """Start at the clusters of a few steps of k-means from k-means++, their probabilities drawn towards ½.
+
+        Raises:
+            ValueError: If there are fewer data than components.
+        """
+        x = fill_columns(x, column_means(x))
+        _, nearest = start_clusters(x, weight, self.num_components, "k-means++")
+        weight = torch.ones_like(x[:, 0]) if weight is None else weight
+        mass = torch.zeros_like(x[:1, 0]).expand(self.num_components).clone().index_add_(0, nearest, weight)
+        ones = x.new_zeros(self.num_components, self.num_dims).index_add_(0, nearest, x * weight[:, None])
+        self._set_weights(mass.clamp_min(1).double())
+        self._set_probs((ones + 1) / (mass[:, None] + 2))
+
+    def _component_statistics(self, x: Tensor, responsibilities: Tensor) -> dict[str, Tensor]:
+        """Σr x and Σr over the data in which a dimension was observed."""
+        observed = ~x.isnan()
+        seen = responsibilities.sum(1, keepdim=True).expand(-1, self.num_dims)
+        if not observed.all():
+            x, seen = x.nan_to_num(0.0), responsibilities @ observed.to(x).T.mT
+        return {"ones": (responsibilities @ x).double(), "observed": seen.double()}
+
+    @torch.no_grad()
+    def maximize(self, statistics: dict[str, Tensor]) -> None:
+        """M step: θ = Σr x / Σr, clipped to [ε, 1 − ε], which is exact because each term is concave in its θ."""
+        self._set_weights(statistics["mass"])
+        observed = statistics["observed"]
+        kept = self.probs.double()
+        self._set_probs(torch.where(observed > 0, statistics["ones"] / observed.clamp_min(1e-300), kept))
+
+    def _set_probs(self, probs: Tensor) -> None:
+        share = (probs.clamp(self.floor, 1 - self.floor) - self.floor) / (1 - 2 * self.floor)
+        bound = -math.log(torch.finfo(self.model.raw_probs.dtype).eps)  # sigmoid of it is 1 to rounding
+        self.model.raw_probs.copy_(share.logit().clamp(-bound, bound))

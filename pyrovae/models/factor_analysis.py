@@ -1,0 +1,59 @@
+"""Factor analysis: z ~ Normal(0, I), x ~ Normal(Wz + μ, Ψ), with Ψ diagonal and every variance at least ε."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pyrovae.models.base import Missing
+from pyrovae.models.linear_gaussian import LinearGaussian
+
+
+class FactorAnalysis(LinearGaussian):
+    """Factor analysis, exact likelihood and posterior: probabilistic PCA with a noise variance for every dimension.
+
+    Args:
+        latent_dim: L, from 0 (independent Gaussians) to D − 1.
+        data_shape: ``(D,)``.
+        floor: ε, the lower bound of every noise variance, in squared units of the data.  The likelihood is unbounded
+            without it: a factor may take one dimension's variance whole (a Heywood case).
+        missing: ``"nan"`` lets a NaN stand for a value that was not observed.
+        encoder: For a learned q(z given x), as for :class:`~pyrovae.PPCA`.
+        dtype: Type of the parameters.
+
+    Raises:
+        ValueError: If ``latent_dim`` is not in [0, D − 1].
+
+    Example:
+        >>> FactorAnalysis(latent_dim=2, data_shape=(5,)).noise_variance.shape
+        torch.Size([5])
+
+    Reference:
+        Rubin and Thayer (1982), EM algorithms for ML factor analysis.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        data_shape: int | tuple[int, ...],
+        floor: float = 1e-6,
+        *,
+        missing: Missing = "error",
+        encoder: nn.Module | None = None,
+        dtype: torch.dtype = torch.float64,
+    ) -> None:
+        super().__init__(
+            latent_dim, data_shape, floor, noise_is_shared=False, missing=missing, encoder=encoder, dtype=dtype
+        )
+
+    def _set_noise_from(self, residuals: Tensor, observed: Tensor) -> None:
+        self._set_noise(torch.where(observed > 0, residuals / observed.clamp_min(1e-300), self.noise_variance))
+
+    @torch.no_grad()
+    def degeneracies(self, count: float) -> list[str]:
+        """Dimensions whose noise is at the floor, though they vary by more."""
+        noise = self.noise_variance
+        at_floor = (noise <= self.floor * (1 + 1e-3)) & (noise + self.weight.square().sum(1) > 10 * self.floor)
+        return [
+            f"dimension {d} has its noise at the floor, {self.floor:g}" for d in at_floor.nonzero().flatten().tolist()
+        ]

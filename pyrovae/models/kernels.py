@@ -1,0 +1,33 @@
+"""Products that know half of their result: triangular and symmetric matrices, in blocks.
+
+Data come dimension first, (D, n), so that every reduction over D runs along contiguous memory, also for small D.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+BLOCK = 128  # rows of a block: few enough to skip nearly half of the products, enough to keep them efficient
+CHUNK_FLOATS = {"cpu": 2**19, "cuda": 2**26}  # numbers held for a chunk of data: on a CPU they stay in its cache
+
+
+def chunk_rows(floats_per_datum: int, smallest: int, device: torch.device) -> int:
+    """Data in a chunk whose intermediate values are small, but not so few that adding up its sums costs more."""
+    return max(smallest, CHUNK_FLOATS.get(device.type, CHUNK_FLOATS["cuda"]) // floats_per_datum, 1)
+
+
+def lower_triangular_product(lower: Tensor, x: Tensor) -> Tensor:
+    """L x for a lower-triangular L (D, D) and x (D, n): the blocks above the diagonal are never multiplied."""
+    blocks = range(0, len(lower), BLOCK)
+    return torch.cat([lower[start : start + BLOCK, : start + BLOCK] @ x[: start + BLOCK] for start in blocks])
+
+
+def symmetric_product(a: Tensor, b: Tensor) -> Tensor:
+    """a bᵀ (D, D) for a, b (D, n) whose product is symmetric: lower blocks are multiplied, upper ones copied."""
+    result = a.new_empty(len(a), len(b))
+    for start in range(0, len(a), BLOCK):
+        stop = start + BLOCK
+        result[start:stop, :stop] = a[start:stop] @ b[:stop].T
+        result[:start, start:stop] = result[start:stop, :start].T
+    return result

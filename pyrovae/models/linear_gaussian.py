@@ -1,0 +1,323 @@
+"""The linear-Gaussian latent-variable model: z ~ Normal(0, I), x ~ Normal(Wz + μ, Ψ), Ψ diagonal and ⪰ ε I.
+
+Probabilistic PCA has Ψ = σ²I, factor analysis any diagonal; all that they share is here.  No D×D matrix is formed: with
+P = I + WᵀΨ⁻¹W, the Woodbury identities need only its L×L Cholesky factor.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from pyrovae.data import Observations
+from pyrovae.models.base import (
+    AmortizedGuide,
+    Missing,
+    Program,
+    TractableModel,
+    check_floor,
+    check_missing,
+    derived,
+    exact_guide,
+    flat_dims,
+)
+from pyrovae.models.missing import column_means, fill_columns
+from pyrovae.models.networks import LinearGaussianEncoder
+
+
+class LinearGaussianModel(Program):
+    """z ~ Normal(0, I);  x ~ Normal(Wz + μ, Ψ), with Ψ = s² + ε, s one number or one a dimension."""
+
+    def __init__(
+        self, latent_dim: int, num_dims: int, noise_shape: tuple[int, ...], floor: float, dtype: torch.dtype
+    ) -> None:
+        super().__init__()
+        self.floor = floor
+        self.weight = nn.Parameter(torch.zeros(num_dims, latent_dim, dtype=dtype))
+        self.mean = nn.Parameter(torch.zeros(num_dims, dtype=dtype))
+        self.noise_factor = nn.Parameter(torch.ones(noise_shape, dtype=dtype))
+        self.register_buffer("prior_loc", torch.zeros(latent_dim, dtype=dtype), persistent=False)
+        self.register_buffer("prior_scale", torch.ones(latent_dim, dtype=dtype), persistent=False)
+
+    def noise_variance(self) -> Tensor:
+        """Ψ, a scalar or (D,)."""
+        return self.noise_factor.square() + self.floor
+
+    def forward(self, x: Tensor | None = None, *, num_data: int = 1) -> Tensor:
+        sigma = self.noise_variance().sqrt()
+        with pyro.plate("data", num_data if x is None else len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(self.prior_loc, self.prior_scale).to_event(1))
+            return pyro.sample("x", dist.Normal(z @ self.weight.T + self.mean, sigma).to_event(1), obs=x)
+
+
+class LinearGaussian(TractableModel):
+    """Exact likelihood, posterior and EM of z ~ Normal(0, I), x ~ Normal(Wz + μ, Ψ).
+
+    A subclass says whether Ψ is one number or one a dimension, ``noise_shape``, and what the data make of it.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        data_shape: int | tuple[int, ...],
+        floor: float,
+        *,
+        noise_is_shared: bool,
+        missing: Missing,
+        encoder: nn.Module | None,
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__()
+        self.num_dims = flat_dims(data_shape)
+        if not (isinstance(latent_dim, int) and 0 <= latent_dim < self.num_dims):
+            raise ValueError(
+                f"`latent_dim` must be a whole number from 0 to D - 1 = {self.num_dims - 1}, got {latent_dim!r}; "
+                "with D latents no noise is left to model (use a one-component GaussianMixture)."
+            )
+        self.data_shape, self.latent_dim, self.floor = (self.num_dims,), latent_dim, check_floor(floor)
+        self.missing = check_missing(missing)
+        self.floats_per_datum = 3 * self.num_dims + (4 * (latent_dim + 1) ** 2 if missing == "nan" else 2 * latent_dim)
+        self.model = LinearGaussianModel(
+            latent_dim, self.num_dims, () if noise_is_shared else (self.num_dims,), self.floor, dtype
+        )
+        self.guide = exact_guide(self) if encoder is None else AmortizedGuide(encoder)
+        if encoder is None:
+            self.config = {
+                "latent_dim": latent_dim,
+                "data_shape": list(self.data_shape),
+                "floor": self.floor,
+                "missing": missing,
+            }
+
+    # ------------------------------------------------------------------------------------------------- parameters
+
+    @property
+    def weight(self) -> Tensor:
+        """W, shape (D, L)."""
+        return cast(Tensor, self.model.weight)
+
+    @property
+    def mean(self) -> Tensor:
+        """μ, shape (D,)."""
+        return cast(Tensor, self.model.mean)
+
+    @property
+    def noise_variance(self) -> Tensor:
+        """Ψ: σ², a scalar, or one variance a dimension, (D,)."""
+        return cast(Tensor, self.model.noise_variance())
+
+    @property
+    def num_free_parameters(self) -> int:
+        """D L − L(L−1)/2 for W up to rotation, D for μ, and those of Ψ."""
+        rotations = self.latent_dim * (self.latent_dim - 1) // 2
+        return self.num_dims * self.latent_dim - rotations + self.num_dims + self.model.noise_factor.numel()
+
+    def as_distribution(self) -> dist.LowRankMultivariateNormal:
+        """p(x) = Normal(μ, WWᵀ + Ψ) as a distribution of Pyro, event shape (D,): the prior of another program, say.
+
+        Its parameters are this model's own: gradients flow into them, and a later change of them does not show.
+        """
+        return dist.LowRankMultivariateNormal(self.mean, self.weight, self.noise_variance.expand(self.num_dims))
+
+    # ------------------------------------------------------------------------------------------------- densities
+
+    def log_prob(self, x: Observations | Tensor) -> Tensor:
+        """Exact log Normal(x; μ, WWᵀ + Ψ), shape (N,), nats per datum; with missing values of the observed ones."""
+        return self._infer(self.as_input(x)).log_prob
+
+    def posterior(self, x: Observations | Tensor) -> dist.MultivariateNormal:
+        """Exact p(z given x) = Normal(P⁻¹WᵀΨ⁻¹(x − μ), P⁻¹), P = I + WᵀΨ⁻¹W; batch shape (N,), event shape (L,)."""
+        inferred = self._infer(self.as_input(x))
+        scale_tril = torch.linalg.cholesky(inferred.covariance())
+        return dist.MultivariateNormal(inferred.latent_mean, scale_tril=scale_tril, validate_args=False)
+
+    def posterior_kl(self, x: Observations | Tensor) -> Tensor:
+        """Exact KL(p(z given x) ‖ p(z)) = ½(tr S + |m|² − L − log|S|), S the posterior covariance; (N,), nats."""
+        inferred = self._infer(self.as_input(x))
+        trace = inferred.covariance().diagonal(dim1=-2, dim2=-1).sum(-1)
+        return 0.5 * (trace + inferred.latent_mean.square().sum(1) - self.latent_dim + inferred.log_det)
+
+    def transform(self, x: Observations | Tensor) -> Tensor:
+        """E[z given x], shape (N, L)."""
+        return self._infer(self.as_input(x)).latent_mean
+
+    def inverse_transform(self, z: Tensor) -> Tensor:
+        """E[x given z] = Wz + μ, shape (N, D)."""
+        if z.ndim != 2 or z.shape[1] != self.latent_dim:
+            raise ValueError(f"`z` must have shape (N, {self.latent_dim}), got {tuple(z.shape)}.")
+        return z.to(self.weight) @ self.weight.T + self.mean
+
+    def reconstruct(self, x: Observations | Tensor) -> Tensor:
+        """E[x' given z] at z = E[z given x], shape (N, D)."""
+        return self.inverse_transform(self.transform(x))
+
+    @torch.no_grad()
+    def impute(self, x: Observations | Tensor) -> tuple[Tensor, Tensor]:
+        """What is missing, from what is observed: E[x given the observed] and its variance.
+
+        Args:
+            x: Data with NaN for missing values, shape (N, D).
+
+        Returns:
+            Means (N, D), which are the data where those are observed, and variances (N, D), zero there.
+
+        Raises:
+            ValueError: If the model does not take missing values.
+        """
+        if self.missing != "nan":
+            raise ValueError('`missing` must be "nan" for a model that imputes, got "error".')
+        data = self.as_input(x)
+        inferred = self._infer(data)
+        covariance = inferred.covariance()
+        latent_variance = torch.einsum("dl,nlm,dm->nd", self.weight, covariance, self.weight)
+        mean = self.inverse_transform(inferred.latent_mean)
+        variance = latent_variance + self.noise_variance
+        return torch.where(data.isnan(), mean, data), torch.where(data.isnan(), variance, 0.0)
+
+    def _infer(self, x: Tensor) -> _Inferred:
+        """The posterior of every datum, and its log-density; in a missing entry, a deviation and a precision are 0."""
+        deviations = x - self.mean
+        variance = self.noise_variance.expand(self.num_dims)
+        if self.missing != "nan" or not x.isnan().any():
+            return _Inferred(self, deviations, variance, None, self._precision_tril())
+        observed = ~x.isnan()
+        patterns, pattern = observed.unique(dim=0, return_inverse=True)
+        outer = (self.weight[:, :, None] * self.weight[:, None] / variance[:, None, None]).flatten(1)
+        information = (patterns.to(x) @ outer).unflatten(1, (self.latent_dim, self.latent_dim))
+        identity = torch.eye(self.latent_dim, dtype=x.dtype, device=x.device)
+        precision_tril = torch.linalg.cholesky(identity + information)[pattern]
+        return _Inferred(self, torch.where(observed, deviations, 0.0), variance, observed.to(x), precision_tril)
+
+    @derived
+    def _precision_tril(self) -> Tensor:
+        """Cholesky factor of the posterior precision, I + WᵀΨ⁻¹W, shape (L, L)."""
+        identity = torch.eye(self.latent_dim, dtype=self.weight.dtype, device=self.weight.device)
+        scaled = self.weight / self.noise_variance.expand(self.num_dims)[:, None]
+        return torch.linalg.cholesky(identity + self.weight.T @ scaled)
+
+    def _start_guide(self) -> None:
+        """Set a linear guide to the exact posterior of the present parameters."""
+        if isinstance(self.guide.encoder, LinearGaussianEncoder):
+            self.guide.encoder.start_at(self.weight, self.mean, self._precision_tril(), self.noise_variance)
+
+    # ------------------------------------------------------------------------------------------------- EM
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor, weight: Tensor | None = None) -> None:
+        """Start at the data's mean and variances, half of them in a random W; the guide at the posterior of that."""
+        x = fill_columns(x, column_means(x))
+        share = torch.full_like(x[:, 0], 1 / len(x)) if weight is None else weight / weight.sum()
+        mean = share @ x
+        variance = share @ (x - mean).square()
+        if self.model.noise_factor.ndim == 0:
+            variance = variance.mean().expand_as(variance)
+        self.model.mean.copy_(mean)
+        if self.latent_dim:
+            scale = (variance / 2 / self.latent_dim).sqrt()
+            self.model.weight.copy_(torch.randn_like(self.weight) * scale[:, None])
+        self._set_noise(variance / 2)
+        self._start_guide()
+
+    @torch.no_grad()
+    def expected_statistics(self, x: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
+        """E step: the sums of (x−μ)², (x−μ)E[z̃]ᵀ and E[z̃z̃ᵀ], where z̃ = (z, 1) carries the mean along.
+
+        With missing values all of them, and the count of data, are kept for every dimension, over the data in which it
+        was observed.
+        """
+        inferred = self._infer(x)
+        deviations, log_prob = inferred.deviations, inferred.log_prob.double()
+        extended = pad(inferred.latent_mean, (0, 1), value=1.0)
+        counted = extended if weight is None else extended * weight[:, None]
+        seen = inferred.observed
+        if seen is None:
+            second = (counted.T @ extended).double()
+            second[:-1, :-1] += counted[:, -1].sum() * inferred.covariance().double()
+            observed = counted[:, -1].double().sum().expand(self.num_dims)
+        else:
+            each = counted[:, :, None] * extended[:, None]
+            each[:, :-1, :-1] += counted[:, -1, None, None] * inferred.covariance()
+            second = (seen.T @ each.flatten(1)).double().unflatten(1, each.shape[1:])
+            observed = (seen.T @ counted[:, -1]).double()
+        return {
+            "log_prob": (log_prob if weight is None else log_prob * weight).sum(),
+            "count": counted[:, -1].double().sum(),
+            "observed": observed,
+            "squares": (deviations.square().T @ counted[:, -1]).double(),
+            "cross": (deviations.T @ counted).double(),
+            "latent": second,
+        }
+
+    @torch.no_grad()
+    def maximize(self, statistics: dict[str, Tensor]) -> None:
+        """M step: (W, shift of μ) = (Σ(x−μ)E[z̃]ᵀ)(ΣE[z̃z̃ᵀ])⁻¹, then Ψ from the mean squared residuals."""
+        cross, latent, observed = (statistics[name] for name in ("cross", "latent", "observed"))
+        if latent.ndim == 2:
+            extended = torch.linalg.solve(latent, cross, left=False)
+        else:  # each dimension has its own regression on z; what was never observed stays as it is
+            never = (observed == 0)[:, None, None] * torch.eye(
+                latent.shape[-1], dtype=latent.dtype, device=latent.device
+            )
+            extended = torch.linalg.solve(latent + never, cross)
+        self.model.weight.copy_(extended[:, :-1])
+        self.model.mean.add_(extended[:, -1])
+        self._set_noise_from((statistics["squares"] - (extended * cross).sum(1)), observed)
+        self._start_guide()
+
+    def _set_noise_from(self, residuals: Tensor, observed: Tensor) -> None:
+        """Ψ from the summed squared residuals of every dimension, and how many they are."""
+        raise NotImplementedError
+
+    def _set_noise(self, variance: Tensor) -> None:
+        """Set Ψ to variances (D,), or to their mean, but not below ε."""
+        factor = self.model.noise_factor
+        value = variance if factor.ndim else variance.mean()
+        factor.copy_((value - self.floor).clamp_min(0).sqrt())
+
+
+class _Inferred:
+    """The posterior Normal(m, P⁻¹) of data, given their deviations from μ and the Cholesky factor of P.
+
+    Attributes:
+        deviations: x − μ, zero where not observed, (n, D).
+        observed: 1 where an entry is observed, (n, D); None where all are.
+        latent_mean: m, (n, L).
+        log_det: log|P|, a scalar or (n,).
+    """
+
+    def __init__(
+        self, model: Any, deviations: Tensor, variance: Tensor, observed: Tensor | None, precision_tril: Tensor
+    ) -> None:
+        self.deviations, self.observed = deviations, observed
+        self.weight, self.variance, self.precision_tril = model.weight, variance, precision_tril
+        projected = (deviations / variance) @ self.weight
+        if observed is None:
+            self.latent_mean = torch.cholesky_solve(projected.T, precision_tril).T
+        else:
+            self.latent_mean = torch.cholesky_solve(projected[..., None], precision_tril).squeeze(-1)
+        self.log_det = 2 * precision_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+    def covariance(self) -> Tensor:
+        """P⁻¹, (L, L) or (n, L, L)."""
+        return torch.cholesky_inverse(self.precision_tril)
+
+    @property
+    def log_prob(self) -> Tensor:
+        """log-density of what is observed, (n,).
+
+        (x−μ)ᵀ(WWᵀ + Ψ)⁻¹(x−μ) = |Ψ^-½(x−μ−Wm)|² + |m|², a sum of squares: nothing cancels.
+        """
+        residual = self.deviations - self.latent_mean @ self.weight.T
+        constants = self.variance.log() + math.log(2 * math.pi)
+        if self.observed is None:
+            normaliser = constants.sum()
+        else:
+            residual, normaliser = residual * self.observed, self.observed @ constants
+        mahalanobis = residual.square() @ (1 / self.variance) + self.latent_mean.square().sum(1)
+        return -0.5 * (mahalanobis + self.log_det + normaliser)

@@ -1,0 +1,177 @@
+"""What every mixture is: p(x) = Σ_k π_k p(x given k), with responsibilities p(k given x) by Bayes' rule."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from pyrovae.data import Observations
+from pyrovae.models.base import Program, TractableModel, flat_dims
+from pyrovae.models.kernels import chunk_rows
+
+START_STEPS = 10  # of Lloyd's algorithm, after the centres are drawn
+
+
+class MarginalGuide(Program):
+    """The empty guide: z is enumerated in the model, so the ELBO of ``TraceEnum_ELBO`` is log p(x) itself."""
+
+    def forward(self, x: Tensor | None = None, *, num_data: int = 1) -> None:
+        return None
+
+
+class Mixture(TractableModel):
+    """A mixture of K components of one kind; ``model`` holds the parameter ``logits`` of the weights.
+
+    A subclass gives ``_log_joint``, ``_component_statistics`` and ``maximize``.
+    """
+
+    num_components: int
+    num_dims: int
+
+    def _describe(self, num_components: int, data_shape: int | tuple[int, ...]) -> None:
+        """Check and keep K and D.
+
+        Raises:
+            ValueError: If an argument is out of range.
+        """
+        if not (isinstance(num_components, int) and num_components >= 1):
+            raise ValueError(f"`num_components` must be a whole number of at least 1, got {num_components!r}.")
+        self.num_components, self.num_dims = num_components, flat_dims(data_shape)
+        self.data_shape = (self.num_dims,)
+        self.floats_per_datum = num_components + 3 * self.num_dims
+
+    @abstractmethod
+    def _log_joint(self, x: Tensor) -> Tensor:
+        """log π_k + log p(x given k) for a chunk of data (n, D), shape (K, n)."""
+
+    @abstractmethod
+    def _component_statistics(self, x: Tensor, responsibilities: Tensor) -> dict[str, Tensor]:
+        """Sums over a chunk of data (n, D), for responsibilities (K, n), beside the mass of each component."""
+
+    @property
+    def weights(self) -> Tensor:
+        """π, shape (K,)."""
+        return self.model.logits.softmax(0)
+
+    # ------------------------------------------------------------------------------------------------- densities
+
+    def log_prob(self, x: Observations | Tensor) -> Tensor:
+        """Exact log p(x) = log Σ_k π_k p(x given k), shape (N,), nats per datum; with missing values of the rest."""
+        return self._log_joints(x).logsumexp(1)
+
+    def posterior(self, x: Observations | Tensor) -> dist.Categorical:
+        """Exact p(z given x), the responsibilities: categorical over K, batch shape (N,)."""
+        return dist.Categorical(logits=self._log_joints(x))
+
+    def posterior_kl(self, x: Observations | Tensor) -> Tensor:
+        """Exact KL(p(z given x) ‖ p(z)) = Σ_k r_k log(r_k / π_k), shape (N,), nats."""
+        posterior = self.posterior(x)
+        log_ratio = posterior.logits - self.model.logits.log_softmax(0)
+        return (posterior.probs * log_ratio.nan_to_num(0.0)).sum(1)
+
+    @torch.no_grad()
+    def predict_proba(self, x: Observations | Tensor) -> Tensor:
+        """Responsibilities p(z given x), shape (N, K)."""
+        return self.posterior(x).probs
+
+    @torch.no_grad()
+    def predict(self, x: Observations | Tensor) -> Tensor:
+        """The most probable component of each datum, shape (N,)."""
+        return self._log_joints(x).argmax(1)
+
+    def _log_joints(self, data: Observations | Tensor) -> Tensor:
+        """log π_k + log p(x given k) of all data, shape (N, K), in chunks."""
+        x = self.as_input(data)
+        rows = chunk_rows(self.floats_per_datum, self.smallest_chunk, x.device)
+        with self.unchanged():
+            return torch.cat([self._log_joint(chunk) for chunk in x.split(rows)], dim=1).T
+
+    # ------------------------------------------------------------------------------------------------- EM
+
+    @torch.no_grad()
+    def expected_statistics(self, x: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
+        """E step: responsibilities r, their sum for each component, and the sums that a component asks for."""
+        log_joint = self._log_joint(x)
+        largest = log_joint.amax(0)
+        responsibilities = log_joint.sub_(largest).exp_()
+        total = responsibilities.sum(0)
+        log_prob = (largest + total.log()).double()
+        responsibilities /= total
+        if weight is not None:
+            responsibilities *= weight
+            log_prob = log_prob * weight
+        return {
+            "log_prob": log_prob.sum(),
+            "count": torch.tensor(len(x), dtype=torch.float64, device=x.device)
+            if weight is None
+            else weight.double().sum(),
+            "mass": responsibilities.sum(1, dtype=torch.float64),
+            **self._component_statistics(x, responsibilities),
+        }
+
+    def _set_weights(self, mass: Tensor) -> None:
+        positive = mass.clamp_min(torch.finfo(torch.float64).tiny)
+        self.model.logits.copy_(positive.log() - positive.sum().log())
+
+    def degeneracies(self, count: float) -> list[str]:
+        """Components with less than two data's worth of mass."""
+        mass = count * self.weights.detach()
+        return [f"component {k} has the mass of {mass[k]:.2g} data" for k in (mass < 2).nonzero().flatten().tolist()]
+
+
+def start_clusters(x: Tensor, weight: Tensor | None, num_centres: int, start: str | Tensor) -> tuple[Tensor, Tensor]:
+    """Centres (K, D) after a few steps of Lloyd's algorithm, and the nearest of them for each datum (N,).
+
+    Args:
+        x: Data (N, D), nothing missing.
+        weight: What each datum counts for, (N,), or None.
+        num_centres: K.
+        start: ``"k-means++"``, ``"random"`` (data drawn uniformly), or the centres themselves, which then stay.
+
+    Raises:
+        ValueError: If there are fewer data than centres.
+
+    Reference:
+        Arthur and Vassilvitskii (2007), k-means++: the advantages of careful seeding.
+    """
+    weight = torch.ones_like(x[:, 0]) if weight is None else weight
+    if (weight > 0).sum() < num_centres:
+        raise ValueError(
+            f"`num_components` must be at most the number of data, {int((weight > 0).sum())}, got {num_centres}."
+        )
+    if isinstance(start, Tensor):
+        centres = start.to(x)
+        return centres, _nearest(x, centres)
+    centres = x[torch.multinomial(weight, 1)]
+    squared = (x - centres).square().sum(1)
+    if start == "random":
+        centres = x[_draw(weight, num_centres)]
+    for _ in range(num_centres - len(centres)):
+        probabilities = squared * weight
+        chosen = x[_draw(probabilities if probabilities.sum() > 0 else weight, 1)]
+        squared = torch.minimum(squared, (x - chosen).square().sum(1))
+        centres = torch.cat([centres, chosen])
+    for _ in range(START_STEPS):
+        nearest = _nearest(x, centres)
+        mass = torch.zeros_like(centres[:, :1]).index_add_(0, nearest, weight[:, None])
+        sums = torch.zeros_like(centres).index_add_(0, nearest, x * weight[:, None])
+        centres = torch.where(mass > 0, sums / mass.clamp_min(torch.finfo(x.dtype).tiny), centres)
+    return centres, _nearest(x, centres)
+
+
+def _draw(probabilities: Tensor, number: int) -> Tensor:
+    """Indices drawn by their probabilities, of 2²⁴ or more (where torch.multinomial ends) with replacement."""
+    if len(probabilities) < 2**24:
+        return torch.multinomial(probabilities, number)
+    uniform = torch.rand(number, dtype=torch.float64, device=probabilities.device)
+    cumulative = probabilities.double().cumsum(0)
+    return torch.searchsorted(cumulative, uniform * cumulative[-1]).clamp_max(len(probabilities) - 1)
+
+
+def _nearest(x: Tensor, centres: Tensor) -> Tensor:
+    """Index of the nearest centre, shape (N,)."""
+    rows = chunk_rows(len(centres) + x.shape[1], 1, x.device)
+    return torch.cat([torch.cdist(chunk, centres).argmin(1) for chunk in x.split(rows)])

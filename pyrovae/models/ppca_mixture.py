@@ -1,0 +1,192 @@
+"""The mixture of probabilistic principal component analysers: Gaussians with covariances W_k W_kᵀ + σ_k² I."""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyrovae.models.base import Program, check_floor, derived
+from pyrovae.models.mixture import MarginalGuide, Mixture, start_clusters
+from pyrovae.models.ppca import PPCA
+
+
+class PPCAMixtureModel(Program):
+    """z ~ Categorical(π);  x ~ Normal(μ_z, W_z W_zᵀ + σ_z² I): the factors of each component are integrated out."""
+
+    def __init__(self, num_components: int, latent_dim: int, num_dims: int, floor: float, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.floor = floor
+        self.logits = nn.Parameter(torch.zeros(num_components, dtype=dtype))
+        self.means = nn.Parameter(torch.zeros(num_components, num_dims, dtype=dtype))
+        self.weight = nn.Parameter(torch.zeros(num_components, num_dims, latent_dim, dtype=dtype))
+        self.noise_factor = nn.Parameter(torch.ones(num_components, dtype=dtype))
+
+    def noise_variance(self) -> Tensor:
+        """σ², shape (K,)."""
+        return self.noise_factor.square() + self.floor
+
+    def forward(self, x: Tensor | None = None, *, num_data: int = 1) -> Tensor:
+        variance = self.noise_variance()[:, None].expand_as(self.means)
+        with pyro.plate("data", num_data if x is None else len(x), dim=-1):
+            z = pyro.sample("z", dist.Categorical(logits=self.logits), infer={"enumerate": "parallel"})
+            component = dist.LowRankMultivariateNormal(self.means[z], self.weight[z], variance[z])
+            return pyro.sample("x", component, obs=x)
+
+
+class PPCAMixture(Mixture):
+    """Mixture of K probabilistic PCAs: a Gaussian mixture that affords full covariances in many dimensions.
+
+    Args:
+        num_components: K.
+        latent_dim: L, the dimension of each component's subspace, from 1 to D − 1.
+        data_shape: ``(D,)``.
+        floor: ε, the lower bound of every σ_k², in squared units of the data.
+        dtype: Type of the parameters.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+        >>> mixture = PPCAMixture(num_components=3, latent_dim=2, data_shape=(5,))
+        >>> mixture.log_prob(torch.zeros(4, 5)).shape, mixture.component(0).latent_dim
+        (torch.Size([4]), 2)
+
+    Reference:
+        Tipping and Bishop (1999), Mixtures of probabilistic principal component analyzers.
+    """
+
+    def __init__(
+        self,
+        num_components: int,
+        latent_dim: int,
+        data_shape: int | tuple[int, ...],
+        floor: float = 1e-6,
+        *,
+        dtype: torch.dtype = torch.float64,
+    ) -> None:
+        super().__init__()
+        self._describe(num_components, data_shape)
+        if not (isinstance(latent_dim, int) and 1 <= latent_dim < self.num_dims):
+            raise ValueError(
+                f"`latent_dim` must be a whole number from 1 to D - 1 = {self.num_dims - 1}, got {latent_dim!r}."
+            )
+        self.latent_dim, self.floor = latent_dim, check_floor(floor)
+        self.model = PPCAMixtureModel(num_components, latent_dim, self.num_dims, self.floor, dtype)
+        self.guide = MarginalGuide()
+        self.config = {
+            "num_components": num_components,
+            "latent_dim": latent_dim,
+            "data_shape": list(self.data_shape),
+            "floor": self.floor,
+        }
+
+    @property
+    def means(self) -> Tensor:
+        """μ, shape (K, D)."""
+        return cast(Tensor, self.model.means)
+
+    @property
+    def num_free_parameters(self) -> int:
+        """K − 1 weights, and what K probabilistic PCAs have."""
+        k, d, q = self.num_components, self.num_dims, self.latent_dim
+        return k - 1 + k * (d * q - q * (q - 1) // 2 + d + 1)
+
+    @torch.no_grad()
+    def component(self, k: int) -> PPCA:
+        """Component k by itself: p(x given z = k), with p(its factors given x)."""
+        ppca = PPCA(self.latent_dim, self.num_dims, self.floor, dtype=self.means.dtype).to(self.means.device)
+        ppca.model.mean.copy_(self.means[k])
+        ppca.model.weight.copy_(self.model.weight[k])
+        ppca.model.noise_factor.copy_(self.model.noise_factor[k])
+        return ppca
+
+    def as_distribution(self) -> dist.MixtureSameFamily:
+        """p(x) as a distribution of Pyro, event shape (D,); its parameters are this model's own."""
+        variance = self.model.noise_variance()[:, None].expand_as(self.means)
+        component = dist.LowRankMultivariateNormal(self.means, self.model.weight, variance)
+        return dist.MixtureSameFamily(dist.Categorical(logits=self.model.logits), component)
+
+    @derived
+    def _precision_tril(self) -> Tensor:
+        """Cholesky factors of the posterior precisions of the factors, I + W_kᵀW_k/σ_k², shape (K, L, L)."""
+        weight = self.model.weight
+        identity = torch.eye(self.latent_dim, dtype=weight.dtype, device=weight.device)
+        return torch.linalg.cholesky(identity + weight.mT @ weight / self.model.noise_variance()[:, None, None])
+
+    def _factor_means(self, deviations: Tensor, k: int) -> Tensor:
+        """E[factors of component k given x] for deviations from its mean (n, D), shape (n, L)."""
+        projected = (deviations @ self.model.weight[k]).T / self.model.noise_variance()[k]
+        return torch.cholesky_solve(projected, self._precision_tril()[k]).T
+
+    def _log_joint(self, x: Tensor) -> Tensor:
+        """log π_k + log Normal(x; μ_k, W_kW_kᵀ + σ_k²I) for a chunk of data (n, D), shape (K, n)."""
+        variance, distances = self.model.noise_variance(), []
+        for k, mean in enumerate(self.means):
+            deviations = x - mean
+            factors = self._factor_means(deviations, k)
+            residual = deviations - factors @ self.model.weight[k].T
+            distances.append(residual.square().sum(1) / variance[k] + factors.square().sum(1))
+        log_det = 2 * self._precision_tril().diagonal(dim1=-2, dim2=-1).log().sum(-1) + self.num_dims * variance.log()
+        constant = self.model.logits.log_softmax(0) - 0.5 * (log_det + self.num_dims * math.log(2 * math.pi))
+        return constant[:, None] - 0.5 * torch.stack(distances)
+
+    # ------------------------------------------------------------------------------------------------- EM
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor, weight: Tensor | None = None) -> None:
+        """Centres by k-means++; half of the pooled variance within clusters in a random W, half in σ².
+
+        Raises:
+            ValueError: If there are fewer data than components.
+        """
+        centres, nearest = start_clusters(x, weight, self.num_components, "k-means++")
+        weight = torch.ones_like(x[:, 0]) if weight is None else weight
+        mass = torch.zeros_like(centres[:, 0]).index_add_(0, nearest, weight)
+        variance = (weight @ (x - centres[nearest]).square()).mean() / weight.sum()
+        self._set_weights(mass.clamp_min(1).double())
+        self.model.means.copy_(centres)
+        self.model.weight.copy_(torch.randn_like(self.model.weight) * (variance / 2 / self.latent_dim).sqrt())
+        self.model.noise_factor.copy_((variance / 2 - self.floor).clamp_min(0).sqrt().expand(self.num_components))
+
+    def _component_statistics(self, x: Tensor, responsibilities: Tensor) -> dict[str, Tensor]:
+        """For each component the sums of its probabilistic PCA, weighted by r."""
+        parts: list[dict[str, Tensor]] = [
+            self._factor_statistics(x - mean, r, k)
+            for k, (mean, r) in enumerate(zip(self.means, responsibilities, strict=True))
+        ]
+        return {name: torch.stack([part[name] for part in parts]).double() for name in parts[0]}
+
+    def _factor_statistics(self, deviations: Tensor, r: Tensor, k: int) -> dict[str, Tensor]:
+        """Σr|x−μ|², Σr(x−μ)E[f̃]ᵀ and Σr E[f̃f̃ᵀ], where f̃ = (factors, 1) carries the mean along."""
+        extended = nn.functional.pad(self._factor_means(deviations, k), (0, 1), value=1.0)
+        weighted = extended * r[:, None]
+        second = weighted.T @ extended
+        second[:-1, :-1] += r.sum() * torch.cholesky_inverse(self._precision_tril()[k])
+        return {"squares": r @ deviations.square().sum(1), "cross": deviations.T @ weighted, "latent": second}
+
+    @torch.no_grad()
+    def maximize(self, statistics: dict[str, Tensor]) -> None:
+        """M step: for each component that of probabilistic PCA; one without mass stays as it is."""
+        mass, cross = statistics["mass"], statistics["cross"]
+        empty = (mass <= torch.finfo(torch.float64).tiny)[:, None, None]
+        identity = torch.eye(self.latent_dim + 1, dtype=cross.dtype, device=cross.device)
+        extended = torch.linalg.solve(torch.where(empty, identity, statistics["latent"]), cross, left=False)
+        residual = statistics["squares"] - (extended * cross).sum((1, 2))
+        variance = residual / (mass.clamp_min(torch.finfo(torch.float64).tiny) * self.num_dims)
+        self._set_weights(mass)
+        self.model.means.add_(extended[..., -1])
+        self.model.weight.copy_(torch.where(empty, self.model.weight.double(), extended[..., :-1]))
+        self.model.noise_factor.copy_((variance - self.floor).clamp_min(0).sqrt())
+
+    @torch.no_grad()
+    def degeneracies(self, count: float) -> list[str]:
+        """Components with next to no data, and those whose noise is at the floor."""
+        at_floor = self.model.noise_variance() <= self.floor * (1 + 1e-3)
+        return super().degeneracies(count) + [
+            f"component {k} has its noise at the floor, {self.floor:g}" for k in at_floor.nonzero().flatten().tolist()
+        ]
