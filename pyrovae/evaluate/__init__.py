@@ -41,10 +41,9 @@ __all__ = [
     "log_likelihood",
     "log_weights",
     "manifold_means",
-    "pareto_k",
-    "reconstruct_means",
-    "reconstruct_samples",
     "match_components",
     "pareto_k",
     "principal_angles",
+    "reconstruct_means",
+    "reconstruct_samples",
 ]

@@ -70,7 +70,7 @@ class FID:
         images = _images(generated, "generated", self.image_shape)
         self._metric.reset()  # which keeps the features of the real images
         self._update(images, real=False)
-        return float(self._metric.compute())
+        return float(self._metric.compute().clamp_min(0))  # rounding may leave it below
 
     @torch.no_grad()
     def _update(self, images: Tensor, *, real: bool) -> None:

@@ -99,8 +99,8 @@ def class_legend(figure: Figure, axes: Axes, *, beside: bool = False) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         options: dict[str, Any] = {"fontsize": SMALL, "handletextpad": 0.1, "columnspacing": 1.2, "frameon": False}
-        place, columns = ("outside center right", 1) if beside else ("outside lower center", min(len(handles), 10))
-        figure.legend(handles, labels, loc=place, ncols=columns, title="class", **options)
+        options |= {"ncols": 1 if beside else min(len(handles), 10), "title": "class"}
+        figure.legend(handles, labels, loc="outside right center" if beside else "outside lower center", **options)
 
 
 def scatter_by_class(axes: Any, points: Tensor, labels: Tensor | None, size: float = 24) -> None:
