@@ -16,7 +16,7 @@ import torch
 import pyrovae
 from pyrovae import data, output
 from pyrovae.data import DataSet
-from pyrovae.fit import ConvergenceWarning
+from pyrovae.fit import FitWarning
 from pyrovae.scoreboard import compare
 from pyrovae.suite import standard_fits
 
@@ -198,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     threads = torch.get_num_threads()
     try:
         with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", ConvergenceWarning)
+            warnings.simplefilter("always", FitWarning)
             options.run(options)
         for note in dict.fromkeys(_one_line(each.message) for each in caught):
             print(f"pyrovae: note: {note}", file=sys.stderr)

@@ -18,17 +18,21 @@ import torch
 from pyrovae import fit
 from pyrovae.data import DataSet, Observations
 from pyrovae.fit import FitResult
-from pyrovae.models import PPCA, VAE, Bernoulli, Gaussian, GaussianMixture
+from pyrovae.models import PPCA, VAE, Bernoulli, BernoulliMixture, Gaussian, GaussianMixture
 from pyrovae.models.base import TractableModel
 from pyrovae.models.gmm import Covariance
 from pyrovae.seeding import seeded
 
 FORMS: tuple[Covariance, ...] = ("full", "diag")
 COMPONENTS = (2, 3, 5, 10, 20, 30, 60, 100)
-LARGE_COMPONENTS: dict[str, tuple[int, ...]] = {"full": (10,), "diag": (10, 30)}
+LARGE_COMPONENTS: dict[str, tuple[int, ...]] = {"full": (10,), "diag": (10, 30), "Bernoulli": (30, 100)}
 LATENT_DIMS = (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 80, 120, 200, 300, 400)
 RELATIVE_FLOORS = (1e-3, 4e-3, 1.6e-2)  # times the mean variance of a dimension
+PROBABILITY_FLOORS = (1e-3, 1e-2)  # of a mixture of Bernoullis
 SELECTION_NUMBERS = 4_000_000  # mixtures are chosen on so many numbers of the training data, N × D, at most
+
+
+AnyMixture = GaussianMixture | BernoulliMixture
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +61,7 @@ def standard_fits(
 ) -> Suite:
     """Fit one Gaussian, a mixture, probabilistic PCA and variational autoencoders, each every way it can be.
 
-    On binary data, whose likelihood is a mass, only autoencoders with a Bernoulli likelihood are fitted.
+    On binary data, whose likelihood is a mass, the mixture and the autoencoders are of Bernoullis.
 
     Args:
         dataset: Train and validation splits; the test split is not looked at.
@@ -79,6 +83,7 @@ def standard_fits(
     builder.check(latent_dim, num_components)
     size = latent_dim or min(16 if builder.num_dims >= 256 else 8, max(1, builder.num_dims - 1))
     if dataset.train.space.support == "boolean":
+        builder.mixture(num_components)
         builder.autoencoder(f"VAE-{size}", size, Bernoulli(), num_epochs)
         builder.autoencoder(f"linear VAE-{size}", size, Bernoulli(), num_epochs, hidden=())
         return Suite(builder.fits, tuple(builder.chosen))
@@ -118,15 +123,10 @@ class _Builder:
         for name, size in (("latent_dim", latent_dim), ("num_components", num_components)):
             if size is not None and size < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {size}.")
-        if self.train.space.support == "boolean":
-            if num_components is not None:
-                raise ValueError(
-                    f"`num_components` must be left out for binary data, got {num_components}; no mixture is fitted."
-                )
-            return
+        binary = self.train.space.support == "boolean"
         if (self.train.x == self.train.x[0]).all():
             raise ValueError("`dataset` must hold training data that differ, got one value throughout.")
-        if latent_dim is not None and latent_dim >= self.num_dims > 1:
+        if latent_dim is not None and latent_dim >= self.num_dims > 1 and not binary:
             raise ValueError(
                 f"`latent_dim` must be below the number of dimensions, {self.num_dims}, got {latent_dim}; "
                 "probabilistic PCA would have no noise left to model."
@@ -146,29 +146,42 @@ class _Builder:
         self._note("Gaussian", candidates, f"floor {_floor(selection)}")
 
     def mixture(self, num_components: int | None) -> None:
-        """A Gaussian mixture by EM, and by SVI from the same start."""
+        """A mixture, of Gaussians or on binary data of Bernoullis, by EM, and by SVI from the same start."""
         subset = self._subset()
-        candidates = [
-            self._mixture(k, covariance, floor)
-            for covariance in FORMS
-            for k in ((num_components,) if num_components else self._components(covariance, len(subset)))
-            for floor in self.floors
-        ]
-        self.report(f"Gaussian mixture: choosing among {len(candidates)} on {len(subset):,} training data")
+        candidates = self._mixtures(num_components, len(subset))
+        binary = isinstance(candidates[0], BernoulliMixture)
+        what = f"{'Bernoulli' if binary else 'Gaussian'} mixture"
+        self.report(f"{what}: choosing among {len(candidates)} on {len(subset):,} training data")
         quick = 3 if self.large else 1000
         selection = fit.select(
-            candidates, lambda m: self._em(m, subset, 1e-3, quick, planned=True), self.valid, progress=self.progress
+            candidates, lambda m: self._em(m, subset, 1e-3, quick, trial=True), self.valid, progress=self.progress
         )
-        chosen = cast(GaussianMixture, selection.best.model)
-        name = f"GMM-{chosen.num_components} {chosen.covariance}"
-        note = f"K = {chosen.num_components}, {chosen.covariance} covariance, floor {_floor(selection)}"
+        chosen = cast(AnyMixture, selection.best.model)
+        form = "" if isinstance(chosen, BernoulliMixture) else f", {chosen.covariance} covariance"
+        kind = "BMM" if isinstance(chosen, BernoulliMixture) else "GMM"
+        name = f"{kind}-{chosen.num_components}{form.removesuffix(' covariance').replace(',', '')}"
         where = f", fitted to {len(subset):,} of the training data in {quick} iterations" if self.large else ""
-        self._note("Gaussian mixture", candidates, note, where)
+        self._note(what, candidates, f"K = {chosen.num_components}{form}, floor {_floor(selection)}", where)
         self.report(f"{name}: EM")
-        tolerance, iterations = (1e-3, 8) if self.large else (1e-6, 1000)
+        tolerance, iterations = (1e-3, 30 if binary else 8) if self.large else (1e-6, 1000)
         self.fits[f"{name}, EM"] = self._em(chosen, self.train, tolerance, iterations, planned=self.large)
         self.report(f"{name}: SVI, z enumerated")
-        self.fits[f"{name}, SVI"] = self._svi(chosen, batch_size=128, num_steps=60 if self.large else 450, lr=2e-3)
+        lr = 0.03 if binary else 2e-3
+        self.fits[f"{name}, SVI"] = self._svi(chosen, batch_size=128, num_steps=60 if self.large else 450, lr=lr)
+
+    def _mixtures(self, num_components: int | None, num_data: int) -> list[AnyMixture]:
+        """The candidates: every K worth trying, form of the covariance and floor."""
+
+        def components(form: str) -> Sequence[int]:
+            return (num_components,) if num_components else self._components(form, num_data)
+
+        if self.train.space.support == "boolean":
+            return [
+                BernoulliMixture(k, (self.num_dims,), floor).to(self.device)
+                for k in components("Bernoulli")
+                for floor in PROBABILITY_FLOORS
+            ]
+        return [self._mixture(k, form, floor) for form in FORMS for k in components(form) for floor in self.floors]
 
     def ppca(self, latent_dim: int | None) -> None:
         """Probabilistic PCA in closed form, by EM, and by SVI with the exact posterior as guide."""
@@ -227,13 +240,16 @@ class _Builder:
         tolerance: float,
         iterations: int,
         *,
-        planned: bool,
+        planned: bool = False,
+        trial: bool = False,
         accelerate: bool = False,
     ) -> FitResult:
-        """EM; where the budget of iterations is ``planned``, using it up is no cause for a warning."""
+        """EM; using up a ``planned`` budget of iterations is no cause for a warning, and nothing is in a ``trial``."""
         with warnings.catch_warnings():
             if planned:
                 warnings.simplefilter("ignore", fit.ConvergenceWarning)
+            if trial:
+                warnings.simplefilter("ignore", fit.FitWarning)
             return fit.em(
                 model,
                 data,
@@ -260,10 +276,10 @@ class _Builder:
     def _mixture(self, num_components: int, covariance: Covariance, floor: float) -> GaussianMixture:
         return GaussianMixture(num_components, (self.num_dims,), covariance, floor).to(self.device)
 
-    def _components(self, covariance: Covariance, num_data: int) -> list[int]:
+    def _components(self, form: str, num_data: int) -> list[int]:
         """K worth trying: ten data a component, and for full covariances D/2."""
-        per_component = max(10, self.num_dims / 2 if covariance == "full" else 0)
-        candidates = LARGE_COMPONENTS[covariance] if self.large else COMPONENTS
+        per_component = max(10, self.num_dims / 2 if form == "full" else 0)
+        candidates = LARGE_COMPONENTS[form] if self.large else COMPONENTS
         return [k for k in candidates if k * per_component <= num_data] or [1]
 
     def _subset(self) -> Observations:
@@ -280,7 +296,7 @@ class _Builder:
 
 
 def _floor(selection: fit.Selection) -> str:
-    return f"{cast(GaussianMixture, selection.best.model).floor:.2g}"
+    return f"{cast(AnyMixture, selection.best.model).floor:.2g}"
 
 
 def _round(value: float) -> float:

@@ -215,7 +215,10 @@ def test_unreadable_files(file, content, message, tmp_path, capsys):
         (["nothing.csv"], "`DATA` must be a file that exists, got 'nothing.csv'"),
         (["digits", "--components", "2000"], "`--components` must be at most the number of training data, 1,079"),
         (["digits", "--latent-dim", "64"], "`--latent-dim` must be below the number of dimensions, 64, got 64"),
-        (["digits", "--observations", "binary", "--components", "3"], "`--components` must be left out for binary"),
+        (
+            ["digits", "--observations", "binary", "--components", "2000"],
+            "`--components` must be at most the number of training data, 1,079",
+        ),
         (["digits", "--observations", "binary", "--transform", "logit"], "`--transform` must be None for binary"),
         (["digits", "--device", "abacus"], "`--device` must be a device of this machine, got 'abacus'"),
     ],

@@ -7,7 +7,6 @@ import torch
 
 from pyrovae import PPCA, VAE, GaussianMixture, data, fit, suite
 from pyrovae.data import DataSet, Observations, Space
-from pyrovae.models.likelihoods import BernoulliHead
 
 D = 4
 
@@ -78,11 +77,11 @@ def test_no_row_sees_the_test_data(quick_svi):
     assert suite.standard_fits(unseen, num_components=2, latent_dim=1, num_epochs=1, progress=False).fits
 
 
-def test_binary_data_have_bernoulli_autoencoders_only(quick_svi):
-    binary = suite.standard_fits(data_set("boolean"), progress=False)
-    assert list(binary.fits) == ["VAE-3, SVI", "linear VAE-3, SVI"]
-    assert all(isinstance(result.model.decoder.head, BernoulliHead) for result in binary.fits.values())
-    assert binary.chosen == ()
+def test_binary_data_have_bernoulli_models_only(quick_svi):
+    binary = suite.standard_fits(data_set("boolean"), num_components=3, progress=False)
+    assert list(binary.fits) == ["BMM-3, EM", "BMM-3, SVI", "VAE-3, SVI", "linear VAE-3, SVI"]
+    assert all(result.model.support == "boolean" for result in binary.fits.values())
+    assert [line.partition(":")[0] for line in binary.chosen] == ["Bernoulli mixture"]
 
 
 def test_one_column_has_no_principal_components(quick_svi):
@@ -196,7 +195,7 @@ def test_where_convergence_is_the_plan_a_fit_without_it_warns(quick_svi, monkeyp
         ("real", {"num_components": 41}, "`num_components` must be at most the number of training data, 40, got 41"),
         ("real", {"num_components": 0}, "`num_components` must be at least 1, got 0"),
         ("real", {"latent_dim": 0}, "`latent_dim` must be at least 1, got 0"),
-        ("boolean", {"num_components": 3}, "`num_components` must be left out for binary data, got 3"),
+        ("boolean", {"num_components": 1000}, "`num_components` must be at most the number of training data"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused_before_any_fit(support, options, message, lines):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mmap
-import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from pyrovae.models.base import TractableModel
 from pyrovae.models.kernels import chunk_rows
 
 START_FLOATS = 2**24  # numbers of data outside of memory, 128 MiB, from which a fit starts
+WINDOW_BYTES = 2**22  # of a mapped file that are in memory at once while single rows are picked out of it
 
 Chunk = tuple[Tensor, Tensor | None]
 
@@ -65,11 +65,11 @@ def open_source(
     rows = rows or chunk_rows(model.floats_per_datum, model.smallest_chunk, like.device)
     start_rows: int | None = None
     if memory_budget is not None:
-        rows = min(rows, memory_budget // (4 * size * model.floats_per_datum))
-        start_rows = memory_budget // (16 * size * model.data_shape[0])
+        chunk_bytes, start_bytes = 4 * size * model.floats_per_datum, 16 * size * model.data_shape[0]  # of one datum
+        rows, start_rows = min(rows, memory_budget // chunk_bytes), memory_budget // start_bytes
         if rows < 1 or start_rows < 1:
             raise ValueError(
-                f"`memory_budget` must hold at least one datum's {4 * size * model.floats_per_datum} bytes, "
+                f"`memory_budget` must be at least the {max(chunk_bytes, start_bytes)} bytes that one datum needs, "
                 f"got {memory_budget}."
             )
     if isinstance(data, Observations | Tensor):
@@ -131,28 +131,41 @@ def _rows(
     def start() -> Chunk:
         if start_rows is None or count <= start_rows:
             at: Any = slice(0, count)
-        else:  # by torch's random state, like every other draw
-            seed = int(torch.randint(2**31, ()))
-            at = sorted(random.Random(seed).sample(range(count), start_rows))
+        else:  # one at random from each of as many equal parts
+            parts = torch.arange(start_rows, dtype=torch.float64) + torch.rand(start_rows, dtype=torch.float64)
+            at = (parts * (count / start_rows)).long().clamp_max(count - 1)
         return read(at), weights_at(at)
 
     return Source(chunks, start, space)
 
 
 def _reader(model: TractableModel, array: np.ndarray) -> Callable[[Any], Tensor]:
-    """Reads rows of an array as the model takes them; pages of a mapped file are given back once copied."""
-    mapped = getattr(array, "_mmap", None) if getattr(array, "mode", "c") != "c" else None
+    """Reads rows of an array, a slice or ascending indices, as the model takes them.
 
-    def read(at: Any) -> Tensor:
-        rows = torch.from_numpy(np.array(array[at]))  # a copy: what is written to it is not written to the file
-        if not rows.is_floating_point():
-            rows = rows.to(next(model.parameters()).dtype)
-        x = model.as_input(rows, "data")
+    Pages of a mapped file are given back once copied.
+    """
+    mapped = getattr(array, "_mmap", None) if getattr(array, "mode", "c") != "c" else None
+    window = max(1, WINDOW_BYTES // max(1, array[:1].nbytes))
+
+    def copied(at: Any) -> Tensor:
+        rows = _copied(array[at], model)
         if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
             mapped.madvise(mmap.MADV_DONTNEED)
-        return x
+        return rows
+
+    def read(at: slice | Tensor) -> Tensor:
+        if isinstance(at, slice):
+            return model.as_input(copied(at), f"data[{at.start}:{at.stop}]")
+        pieces = at.split(torch.bincount(at // window).tolist())
+        return model.as_input(torch.cat([copied(piece.numpy()) for piece in pieces if len(piece)]), "data[sample]")
 
     return read
+
+
+def _copied(array: np.ndarray, model: TractableModel) -> Tensor:
+    """An array as a tensor of its own, of the model's type if it holds integers; what it came from is left alone."""
+    x = torch.from_numpy(np.array(array))
+    return x if x.is_floating_point() else x.to(next(model.parameters()).dtype)
 
 
 def checked_weight(sample_weight: Tensor | None, count: int, like: Tensor) -> Tensor | None:
@@ -167,7 +180,10 @@ def checked_weight(sample_weight: Tensor | None, count: int, like: Tensor) -> Te
     if weight.shape != (count,):
         raise ValueError(f"`sample_weight` must have shape ({count},), one entry a datum, got {tuple(weight.shape)}.")
     if not torch.isfinite(weight).all() or (weight < 0).any() or not weight.sum() > 0:
-        raise ValueError("`sample_weight` must be finite and not negative, with a positive sum.")
+        raise ValueError(
+            "`sample_weight` must be finite and not negative, with a positive sum, "
+            f"got values in [{weight.min().item():g}, {weight.max().item():g}]."
+        )
     return weight.to(like)
 
 
@@ -175,13 +191,11 @@ def _batches(model: TractableModel, data: Iterable[Any], rows: int, start_rows: 
     """Batches that come in any size; a batch is a tensor, an array, or a tuple that begins with one."""
 
     def tensors() -> Iterator[Tensor]:
-        empty = True
-        for batch in data:
+        number = -1
+        for number, batch in enumerate(data):
             x = batch[0] if isinstance(batch, tuple | list) else batch
-            x = torch.from_numpy(np.asarray(x)) if not isinstance(x, Tensor | Observations) else x
-            empty = False
-            yield model.as_input(x, "data")
-        if empty:
+            yield model.as_input(_copied(x, model) if isinstance(x, np.ndarray) else x, f"batch {number} of data")
+        if number < 0:
             raise ValueError(
                 "`data` must give at least one batch in every pass, got none; a generator ends after one pass."
             )

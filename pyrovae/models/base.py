@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from pyrovae.data import Observations, as_observations
 from pyrovae.data.observations import Support
+from pyrovae.models.kernels import chunk_rows
 from pyrovae.seeding import seeded
 
 Missing = Literal["error", "nan"]
@@ -101,7 +102,8 @@ class LatentVariableModel(nn.Module):
             self.support == "boolean"
             and not ((observations.x == 0) | (observations.x == 1) | observations.x.isnan()).all()
         ):
-            low, high = observations.x.min().item(), observations.x.max().item()
+            seen = observations.x[~observations.x.isnan()]
+            low, high = seen.min().item(), seen.max().item()
             raise ValueError(
                 f"`{name}` must hold only 0 and 1 for a Bernoulli likelihood, got values in [{low:g}, {high:g}]; "
                 'binarize them, e.g. data.load(..., observations="binary").'
@@ -213,6 +215,36 @@ class TractableModel(LatentVariableModel, ABC):
     def maximize(self, statistics: dict[str, Tensor]) -> None:
         """M step: set the parameters, in place, to the maximum of the expected complete-data log-likelihood."""
         raise NotImplementedError
+
+    @torch.no_grad()
+    def impute(self, x: Observations | Tensor) -> tuple[Tensor, Tensor]:
+        """What is missing, from what is observed: E[x given the observed] and its variance.
+
+        Args:
+            x: Data with NaN for missing values, shape (N, D).
+
+        Returns:
+            Means (N, D), which are the data where those are observed, and variances (N, D), zero there.
+
+        Raises:
+            ValueError: If the model does not take missing values.
+        """
+        if self.missing != "nan":
+            raise ValueError('`missing` must be "nan" for a model that imputes, got "error"; build the model with it.')
+        data = self.as_input(x)
+        with self.unchanged():
+            moments = [self._moments_given_observed(chunk) for chunk in self._chunks(data)]
+        mean, variance = (torch.cat(part) for part in zip(*moments, strict=True))
+        return torch.where(data.isnan(), mean, data), torch.where(data.isnan(), variance, 0.0)
+
+    def _moments_given_observed(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and variances (n, D) of the missing entries of a chunk; those of observed ones are not used."""
+        raise NotImplementedError
+
+    def _chunks(self, x: Observations | Tensor) -> tuple[Tensor, ...]:
+        """Data as :meth:`as_input` gives them, in chunks whose intermediate values are small."""
+        data = self.as_input(x)
+        return data.split(chunk_rows(self.floats_per_datum, self.smallest_chunk, data.device))
 
     def degeneracies(self, count: float) -> list[str]:
         """Where the likelihood of a fit to ``count`` data comes from a floor or a handful of data; a line for each."""

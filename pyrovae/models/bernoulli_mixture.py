@@ -105,7 +105,7 @@ class BernoulliMixture(Mixture):
     @derived
     def _log_odds(self) -> tuple[Tensor, Tensor]:
         """log θ − log(1 − θ) and log(1 − θ), (K, D)."""
-        off = (1 - self.probs).log()
+        off = (self.floor + (1 - 2 * self.floor) * (-self.model.raw_probs).sigmoid()).log()  # 1 − θ would cancel
         return self.probs.log() - off, off
 
     def _log_joint(self, x: Tensor) -> Tensor:
@@ -117,24 +117,10 @@ class BernoulliMixture(Mixture):
             log_likelihood = log_odds @ x.T + off.sum(1, keepdim=True)
         return self.model.logits.log_softmax(0)[:, None] + log_likelihood
 
-    @torch.no_grad()
-    def impute(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """P(x = 1 given the observed) where a value is missing, and its variance p(1 − p).
-
-        Args:
-            x: Data with NaN for missing values, shape (N, D).
-
-        Returns:
-            Means (N, D), which are the data where those are observed, and variances (N, D), zero there.
-
-        Raises:
-            ValueError: If the model does not take missing values.
-        """
-        if self.missing != "nan":
-            raise ValueError('`missing` must be "nan" for a model that imputes, got "error".')
-        data = self.as_input(x)
-        mean = self.predict_proba(data) @ self.probs
-        return torch.where(data.isnan(), mean, data), torch.where(data.isnan(), mean * (1 - mean), 0.0)
+    def _moments_given_observed(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """P(x = 1 given the observed), p, and p(1 − p)."""
+        p = self._log_joint(x).softmax(0).T @ self.probs
+        return p, p * (1 - p)
 
     # ------------------------------------------------------------------------------------------------- EM
 
@@ -158,7 +144,7 @@ class BernoulliMixture(Mixture):
         observed = ~x.isnan()
         seen = responsibilities.sum(1, keepdim=True).expand(-1, self.num_dims)
         if not observed.all():
-            x, seen = x.nan_to_num(0.0), responsibilities @ observed.to(x).T.mT
+            x, seen = x.nan_to_num(0.0), responsibilities @ observed.to(x)
         return {"ones": (responsibilities @ x).double(), "observed": seen.double()}
 
     @torch.no_grad()

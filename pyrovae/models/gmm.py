@@ -14,7 +14,6 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.data import Observations
 from pyrovae.models.base import (
     AmortizedGuide,
     Missing,
@@ -126,6 +125,7 @@ class GaussianMixture(Mixture):
         self._describe(num_components, data_shape)
         if covariance not in COVARIANCES:
             raise ValueError(f"`covariance` must be one of {COVARIANCES}, got {covariance!r}.")
+        start = start if isinstance(start, str) else torch.as_tensor(start)
         if not (start in STARTS if isinstance(start, str) else start.shape == (num_components, self.num_dims)):
             given = repr(start) if isinstance(start, str) else f"a tensor of shape {tuple(start.shape)}"
             raise ValueError(
@@ -297,7 +297,7 @@ class GaussianMixture(Mixture):
 
     def _log_joint(self, x: Tensor) -> Tensor:
         """log π_k + log Normal(x; μ_k, Σ_k) for a chunk of data (n, D), shape (K, n)."""
-        if self.missing == "nan":
+        if x.isnan().any():
             return self._conditionals(x).log_density + self.model.logits.log_softmax(0)[:, None]
         whitening, constant = self._whitening()
         data = x.T.contiguous()
@@ -321,36 +321,17 @@ class GaussianMixture(Mixture):
 
     @derived
     def _covariance_matrices(self) -> Tensor:
+        """Σ, (K, D, D) or, tied, (1, D, D), in float64."""
         cholesky = self.model.cholesky()
-        return (cholesky @ cholesky.mT).to(self.means.dtype)
+        return cholesky @ cholesky.mT
 
-    @torch.no_grad()
-    def impute(self, x: Observations | Tensor) -> tuple[Tensor, Tensor]:
-        """What is missing, from what is observed: E[x given the observed] and its variance.
-
-        Args:
-            x: Data with NaN for missing values, shape (N, D).
-
-        Returns:
-            Means (N, D), which are the data where those are observed, and variances (N, D), zero there.
-
-        Raises:
-            ValueError: If the model does not take missing values.
-        """
-        if self.missing != "nan":
-            raise ValueError('`missing` must be "nan" for a model that imputes, got "error".')
-        data = self.as_input(x)
-        means, variances = [], []
-        with self.unchanged():
-            for chunk in data.split(max(1, 2**22 // self.floats_per_datum)):
-                conditionals = self._conditionals(chunk)
-                log_joint = conditionals.log_density + self.model.logits.log_softmax(0)[:, None]
-                responsibilities = log_joint.softmax(0)[..., None]
-                mean = (responsibilities * conditionals.mean).sum(0)
-                spread = conditionals.variance + (conditionals.mean - mean).square()
-                means.append(torch.where(chunk.isnan(), mean, chunk))
-                variances.append(torch.where(chunk.isnan(), (responsibilities * spread).sum(0), 0.0))
-        return torch.cat(means), torch.cat(variances)
+    def _moments_given_observed(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        conditionals = self._conditionals(x)
+        log_joint = conditionals.log_density + self.model.logits.log_softmax(0)[:, None]
+        responsibilities = log_joint.softmax(0)[..., None]
+        mean = (responsibilities * conditionals.mean).sum(0)
+        spread = conditionals.variance + (conditionals.mean - mean).square()
+        return mean, (responsibilities * spread).sum(0)
 
     # ------------------------------------------------------------------------------------------------- EM
 
@@ -374,7 +355,7 @@ class GaussianMixture(Mixture):
 
     def _component_statistics(self, x: Tensor, responsibilities: Tensor) -> dict[str, Tensor]:
         """With responsibilities r, the sums Σr(x − μ) and Σr(x − μ)(x − μ)ᵀ about the current means."""
-        if self.missing == "nan":
+        if x.isnan().any():
             return self._conditionals(x).statistics(self.means, responsibilities)
         data = x.T.contiguous()
         first, second = [], []

@@ -45,6 +45,12 @@ class LinearGaussianModel(Program):
         self.register_buffer("prior_loc", torch.zeros(latent_dim, dtype=dtype), persistent=False)
         self.register_buffer("prior_scale", torch.ones(latent_dim, dtype=dtype), persistent=False)
 
+    def fix_noise(self) -> None:
+        """Take Ψ out of the parameters: no optimiser sees it, neither torch's nor Pyro's, which trains all it finds."""
+        value = self.noise_factor.detach()
+        del self.noise_factor
+        self.register_buffer("noise_factor", value)
+
     def noise_variance(self) -> Tensor:
         """Ψ, a scalar or (D,)."""
         return self.noise_factor.square() + self.floor
@@ -118,22 +124,28 @@ class LinearGaussian(TractableModel):
         rotations = self.latent_dim * (self.latent_dim - 1) // 2
         return self.num_dims * self.latent_dim - rotations + self.num_dims + self.model.noise_factor.numel()
 
-    def as_distribution(self) -> dist.LowRankMultivariateNormal:
+    def as_distribution(self) -> dist.TorchDistribution:
         """p(x) = Normal(μ, WWᵀ + Ψ) as a distribution of Pyro, event shape (D,): the prior of another program, say.
 
         Its parameters are this model's own: gradients flow into them, and a later change of them does not show.
         """
-        return dist.LowRankMultivariateNormal(self.mean, self.weight, self.noise_variance.expand(self.num_dims))
+        variance = self.noise_variance.expand(self.num_dims)
+        if self.latent_dim == 0:  # torch knows no factor of rank 0
+            return dist.Normal(self.mean, variance.sqrt()).to_event(1)
+        return dist.LowRankMultivariateNormal(self.mean, self.weight, variance)
 
     # ------------------------------------------------------------------------------------------------- densities
 
     def log_prob(self, x: Observations | Tensor) -> Tensor:
         """Exact log Normal(x; μ, WWᵀ + Ψ), shape (N,), nats per datum; with missing values of the observed ones."""
-        return self._infer(self.as_input(x)).log_prob
+        with self.unchanged():
+            return torch.cat([self._infer(chunk).log_prob for chunk in self._chunks(x)])
 
-    def posterior(self, x: Observations | Tensor) -> dist.MultivariateNormal:
+    def posterior(self, x: Observations | Tensor) -> dist.TorchDistribution:
         """Exact p(z given x) = Normal(P⁻¹WᵀΨ⁻¹(x − μ), P⁻¹), P = I + WᵀΨ⁻¹W; batch shape (N,), event shape (L,)."""
         inferred = self._infer(self.as_input(x))
+        if self.latent_dim == 0:  # torch knows no multivariate normal of no dimension
+            return dist.Normal(inferred.latent_mean, inferred.latent_mean.exp()).to_event(1)
         scale_tril = torch.linalg.cholesky(inferred.covariance())
         return dist.MultivariateNormal(inferred.latent_mean, scale_tril=scale_tril, validate_args=False)
 
@@ -157,28 +169,10 @@ class LinearGaussian(TractableModel):
         """E[x' given z] at z = E[z given x], shape (N, D)."""
         return self.inverse_transform(self.transform(x))
 
-    @torch.no_grad()
-    def impute(self, x: Observations | Tensor) -> tuple[Tensor, Tensor]:
-        """What is missing, from what is observed: E[x given the observed] and its variance.
-
-        Args:
-            x: Data with NaN for missing values, shape (N, D).
-
-        Returns:
-            Means (N, D), which are the data where those are observed, and variances (N, D), zero there.
-
-        Raises:
-            ValueError: If the model does not take missing values.
-        """
-        if self.missing != "nan":
-            raise ValueError('`missing` must be "nan" for a model that imputes, got "error".')
-        data = self.as_input(x)
-        inferred = self._infer(data)
-        covariance = inferred.covariance()
-        latent_variance = torch.einsum("dl,nlm,dm->nd", self.weight, covariance, self.weight)
-        mean = self.inverse_transform(inferred.latent_mean)
-        variance = latent_variance + self.noise_variance
-        return torch.where(data.isnan(), mean, data), torch.where(data.isnan(), variance, 0.0)
+    def _moments_given_observed(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        inferred = self._infer(x)
+        latent_variance = torch.einsum("dl,...lm,dm->...d", self.weight, inferred.covariance(), self.weight)
+        return self.inverse_transform(inferred.latent_mean), (latent_variance + self.noise_variance).expand_as(x)
 
     def _infer(self, x: Tensor) -> _Inferred:
         """The posterior of every datum, and its log-density; in a missing entry, a deviation and a precision are 0."""
@@ -260,7 +254,7 @@ class LinearGaussian(TractableModel):
         cross, latent, observed = (statistics[name] for name in ("cross", "latent", "observed"))
         if latent.ndim == 2:
             extended = torch.linalg.solve(latent, cross, left=False)
-        else:  # each dimension has its own regression on z; what was never observed stays as it is
+        else:  # each dimension has its own regression on z; one never observed keeps its mean, and has no weights
             never = (observed == 0)[:, None, None] * torch.eye(
                 latent.shape[-1], dtype=latent.dtype, device=latent.device
             )

@@ -51,27 +51,27 @@ class ConditionalGaussians:
 
     @classmethod
     def of_matrices(cls, x: Tensor, means: Tensor, covariances: Tensor) -> ConditionalGaussians:
-        """Full covariances (K, D, D), or one for all (1, D, D); means (K, D), data (n, D)."""
+        """Full covariances (K, D, D) in float64, or one for all (1, D, D); means (K, D), data (n, D)."""
         observed = ~x.isnan()
         patterns, pattern = observed.unique(dim=0, return_inverse=True)
-        seen = patterns.to(x)
+        seen = patterns.to(covariances)
         # With unobserved entries made independent of all others, of variance 1, the matrix keeps the inverse and the
         # determinant of the block of observed ones.
         block = seen[:, :, None] * covariances[:, None] * seen[:, None] + torch.diag_embed(1 - seen)
         cholesky = torch.linalg.cholesky(block)  # (K or 1, U, D, D)
-        precision = torch.cholesky_inverse(cholesky) * (seen[:, :, None] * seen[:, None])
-        gain = covariances[:, None] @ precision
-        unseen = 1 - seen
-        covariance = (covariances[:, None] - gain @ covariances[:, None]) * (unseen[:, :, None] * unseen[:, None])
-        deviations = torch.where(observed, x - means[:, None], 0.0)
-        by_datum = precision[:, pattern]
-        explained = (by_datum @ deviations[..., None]).squeeze(-1)  # Σ⁻¹ of the observed block times the deviations
         log_det = 2 * cholesky.diagonal(dim1=-2, dim2=-1).log().sum(-1)[:, pattern]
-        log_density = -0.5 * ((deviations * explained).sum(-1) + log_det + observed.sum(1) * math.log(2 * math.pi))
-        predicted = explained @ covariances
+        identity = torch.eye(len(covariances[0]), dtype=seen.dtype, device=seen.device).expand_as(cholesky)
+        whitening = torch.linalg.solve_triangular(cholesky, identity, upper=False) * seen[:, None]
+        explained = whitening @ covariances[:, None]  # its square is what the observed take away of the covariance
+        unseen = (1 - seen)[:, :, None] * (1 - seen)[:, None]
+        covariance = (covariances[:, None] - explained.mT @ explained) * unseen
+        deviations = torch.where(observed, x - means[:, None], 0.0)
+        white = (whitening.to(x.dtype)[:, pattern] @ deviations[..., None]).squeeze(-1)
+        constant = observed.to(x).sum(1) * math.log(2 * math.pi)
+        log_density = -0.5 * (white.square().sum(-1) + log_det.to(x.dtype) + constant)
+        predicted = (white[..., None, :] @ explained.to(x.dtype)[:, pattern]).squeeze(-2)
         mean = means[:, None] + torch.where(observed, deviations, predicted)
-        expanded = covariance.expand(len(means), -1, -1, -1)
-        return cls(log_density, mean, expanded, pattern)
+        return cls(log_density, mean, covariance.to(x.dtype).expand(len(means), -1, -1, -1), pattern)
 
     @property
     def variance(self) -> Tensor:

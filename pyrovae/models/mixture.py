@@ -84,10 +84,8 @@ class Mixture(TractableModel):
 
     def _log_joints(self, data: Observations | Tensor) -> Tensor:
         """log π_k + log p(x given k) of all data, shape (N, K), in chunks."""
-        x = self.as_input(data)
-        rows = chunk_rows(self.floats_per_datum, self.smallest_chunk, x.device)
         with self.unchanged():
-            return torch.cat([self._log_joint(chunk) for chunk in x.split(rows)], dim=1).T
+            return torch.cat([self._log_joint(chunk) for chunk in self._chunks(data)], dim=1).T
 
     # ------------------------------------------------------------------------------------------------- EM
 
@@ -140,15 +138,14 @@ def start_clusters(x: Tensor, weight: Tensor | None, num_centres: int, start: st
     weight = torch.ones_like(x[:, 0]) if weight is None else weight
     if (weight > 0).sum() < num_centres:
         raise ValueError(
-            f"`num_components` must be at most the number of data, {int((weight > 0).sum())}, got {num_centres}."
+            f"`num_components` must be at most the number of data, {int((weight > 0).sum())}, got {num_centres}; "
+            "ask for fewer, or give more data of positive weight (or a larger `memory_budget`)."
         )
     if isinstance(start, Tensor):
         centres = start.to(x)
         return centres, _nearest(x, centres)
-    centres = x[torch.multinomial(weight, 1)]
-    squared = (x - centres).square().sum(1)
-    if start == "random":
-        centres = x[_draw(weight, num_centres)]
+    centres = x[_draw(weight, num_centres if start == "random" else 1)]
+    squared = (x - centres[0]).square().sum(1)
     for _ in range(num_centres - len(centres)):
         probabilities = squared * weight
         chosen = x[_draw(probabilities if probabilities.sum() > 0 else weight, 1)]

@@ -19,8 +19,7 @@ class PPCA(LinearGaussian):
         latent_dim: L, from 0 (one spherical Gaussian) to D − 1.
         data_shape: ``(D,)``.
         floor: ε, the lower bound of σ², in squared units of the data.
-        noise_variance: A given σ², at least ``floor``, which no fit by EM or in closed form changes; learned if left
-            out.
+        noise_variance: A given σ², at least ``floor``, which no fit changes; learned if left out.
         missing: ``"nan"`` lets a NaN stand for a value that was not observed: fits by EM, densities and posteriors are
             then those of the observed values.
         encoder: For a learned q(z given x): a module, x → distribution over z.  With ``networks.LinearGaussianEncoder``
@@ -60,7 +59,7 @@ class PPCA(LinearGaussian):
         if noise_variance is not None:
             with torch.no_grad():
                 super()._set_noise(torch.tensor(noise_variance, dtype=torch.float64))
-            self.model.noise_factor.requires_grad_(False)
+            self.model.fix_noise()
         if self.config is not None:
             self.config["noise_variance"] = noise_variance
 

@@ -181,7 +181,8 @@ class PPCAMixture(Mixture):
         self._set_weights(mass)
         self.model.means.add_(extended[..., -1])
         self.model.weight.copy_(torch.where(empty, self.model.weight.double(), extended[..., :-1]))
-        self.model.noise_factor.copy_((variance - self.floor).clamp_min(0).sqrt())
+        noise = (variance - self.floor).clamp_min(0).sqrt()
+        self.model.noise_factor.copy_(torch.where(empty.flatten(), self.model.noise_factor.double(), noise))
 
     @torch.no_grad()
     def degeneracies(self, count: float) -> list[str]:

@@ -1,0 +1,39 @@
+"""Paired timings: two ways of doing the same thing, in turn, so that a busy machine slows both."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+RESULTS = Path(__file__).with_name("RESULTS.md")
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times longer the peer takes: the median over rounds, and the smallest and largest of them."""
+
+    median: float
+    low: float
+    high: float
+    ours: float
+    peer: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ({self.low:.2f} to {self.high:.2f})"
+
+
+def paired(ours: Callable[[], object], peer: Callable[[], object], rounds: int = 5) -> Ratio:
+    """Time both in every round, after one unmeasured call of each; seconds are medians."""
+    seconds: dict[str, list[float]] = {"ours": [], "peer": []}
+    for turn in range(rounds + 1):
+        for name, call in (("ours", ours), ("peer", peer)):
+            began = time.perf_counter()
+            call()
+            if turn:
+                seconds[name].append(time.perf_counter() - began)
+    ratios = sorted(peer / own for own, peer in zip(seconds["ours"], seconds["peer"], strict=True))
+    medians = [statistics.median(seconds[name]) for name in ("ours", "peer")]
+    return Ratio(statistics.median(ratios), ratios[0], ratios[-1], *medians)
