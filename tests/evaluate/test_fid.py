@@ -160,3 +160,28 @@ def test_absences_are_said_in_a_sentence(images, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchmetrics.image.fid", None)
     with pytest.raises(ImportError, match=r"FID needs torchmetrics.*pip install 'pyrovae\[fid\]'"):
         evaluate.FID(images[0], nn.Flatten())
+
+
+@pytest.fixture(scope="module")
+def digit_features():
+    """Hidden units of a classifier trained on the training digits."""
+    d = data.load("digits")
+    torch.manual_seed(0)
+    hidden = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU())
+    classifier = nn.Sequential(hidden, nn.Linear(32, 10))
+    optimizer = torch.optim.Adam(classifier.parameters(), lr=1e-2)
+    for _ in range(150):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(classifier(d.train.x), d.train.labels).backward()
+        optimizer.step()
+    assert (classifier(d.test.x).argmax(1) == d.test.labels).float().mean() > 0.9
+    return hidden
+
+
+def test_a_classifier_ranks_digits_before_models_before_noise(digit_features):
+    d = data.load("digits")
+    distance = evaluate.FID(d.train, digit_features)
+    generated = [fit.closed_form(PPCA(q, (64,)), d.train).model.sample(359)[0] for q in (30, 2)]
+    ranked = [distance(x.clamp(0, 1).reshape(-1, 1, 8, 8)) for x in (d.test.x, *generated, torch.rand(359, 64))]
+    assert ranked == sorted(ranked)
+    assert ranked[1] > 3 * ranked[0]
