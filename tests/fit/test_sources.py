@@ -1,6 +1,7 @@
 """Data from anywhere give one fit: tensors, arrays in memory and in files, batches; within the memory that is given."""
 
 import math
+import os
 import subprocess
 import sys
 
@@ -183,13 +184,13 @@ from pyrovae import GaussianMixture, fit
 import warnings; warnings.simplefilter("ignore")
 path, budget, shape = sys.argv[1], int(sys.argv[2]), (3 * 2**18, 32)
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-model = GaussianMixture(4, shape[1], "diag", floor=1e-3)
+model = GaussianMixture(2, shape[1], "diag", floor=1e-3)
 fit.em(model, np.random.default_rng(0).normal(size=(5000, shape[1])), max_iterations=3, memory_budget=budget)
 x = np.memmap(path, dtype=np.float64, mode="r", shape=shape)
 before = peak()
-result = fit.em(model, x, max_iterations=3, memory_budget=budget)
+result = fit.em(model, x, max_iterations=2, memory_budget=budget)
 grown = peak() - before
-whole = fit.em(model, torch.from_numpy(np.array(x)), max_iterations=3, memory_budget=budget)
+whole = fit.em(model, torch.from_numpy(np.array(x)), max_iterations=2, memory_budget=budget)
 assert peak() - before >= x.nbytes, "what the test measures does not grow with what is in memory"
 difference = max((a - b).abs().max().item() for a, b in zip(result.model.parameters(), whole.model.parameters()))
 print(x.nbytes, grown, difference)
@@ -202,9 +203,8 @@ def test_a_file_of_four_times_the_budget_is_fitted_within_it(tmp_path):
     with open(tmp_path / "x.bin", "wb") as file:
         for _ in range(3):
             (generator.normal(size=(2**18, 32)) + 5 * generator.integers(0, 4, (2**18, 1))).tofile(file)
-    run = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path / "x.bin"), str(BUDGET)], capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "x.bin"), str(BUDGET)]
+    run = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert run.returncode == 0, run.stderr
     on_disk, grown, difference = map(float, run.stdout.split())
     assert on_disk == 4 * BUDGET
