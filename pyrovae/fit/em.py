@@ -201,7 +201,7 @@ class _Restart:
             self.bar.update()
             self.bar.set_postfix_str(f"log p {self.trace[-1]:.4f} nats, restart {self.number}", refresh=False)
             self.converged = remaining_gain(self.trace) < tolerance
-        self.degeneracies = self.model.degeneracies(statistics["count"].item())
+        self.degeneracies = self.model.degeneracies(statistics)
 
     def e_step(self) -> Statistics:
         """The sums over all data: those of the chunks, added up in float64, of this process and of the others."""

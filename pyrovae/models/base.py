@@ -246,8 +246,8 @@ class TractableModel(LatentVariableModel, ABC):
         data = self.as_input(x)
         return data.split(chunk_rows(self.floats_per_datum, self.smallest_chunk, data.device))
 
-    def degeneracies(self, count: float) -> list[str]:
-        """Where the likelihood of a fit to ``count`` data comes from a floor or a handful of data; a line for each."""
+    def degeneracies(self, statistics: dict[str, Tensor]) -> list[str]:
+        """Where the likelihood comes from a floor or a handful of data, by the E step's sums; a line for each place."""
         return []
 
     @contextmanager

@@ -50,10 +50,10 @@ class FactorAnalysis(LinearGaussian):
         self._set_noise(torch.where(observed > 0, residuals / observed.clamp_min(1e-300), self.noise_variance))
 
     @torch.no_grad()
-    def degeneracies(self, count: float) -> list[str]:
-        """Dimensions whose noise is at the floor, though they vary by more."""
+    def degeneracies(self, statistics: dict[str, Tensor]) -> list[str]:
+        """Dimensions that vary, but whose noise is at the floor: a Heywood case."""
         noise = self.noise_variance
         at_floor = (noise <= self.floor * (1 + 1e-3)) & (noise + self.weight.square().sum(1) > 10 * self.floor)
         return [
-            f"dimension {d} has its noise at the floor, {self.floor:g}" for d in at_floor.nonzero().flatten().tolist()
+            f"the noise of dimension {d} is at the floor, {self.floor:g}" for d in at_floor.nonzero().flatten().tolist()
         ]

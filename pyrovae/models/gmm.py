@@ -351,7 +351,8 @@ class GaussianMixture(Mixture):
         self.model.means.copy_(centres)
         pooled = symmetric_product(within.T, within.T) if self.model.matrix_valued else within.square().sum(0)
         pooled = (pooled / weight.sum()).double()
-        self._set_covariances(pooled.expand(self.num_components, *pooled.shape), mass.double())
+        pooled = pooled.expand(self.num_components, *pooled.shape)
+        self._set_factor(self._of_one_form(pooled, mass.double()))
 
     def _component_statistics(self, x: Tensor, responsibilities: Tensor) -> dict[str, Tensor]:
         """With responsibilities r, the sums Σr(x − μ) and Σr(x − μ)(x − μ)ᵀ about the current means."""
@@ -373,13 +374,23 @@ class GaussianMixture(Mixture):
     @torch.no_grad()
     def maximize(self, statistics: dict[str, Tensor]) -> None:
         """M step under Σ_k ⪰ ε I: exact, because clipping the eigenvalues of the scatter at ε maximises under it."""
+        shift, scatter = self._scatter(statistics)
+        self._set_weights(statistics["mass"])
+        self.model.means.add_(shift)
+        self._set_factor(self._of_one_form(scatter, statistics["mass"]))
+
+    def _scatter(self, statistics: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """How far each mean moves (K, D), and the covariance about the new one, not yet constrained."""
         mass = statistics["mass"].clamp_min(torch.finfo(torch.float64).tiny)
         shift = statistics["first"] / mass[:, None]
         second = statistics["second"] / mass.reshape(-1, *[1] * (statistics["second"].ndim - 1))
-        outer = shift[:, :, None] * shift[:, None] if self.model.matrix_valued else shift.square()
-        self._set_weights(mass)
-        self.model.means.add_(shift)
-        self._set_covariances(second - outer, mass)
+        return shift, second - (shift[:, :, None] * shift[:, None] if self.model.matrix_valued else shift.square())
+
+    def _of_one_form(self, scatter: Tensor, mass: Tensor) -> Tensor:
+        """Covariances of all components (K, D, D) or (K, D), pooled where the form asks for it; of the shape of A."""
+        if self.covariance == "tied":
+            return (scatter * (mass / mass.sum())[:, None, None]).sum(0, keepdim=True)
+        return scatter.mean(1, keepdim=True) if self.covariance == "spherical" else scatter
 
     @torch.no_grad()
     def maximum_likelihood(self, x: Tensor, weight: Tensor | None = None) -> None:
@@ -403,14 +414,6 @@ class GaussianMixture(Mixture):
         ]
         self.maximize({name: sum(each[name] for each in sums) for name in sums[0]})
 
-    def _set_covariances(self, scatter: Tensor, mass: Tensor) -> None:
-        """Take A from Σ = A Aᵀ + ε I, for scatters (K, D, D) or (K, D) of components with the given mass."""
-        if self.covariance == "tied":
-            scatter = (scatter * (mass / mass.sum())[:, None, None]).sum(0, keepdim=True)
-        elif self.covariance == "spherical":
-            scatter = scatter.mean(1, keepdim=True)
-        self._set_factor(scatter)
-
     def _set_factor(self, covariance: Tensor) -> None:
         """Take A from A Aᵀ + ε I = Σ, Σ in the shape that A has, with its spectrum clipped at ε."""
         if not self.model.matrix_valued:
@@ -426,27 +429,21 @@ class GaussianMixture(Mixture):
         self.model.covariance_factor.copy_(factor)
 
     @torch.no_grad()
-    def degeneracies(self, count: float) -> list[str]:
-        """Components with next to no data, and those at the floor in a direction in which the mixture is not."""
+    def degeneracies(self, statistics: dict[str, Tensor]) -> list[str]:
+        """Components with next to no data, and those whose data are flatter than half the floor, where not all are."""
+        shift, scatter = self._scatter(statistics)
+        share = statistics["mass"] / statistics["mass"].sum()
+        centred = self.means + shift - share @ (self.means + shift)
+        own = self._of_one_form(scatter, statistics["mass"])
         if self.model.matrix_valued:
-            matrices = self._covariance_matrices()
-            smallest = torch.linalg.eigvalsh(matrices)[:, 0]
-            between = (self.means - self.weights @ self.means) * self.weights.sqrt()[:, None]
-            weights = self.weights if len(matrices) > 1 else self.weights.new_ones(1)
-            whole = torch.linalg.eigvalsh((weights[:, None, None] * matrices).sum(0) + between.T @ between)[0]
-            at_floor = (smallest <= self.floor * (1 + 1e-3)) & (whole > 10 * self.floor)
+            whole = torch.einsum("k,kij->ij", share, scatter) + centred.T @ (centred * share[:, None])
+            flat = (torch.linalg.eigvalsh(own)[:, 0] < self.floor / 2) & (
+                torch.linalg.eigvalsh(whole)[0] > 10 * self.floor
+            )
         else:
-            variances = self.model.scale().square()
-            spread = (self.means - self.weights @ self.means).square()
-            whole = self.weights @ (variances + spread)
-            at_floor = ((variances <= self.floor * (1 + 1e-3)) & (whole > 10 * self.floor)).any(1)
-        lines = super().degeneracies(count)
-        names = (
-            ["the tied covariance"]
-            if len(at_floor) < len(self.means)
-            else [f"component {k}" for k in range(len(self.means))]
-        )
-        return lines + [
-            f"{names[k]} is at the floor, {self.floor:g}, in a direction in which the mixture is not"
-            for k in at_floor.nonzero().flatten().tolist()
+            flat = ((own < self.floor / 2) & (share @ (scatter + centred.square()) > 10 * self.floor)).any(1)
+        names = ["the tied covariance"] if self.covariance == "tied" else [f"component {k}" for k in range(len(flat))]
+        return super().degeneracies(statistics) + [
+            f"{names[k]} is held up by the floor, {self.floor:g}, in a direction in which the data vary"
+            for k in flat.nonzero().flatten().tolist()
         ]

@@ -114,9 +114,9 @@ class Mixture(TractableModel):
         positive = mass.clamp_min(torch.finfo(torch.float64).tiny)
         self.model.logits.copy_(positive.log() - positive.sum().log())
 
-    def degeneracies(self, count: float) -> list[str]:
+    def degeneracies(self, statistics: dict[str, Tensor]) -> list[str]:
         """Components with less than two data's worth of mass."""
-        mass = count * self.weights.detach()
+        mass = statistics["mass"]
         return [f"component {k} has the mass of {mass[k]:.2g} data" for k in (mass < 2).nonzero().flatten().tolist()]
 
 

@@ -172,22 +172,28 @@ class PPCAMixture(Mixture):
     @torch.no_grad()
     def maximize(self, statistics: dict[str, Tensor]) -> None:
         """M step: for each component that of probabilistic PCA; one without mass stays as it is."""
-        mass, cross = statistics["mass"], statistics["cross"]
-        empty = (mass <= torch.finfo(torch.float64).tiny)[:, None, None]
-        identity = torch.eye(self.latent_dim + 1, dtype=cross.dtype, device=cross.device)
-        extended = torch.linalg.solve(torch.where(empty, identity, statistics["latent"]), cross, left=False)
-        residual = statistics["squares"] - (extended * cross).sum((1, 2))
-        variance = residual / (mass.clamp_min(torch.finfo(torch.float64).tiny) * self.num_dims)
-        self._set_weights(mass)
+        extended, variance = self._regression(statistics)
+        empty = (statistics["mass"] <= torch.finfo(torch.float64).tiny)[:, None, None]
+        self._set_weights(statistics["mass"])
         self.model.means.add_(extended[..., -1])
         self.model.weight.copy_(torch.where(empty, self.model.weight.double(), extended[..., :-1]))
-        noise = (variance - self.floor).clamp_min(0).sqrt()
-        self.model.noise_factor.copy_(torch.where(empty.flatten(), self.model.noise_factor.double(), noise))
+        self.model.noise_factor.copy_((variance - self.floor).clamp_min(0).sqrt())
+
+    def _regression(self, statistics: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """(W, shift of μ) of each component, (K, D, L + 1), and its σ² (K,), not yet constrained."""
+        tiny = torch.finfo(torch.float64).tiny
+        mass, cross = statistics["mass"], statistics["cross"]
+        identity = torch.eye(self.latent_dim + 1, dtype=cross.dtype, device=cross.device)
+        latent = torch.where((mass <= tiny)[:, None, None], identity, statistics["latent"])
+        extended = torch.linalg.solve(latent, cross, left=False)
+        residual = statistics["squares"] - (extended * cross).sum((1, 2))
+        return extended, residual / (mass.clamp_min(tiny) * self.num_dims)
 
     @torch.no_grad()
-    def degeneracies(self, count: float) -> list[str]:
-        """Components with next to no data, and those whose noise is at the floor."""
-        at_floor = self.model.noise_variance() <= self.floor * (1 + 1e-3)
-        return super().degeneracies(count) + [
-            f"component {k} has its noise at the floor, {self.floor:g}" for k in at_floor.nonzero().flatten().tolist()
+    def degeneracies(self, statistics: dict[str, Tensor]) -> list[str]:
+        """Components with next to no data, and those whose noise is held up by the floor."""
+        flat = self._regression(statistics)[1] < self.floor / 2
+        return super().degeneracies(statistics) + [
+            f"the noise of component {k} is held up by the floor, {self.floor:g}"
+            for k in flat.nonzero().flatten().tolist()
         ]

@@ -211,7 +211,7 @@ def test_a_singular_optimum_is_no_triumph(iris):
 
 def test_a_singular_optimum_is_reported_where_there_is_no_other():
     x = torch.cat([torch.randn(50, 2, dtype=torch.float64), torch.full((10, 2), 9.0, dtype=torch.float64)])
-    message = "degenerate fit.*component . is at the floor, 1e-06, in a direction in which the mixture is not; raise"
+    message = "degenerate fit.*component . is held up by the floor, 1e-06, in a direction in which the data vary; raise"
     with pytest.warns(fit.DegeneracyWarning, match=message):
         result = fit.em(GaussianMixture(2, 2, floor=1e-6), x)
     assert len(result.degeneracies) == 1
