@@ -1,7 +1,19 @@
 """Latent-variable models in Pyro, measured on one scale: held-out log-likelihood in nats per datum."""
 
 from pyrovae import data, evaluate, fit
-from pyrovae.models import PPCA, VAE, Bernoulli, Gaussian, GaussianMixture, exact_guide
+from pyrovae.models import (
+    PPCA,
+    VAE,
+    Bernoulli,
+    ContinuousBernoulli,
+    CrossEntropyLoss,
+    DiscretizedLogistic,
+    FullGaussian,
+    Gaussian,
+    GaussianMixture,
+    LowRankGaussian,
+    exact_guide,
+)
 from pyrovae.scoreboard import compare
 
 __version__ = "0.1.0"
@@ -10,8 +22,13 @@ __all__ = [
     "PPCA",
     "VAE",
     "Bernoulli",
+    "ContinuousBernoulli",
+    "CrossEntropyLoss",
+    "DiscretizedLogistic",
+    "FullGaussian",
     "Gaussian",
     "GaussianMixture",
+    "LowRankGaussian",
     "compare",
     "data",
     "evaluate",

@@ -2,7 +2,16 @@
 
 from pyrovae.models.base import LatentVariableModel, Program, TractableModel, exact_guide
 from pyrovae.models.gmm import GaussianMixture
-from pyrovae.models.likelihoods import Bernoulli, Gaussian
+from pyrovae.models.likelihoods import (
+    Bernoulli,
+    ContinuousBernoulli,
+    CrossEntropyLoss,
+    DiscretizedLogistic,
+    FullGaussian,
+    Gaussian,
+    Likelihood,
+    LowRankGaussian,
+)
 from pyrovae.models.ppca import PPCA
 from pyrovae.models.vae import VAE
 
@@ -10,9 +19,15 @@ __all__ = [
     "PPCA",
     "VAE",
     "Bernoulli",
+    "ContinuousBernoulli",
+    "CrossEntropyLoss",
+    "DiscretizedLogistic",
+    "FullGaussian",
     "Gaussian",
     "GaussianMixture",
     "LatentVariableModel",
+    "Likelihood",
+    "LowRankGaussian",
     "Program",
     "TractableModel",
     "exact_guide",
