@@ -65,3 +65,46 @@ def test_redrawn_parameters_follow_the_random_state():
 def test_categorical_encoder_has_the_dtype_asked_for():
     encoder = networks.CategoricalEncoder((6,), 4, dtype=torch.float64)
     assert encoder(torch.randn(5, 6, dtype=torch.float64)).probs.dtype == torch.float64
+
+
+def test_full_posterior_has_a_covariance_of_its_own_for_every_datum():
+    encoder = networks.GaussianEncoder((6,), 3, hidden=(8,), covariance="full").double()
+    x = torch.randn(5, 6, dtype=torch.float64)
+    q, h = encoder(x), encoder.body(x)
+    lower = torch.zeros(5, 3, 3, dtype=torch.float64)
+    lower[:, [1, 2, 2], [0, 0, 1]] = encoder.below_diagonal(h)
+    tril = lower + (nn.functional.softplus(encoder.raw_scale(h)) + 1e-6).diag_embed()
+    torch.testing.assert_close(q.covariance_matrix, tril @ tril.mT)
+    torch.testing.assert_close(q.mean, encoder.loc(h))
+    assert (q.covariance_matrix.std(0) > 0).all()
+
+
+def test_full_posterior_without_entries_below_the_diagonal_is_the_diagonal_one():
+    full, diag = (networks.GaussianEncoder((6,), 3, covariance=kind) for kind in ("full", "diag"))
+    diag.load_state_dict({k: v for k, v in full.state_dict().items() if not k.startswith("below")})
+    for parameter in full.below_diagonal.parameters():
+        nn.init.zeros_(parameter)
+    x, z = torch.randn(5, 6), torch.randn(5, 3)
+    torch.testing.assert_close(full(x).log_prob(z), diag(x).log_prob(z))
+
+
+def test_full_posterior_of_one_latent_is_the_diagonal_one():
+    q = networks.GaussianEncoder((6,), 1, covariance="full")(torch.randn(5, 6))
+    assert (q.batch_shape, q.event_shape) == ((5,), (1,))
+
+
+def test_labels_are_appended_as_their_one_hot_code():
+    h, y = torch.randn(3, 4, 2), torch.tensor([2, 0, 1, 2])
+    joined = networks.with_labels(h, y, 3)
+    assert (joined[..., :2] == h).all()
+    for row in range(3):
+        assert joined[row, :, 2:].tolist() == [[0, 0, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    assert networks.with_labels(h, None, None) is h
+
+
+@pytest.mark.parametrize(
+    ("y", "num_classes", "message"), [(None, 3, "given to a cond"), (torch.zeros(4), None, "left out")]
+)
+def test_labels_and_classes_go_together(y, num_classes, message):
+    with pytest.raises(ValueError, match=rf"`y` must be {message}"):
+        networks.with_labels(torch.randn(4, 2), y, num_classes)
