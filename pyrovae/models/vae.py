@@ -33,8 +33,9 @@ class VAEModel(Program):
     def __init__(self, decoder: nn.Module, latent_dim: int) -> None:
         super().__init__()
         self.decoder = decoder
-        self.register_buffer("prior_loc", torch.zeros(latent_dim), persistent=False)
-        self.register_buffer("prior_scale", torch.ones(latent_dim), persistent=False)
+        like = next(decoder.parameters(), torch.zeros(()))
+        self.register_buffer("prior_loc", like.new_zeros(latent_dim), persistent=False)
+        self.register_buffer("prior_scale", like.new_ones(latent_dim), persistent=False)
 
     def forward(self, x: Tensor | None = None, *, num_data: int = 1) -> Tensor:
         with pyro.plate("data", num_data if x is None else len(x), dim=-1):
