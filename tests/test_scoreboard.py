@@ -9,7 +9,18 @@ import pytest
 import torch
 from torch.distributions import AffineTransform, ComposeTransform, MultivariateNormal, SigmoidTransform
 
-from pyrovae import PPCA, VAE, Bernoulli, Gaussian, GaussianMixture, compare, evaluate, fit
+from pyrovae import (
+    PPCA,
+    VAE,
+    Bernoulli,
+    CrossEntropyLoss,
+    DiscretizedLogistic,
+    Gaussian,
+    GaussianMixture,
+    compare,
+    evaluate,
+    fit,
+)
 from pyrovae.data import Observations, Space
 from pyrovae.models.networks import LinearGaussianEncoder
 from pyrovae.scoreboard import Row
@@ -258,6 +269,35 @@ def test_a_mass_beside_a_density_is_refused_even_where_the_data_do_not_say():
     models = {"VAE": VAE(1, (D,), Bernoulli(), (4,)), "PPCA": PPCA(1, (D,))}
     with pytest.raises(ValueError, match=r"`models` must be of one support, got a mass .* beside a density"):
         compare(models, torch.ones(4, D))
+
+
+@pytest.mark.parametrize("other", [PPCA(1, (D,)), VAE(1, (D,), Bernoulli(), (4,))], ids=["density", "bits"])
+def test_a_mass_on_integers_is_ranked_with_nothing_else(other, test):
+    integers = VAE(1, (D,), DiscretizedLogistic(2), (4,))
+    with pytest.raises(
+        ValueError, match=r"`models` must be of one support, got a mass .* beside a (density|mass on int)"
+    ):
+        compare({"integers": integers, "other": other}, torch.ones(4, D))
+    with pytest.raises(ValueError, match=r"`models\['integers'\]` is a mass on integers, and the data are real"):
+        compare({"integers": integers}, test)
+    levels = Observations(torch.ones(4, D), space=Space("v as v/1", "integer"))
+    with pytest.raises(ValueError, match=r"`models\['other'\]` is a .*, and the data are integer"):
+        compare({"other": other}, levels)
+    row = compare({"integers": integers}, levels, num_particles=5).rows[0]
+    np.testing.assert_allclose(row.bits_per_dim, -row.mean / (D * math.log(2)), rtol=1e-12)
+
+
+def test_a_loss_that_is_no_density_is_refused(test):
+    """Whatever the data: grey ones, on which it is no density, or none that it was fitted to."""
+    model = VAE(1, (D,), CrossEntropyLoss(), (4,))
+    for entry in (model, fit.svi(model, test, num_epochs=1)):
+        with pytest.raises(
+            ValueError, match=r"`models\['loss'\]` was trained by a loss that is no density and no mass"
+        ):
+            compare({"PPCA": PPCA(1, (D,)), "loss": entry}, test)
+    with pytest.raises(ValueError, match=r"`model` must have a likelihood that is a density or a mass, got a VAE trai"):
+        evaluate.log_likelihood(model, test)
+    assert evaluate.elbo_terms(model, test, 5).elbo.isfinite().all()
 
 
 @pytest.mark.parametrize(
