@@ -1,10 +1,15 @@
 """Networks whose forward returns a distribution."""
 
+import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer import TraceMeanField_ELBO
 from torch import nn
+from torch.distributions import kl_divergence
 
+from pyrovae import VAE, Gaussian
 from pyrovae.models import networks
+from pyrovae.seeding import seeded
 
 ENCODERS = {
     "gaussian": lambda shape: networks.GaussianEncoder(shape, 2, hidden=(8,)),
@@ -86,6 +91,29 @@ def test_full_posterior_without_entries_below_the_diagonal_is_the_diagonal_one()
         nn.init.zeros_(parameter)
     x, z = torch.randn(5, 6), torch.randn(5, 3)
     torch.testing.assert_close(full(x).log_prob(z), diag(x).log_prob(z))
+
+
+@pytest.mark.usefixtures("stock_pyro")
+def test_mean_field_elbo_takes_the_kl_of_a_full_posterior_exactly():
+    """As torch does that between two multivariate normals: no noise of z is left in it."""
+    vae = VAE(3, 6, Gaussian(1.0), hidden=(8,), posterior="full").double()
+    x = torch.randn(5, 6, dtype=torch.float64)
+    q = vae.encoder(x)
+    kl = kl_divergence(dist.MultivariateNormal(q.loc, scale_tril=q.scale_tril), standard_normal(3))
+    torch.testing.assert_close(kl_divergence(q, dist.Normal(torch.zeros(3).double(), 1.0).to_event(1)), kl)
+    with seeded(1):
+        loss = TraceMeanField_ELBO().loss(vae.model, vae.guide, x)
+    with seeded(1):
+        z = vae.encoder(x).rsample()
+    assert loss == pytest.approx((kl - vae.decoder(z).log_prob(x)).sum().item(), rel=1e-12)
+    shifted = dist.Normal(torch.arange(3).double(), torch.tensor([0.5, 1.0, 2.0]).double())
+    full = dist.MultivariateNormal(shifted.loc, shifted.variance.diag())
+    expected = kl_divergence(dist.MultivariateNormal(q.loc, scale_tril=q.scale_tril), full)
+    torch.testing.assert_close(kl_divergence(q, shifted.to_event(1)), expected)
+
+
+def standard_normal(num_dims):
+    return dist.MultivariateNormal(torch.zeros(num_dims).double(), torch.eye(num_dims).double())
 
 
 def test_full_posterior_of_one_latent_is_the_diagonal_one():
