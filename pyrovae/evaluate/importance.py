@@ -318,7 +318,7 @@ def _particles(
     inputs = model.program_inputs(data)
     x = inputs[0]
     guide = guide or model.guide
-    pairs = chunk_size or max(1, DECODED_FLOATS // math.prod(x.shape[1:]))
+    pairs = chunk_size or max(1, DECODED_FLOATS // (model.decoded_floats or math.prod(x.shape[1:])))
     bar = tqdm(
         total=len(x),
         desc="importance weights",

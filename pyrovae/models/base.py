@@ -51,10 +51,12 @@ class LatentVariableModel(nn.Module):
         model: The generative program, holding θ.
         guide: The amortized guide, holding φ.
         data_shape: Shape of one datum, or None when only the user's own modules know.
-        support: ``"boolean"`` or ``"real"``: what kind of data p(x) is a density or mass of; None when unknown.
+        support: ``"boolean"``, ``"integer"`` or ``"real"``: what kind of data p(x) is a density or mass of; None when
+            unknown.
         num_classes: Number of classes K where the model is p(x given y), conditional on labels y in {0, …, K − 1}; None
             where it is p(x).
         is_density: Whether p(x given z) is a density or a mass at all; a loss under its name is not.
+        decoded_floats: Numbers that p(x given z) holds for each datum, if more than x itself has; else None.
         config: The constructor's arguments as plain values, so that a saved model can be built again; None where
             modules of the user's own are part of it.
     """
@@ -65,6 +67,7 @@ class LatentVariableModel(nn.Module):
     support: Support | None = "real"
     num_classes: int | None = None
     is_density: bool = True
+    decoded_floats: int | None = None
     config: dict[str, Any] | None = None
 
     def initialize(self, x: Tensor) -> None:

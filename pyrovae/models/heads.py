@@ -174,6 +174,7 @@ class LowRankGaussianHead(nn.Module):
         super().__init__()
         num_dims = math.prod(data_shape)
         self.data_shape, self.rank, self.floor = data_shape, rank, floor
+        self.decoded_floats = rank * num_dims
         self.loc: Any = linear(num_features, num_dims)
         self.factor: Any = linear(num_features, rank * num_dims)
         self.raw_variance: Any = linear(num_features, num_dims)
@@ -202,6 +203,7 @@ class FullGaussianHead(nn.Module):
         super().__init__()
         self.num_dims = math.prod(data_shape)
         self.data_shape, self.floor = data_shape, floor
+        self.decoded_floats = self.num_dims**2
         self.loc: Any = linear(num_features, self.num_dims)
         self.factor: Any = linear(num_features, self.num_dims * (self.num_dims + 1) // 2)
 

@@ -156,6 +156,7 @@ class VAE(LatentVariableModel):
         self.support = _support(self._values)
         if self._built[1]:
             self.is_density = getattr(likelihood, "is_density", True)
+            self.decoded_floats = getattr(decoder.head, "decoded_floats", None)
         if all(self._built):
             self.config = {
                 "latent_dim": latent_dim,

@@ -7,7 +7,17 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO
 from torch import nn
 
-from pyrovae import VAE, Bernoulli, ContinuousBernoulli, CrossEntropyLoss, DiscretizedLogistic, Gaussian, evaluate, fit
+from pyrovae import (
+    VAE,
+    Bernoulli,
+    ContinuousBernoulli,
+    CrossEntropyLoss,
+    DiscretizedLogistic,
+    FullGaussian,
+    Gaussian,
+    evaluate,
+    fit,
+)
 from pyrovae.seeding import seeded
 
 D, L = 6, 2
@@ -396,3 +406,14 @@ def test_svi_fits_grey_values(likelihood, network):
         VAE(L, (1, 4, 4), likelihood, hidden, network=network), grey, num_epochs=20, batch_size=10, lr=2e-2
     )
     assert result.trace[-1] > result.trace[0]
+
+
+def test_a_covariance_for_every_datum_is_decoded_in_smaller_chunks(monkeypatch):
+    """So that its memory is bounded as that of a mean is; the weights are the same."""
+    vae, x = VAE(L, D, FullGaussian(), (8,)).double(), torch.randn(7, D, dtype=torch.float64)
+    expected = evaluate.log_weights(vae, x, 5)
+    sizes = []
+    vae.decoder.register_forward_hook(lambda module, args, output: sizes.append(output.batch_shape.numel()))
+    monkeypatch.setattr("pyrovae.evaluate.importance.DECODED_FLOATS", 3 * D * D)
+    torch.testing.assert_close(evaluate.log_weights(vae, x, 5), expected)
+    assert max(sizes) == 3
