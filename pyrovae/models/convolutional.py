@@ -87,6 +87,11 @@ class ConvEncoder(GaussianPosterior):
     Raises:
         ValueError: If the shape is not that of an image, or there are more layers than it can be halved.
 
+    Example:
+        >>> encoder = ConvEncoder(data_shape=(3, 64, 48), latent_dim=2, channels=(8, 16, 32))
+        >>> encoder(torch.zeros(5, 3, 64, 48)).mean.shape
+        torch.Size([5, 2])
+
     Reference:
         Radford, Metz and Chintala (2016), Unsupervised representation learning with deep convolutional generative
         adversarial networks.
@@ -132,6 +137,12 @@ class ConvDecoder(nn.Module):
 
     Raises:
         ValueError: If the shape is not that of an image, or there are more layers than it can be halved.
+
+    Example:
+        >>> from pyrovae import Bernoulli
+        >>> decoder = ConvDecoder(latent_dim=2, likelihood=Bernoulli(), data_shape=(1, 28, 28), channels=(16, 8))
+        >>> decoder(torch.zeros(5, 2)).event_shape
+        torch.Size([1, 28, 28])
     """
 
     def __init__(

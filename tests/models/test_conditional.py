@@ -2,6 +2,7 @@
 
 import copy
 import math
+import pickle
 from dataclasses import replace
 
 import pyro
@@ -149,13 +150,14 @@ def test_marginal_over_labels_is_that_of_a_mixture_whose_components_are_known():
 
 @stock_pyro
 @pytest.mark.parametrize("elbo", [Trace_ELBO, TraceMeanField_ELBO])
-@pytest.mark.parametrize("posterior", ["diag", "full"])
-def test_stock_svi_trains_it_and_leaves_another_alone(network, elbo, posterior):
+@pytest.mark.parametrize(("posterior", "twin"), [("diag", "built"), ("full", "copied"), ("full", "unpickled")])
+def test_stock_svi_trains_it_and_leaves_another_alone(network, elbo, posterior, twin):
     shape, hidden = NETWORKS[network]
     build = lambda: random_parameters(  # noqa: E731
         VAE(L, shape, Gaussian("shared"), hidden, network=network, posterior=posterior, num_classes=K).double()
     )
-    vae, other = build(), build()
+    vae = build()
+    other = {"built": build, "copied": vae.copy, "unpickled": lambda: pickle.loads(pickle.dumps(vae))}[twin]()
     asleep = copy.deepcopy(other.state_dict())
     x, y = torch.randn(20, *shape, dtype=torch.float64), torch.arange(20) % K
     before = {name: p.clone() for name, p in vae.named_parameters()}

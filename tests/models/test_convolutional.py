@@ -99,6 +99,16 @@ def test_output_starts_at_the_data_pixel_by_pixel(likelihood):
         torch.testing.assert_close(output.variance[0], x.var(0, correction=0), rtol=1e-10, atol=0)
 
 
+def test_columns_of_a_low_rank_factor_are_images():
+    """So that the noise of neighbouring pixels is drawn by one kernel, as their means are."""
+    decoder = ConvDecoder(L, LowRankGaussian(3), SMALL, (5, 4)).double()
+    z = torch.randn(2, L, dtype=torch.float64)
+    h = decoder.body(decoder.first(z).unflatten(-1, decoder.first_shape))
+    images = decoder.head.factor.layer(h).unflatten(1, (3, SMALL[0]))
+    nn.init.zeros_(decoder.head.factor.bias)
+    torch.testing.assert_close(decoder(z).vectors.cov_factor.mT.unflatten(-1, SMALL), images)
+
+
 def test_redrawing_covers_every_weight_and_follows_the_random_state():
     vae = VAE(L, SMALL, Gaussian("decoder"), (4, 5), network="conv", posterior="full", num_classes=3)
     drawn = []
