@@ -18,6 +18,7 @@ from pyrovae import (
     Gaussian,
     GaussianMixture,
     compare,
+    data,
     evaluate,
     fit,
 )
@@ -237,6 +238,28 @@ def test_a_model_without_its_fit_cannot_be_refitted(fits, test):
 def test_the_same_seed_gives_the_same_scoreboard(fits, test):
     first, again = (compare(fits, test, num_particles=10, seed=3) for _ in range(2))
     assert all((a.log_prob == b.log_prob).all() for a, b in zip(first.rows, again.rows, strict=True))
+
+
+# ------------------------------------------------------------------------------------------------------ flat and images
+
+
+def test_models_of_images_and_of_vectors_stand_on_one_board(tmp_path):
+    """The same numbers in another order of axes, so the same density."""
+    digits = data.load("digits")
+    flat, image = VAE(2, (64,), hidden=(4,)), VAE(2, (1, 8, 8), hidden=(4,))
+    image.load_state_dict(flat.state_dict())
+    conv = fit.svi(VAE(2, (1, 8, 8), hidden=(4,), network="conv"), digits.train[:200], num_epochs=1)
+    models = {"flat": flat, "image": image, "conv": conv, "PPCA": fit.closed_form(PPCA(2, (64,)), digits.train)}
+    held_out = digits.test[:20]
+    board = compare(models, held_out, num_particles=5)
+    rows = by_name(board)
+    torch.testing.assert_close(rows["flat"].log_prob, rows["image"].log_prob)
+    as_images = by_name(compare({"PPCA": models["PPCA"], "conv": conv}, held_out.images(), num_particles=5))
+    for name in ("PPCA", "conv"):
+        torch.testing.assert_close(as_images[name].log_prob, rows[name].log_prob)
+    board.save(tmp_path / "board")
+    with pytest.raises(ValueError, match=r"`x` must have shape \(N, 1, 8, 8\), got \(20, 64\); flatten or reshape"):
+        evaluate.log_weights(image, held_out.x, 1)
 
 
 # ------------------------------------------------------------------------------------------------------------- refusals

@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyro
@@ -124,6 +125,7 @@ def svi(
     fitted = model.copy().to(device=device) if device is not None else model.copy()
     start_data, *given = fitted.program_inputs(observations, "data")
     observations = observations.to(start_data.device, start_data.dtype)
+    observations = replace(observations, x=observations.x.reshape(start_data.shape))
     valid_inputs = None if valid is None else fitted.program_inputs(valid, "valid")
 
     run = _Run(fitted, elbo, lr, schedule, optimizer, num_epochs * math.ceil(len(observations) / batch_size))

@@ -12,6 +12,7 @@ import copy
 import itertools
 import math
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Any, Self, cast
 
 import pyro
@@ -77,10 +78,14 @@ class LatentVariableModel(nn.Module):
     def as_input(self, data: Observations | Tensor, name: str = "x") -> Tensor:
         """Check ``data`` and return them as this model takes them: of its shape, support, type and device.
 
+        Observations of images serve flat or as images, whichever they are; a plain tensor must have the shape.
+
         Raises:
             ValueError: If the shape or the values do not fit the model.
         """
         observations = as_observations(data, name).fixed()
+        if (image := observations.image_shape) is not None and self.data_shape in (image, (math.prod(image),)):
+            observations = replace(observations, x=observations.x.reshape(len(observations), *self.data_shape))
         if self.data_shape is not None and observations.data_shape != self.data_shape:
             expected = ", ".join(map(str, ("N", *self.data_shape)))
             flat = math.prod(observations.data_shape) == math.prod(self.data_shape)
