@@ -315,3 +315,13 @@ def check_floor(floor: float) -> float:
             "without one the likelihood is unbounded."
         )
     return float(floor)
+
+
+def check_whole(name: str, value: object, least: int = 1) -> None:
+    """Check a count.
+
+    Raises:
+        ValueError: If it is not a whole number of at least ``least``.
+    """
+    if not (isinstance(value, int) and not isinstance(value, bool) and value >= least):
+        raise ValueError(f"`{name}` must be a whole number of at least {least}, got {value!r}.")

@@ -26,7 +26,7 @@ from torch import nn
 
 from pyrovae.data.observations import Support
 from pyrovae.models import heads
-from pyrovae.models.base import check_floor
+from pyrovae.models.base import check_floor, check_whole
 from pyrovae.models.heads import SCALES, MakeLinear, Scale
 
 
@@ -178,7 +178,7 @@ class LowRankGaussian:
     support: ClassVar[Support] = "real"
 
     def __post_init__(self) -> None:
-        _check_whole("rank", self.rank, 1)
+        check_whole("rank", self.rank, 1)
         check_floor(self.floor)
 
     def head(self, num_features: int, data_shape: tuple[int, ...], linear: MakeLinear = nn.Linear) -> nn.Module:
@@ -249,7 +249,7 @@ class DiscretizedLogistic:
     support: ClassVar[Support] = "integer"
 
     def __post_init__(self) -> None:
-        _check_whole("levels", self.levels, 2)
+        check_whole("levels", self.levels, 2)
         check_floor(self.floor)
         _check_scale(self.scale)
 
@@ -276,8 +276,3 @@ def _check_scale(scale: object) -> None:
     number = isinstance(scale, int | float) and not isinstance(scale, bool)
     if not (scale in SCALES or (number and 0 < cast(float, scale) < math.inf)):
         raise ValueError(f"`scale` must be a positive number or one of {SCALES}, got {scale!r}.")
-
-
-def _check_whole(name: str, value: object, least: int) -> None:
-    if not (isinstance(value, int) and not isinstance(value, bool) and value >= least):
-        raise ValueError(f"`{name}` must be a whole number of at least {least}, got {value!r}.")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pyrovae.data import Observations
 from pyrovae.data.observations import Support
 from pyrovae.models.architecture import Architecture, Network, output_for_two
-from pyrovae.models.base import AmortizedGuide, LatentVariableModel, Program
+from pyrovae.models.base import AmortizedGuide, LatentVariableModel, Program, check_whole
 from pyrovae.models.heads import GaussianHead
 from pyrovae.models.likelihoods import Gaussian, Likelihood
 from pyrovae.models.networks import Covariance, redraw_parameters
@@ -130,15 +130,17 @@ class VAE(LatentVariableModel):
         decoder: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        _check_whole("latent_dim", latent_dim)
+        check_whole("latent_dim", latent_dim)
         if num_classes is not None:
-            _check_whole("num_classes", num_classes)
+            check_whole("num_classes", num_classes)
         architecture = Architecture(hidden, activation, network, posterior)
         if data_shape is None and (encoder is None or decoder is None):
             raise ValueError("`data_shape` must be given unless both `encoder` and `decoder` are, got None.")
         if decoder is not None and likelihood is not None:
             raise ValueError("`likelihood` must be left out when `decoder` is given, whose output is the likelihood.")
-        shape = (data_shape,) if isinstance(data_shape, int) else cast(tuple[int, ...], data_shape)
+        shape = cast(
+            tuple[int, ...], (data_shape,) if isinstance(data_shape, int) else data_shape and tuple(data_shape)
+        )
         likelihood = likelihood or Gaussian()
         self.latent_dim, self.num_classes = latent_dim, num_classes
         self._built = (encoder is None, decoder is None)
@@ -233,7 +235,7 @@ class VAE(LatentVariableModel):
                 '`likelihood` must be Gaussian("shared") or Gaussian("per_dim") to have a closed-form σ, got '
                 f"{'a decoder of your own' if self.config is None else self.config['likelihood']}."
             )
-        _check_whole("num_particles", num_particles)
+        check_whole("num_particles", num_particles)
         inputs = tuned.program_inputs(data)
         squares = torch.zeros(inputs[0][0].numel(), dtype=torch.float64, device=inputs[0].device)
         rows = max(1, DECODED_FLOATS // (num_particles * len(squares)))
@@ -261,11 +263,6 @@ class VAE(LatentVariableModel):
                 f"{tuple(q.event_shape)}; give both the same."
             )
         return output
-
-
-def _check_whole(name: str, value: object) -> None:
-    if not (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
-        raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
 
 
 def _innermost(support: Any) -> Any:
