@@ -138,9 +138,9 @@ class VAE(LatentVariableModel):
             raise ValueError("`data_shape` must be given unless both `encoder` and `decoder` are, got None.")
         if decoder is not None and likelihood is not None:
             raise ValueError("`likelihood` must be left out when `decoder` is given, whose output is the likelihood.")
-        shape = cast(
-            tuple[int, ...], (data_shape,) if isinstance(data_shape, int) else data_shape and tuple(data_shape)
-        )
+        if isinstance(data_shape, int):
+            data_shape = (data_shape,)
+        shape = cast(tuple[int, ...], None if data_shape is None else tuple(data_shape))
         likelihood = likelihood or Gaussian()
         self.latent_dim, self.num_classes = latent_dim, num_classes
         self._built = (encoder is None, decoder is None)
