@@ -7,7 +7,7 @@ import torch
 
 from pyrovae import PPCA, VAE, GaussianMixture, data, fit, suite
 from pyrovae.data import DataSet, Observations, Space
-from pyrovae.models.likelihoods import BernoulliHead
+from pyrovae.models.heads import BernoulliHead
 
 D = 4
 
