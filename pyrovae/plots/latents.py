@@ -101,7 +101,7 @@ def _latent_means(model: LatentVariableModel, data: Observations) -> tuple[Tenso
         training = model.training
         try:
             model.eval()
-            q, kind = encoder(model.as_input(data)), "means of the encoder"
+            q, kind = encoder(*model.program_inputs(data)), "means of the encoder"
         finally:
             model.train(training)
     else:
