@@ -8,23 +8,14 @@ from typing import Any
 
 import torch
 
-from pyrovae.models import (
-    PPCA,
-    VAE,
-    Bernoulli,
-    BernoulliMixture,
-    FactorAnalysis,
-    Gaussian,
-    GaussianMixture,
-    PPCAMixture,
-)
+from pyrovae.models import PPCA, VAE, BernoulliMixture, FactorAnalysis, GaussianMixture, PPCAMixture
 from pyrovae.models.base import LatentVariableModel
+from pyrovae.models.likelihoods import LIKELIHOODS
 
 FORMAT = "pyrovae model, version 1"
 MODELS: dict[str, type[LatentVariableModel]] = {
     cls.__name__: cls for cls in (GaussianMixture, PPCA, FactorAnalysis, PPCAMixture, BernoulliMixture, VAE)
 }
-LIKELIHOODS: dict[str, type] = {cls.__name__: cls for cls in (Bernoulli, Gaussian)}
 
 
 def save(model: LatentVariableModel, path: str | Path) -> Path:

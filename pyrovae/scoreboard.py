@@ -32,6 +32,7 @@ class Row:
         log_prob: log p(x) per held-out datum, shape (N,), float64.
         mean, standard_error: Of ``log_prob`` over data.
         kind: ``"exact"``, or ``"bound"``: importance-weighted, below log p(x) in expectation.
+        conditional: Whether ``log_prob`` is log p(x given y), with the label y told, and not log p(x).
         num_particles: S of a bound, else 0.
         k_hat_share: Share of data whose Pareto k̂ is over its threshold.
         difference, difference_standard_error: To the best row, paired over data; zero for the best.
@@ -49,6 +50,7 @@ class Row:
     mean: float
     standard_error: float
     kind: str
+    conditional: bool
     num_particles: int
     k_hat_share: float
     difference: float
@@ -148,7 +150,7 @@ class Scoreboard:
                 row.name,
                 f"{row.mean:.2f}",
                 f"{row.standard_error:.2f}",
-                row.kind,
+                f"{row.kind}, given y" if row.conditional else row.kind,
                 f"{row.difference:z.2f}" if row.difference else "best",
                 f"{row.difference_standard_error:.2f}" if row.difference else "",
                 "" if row.bits_per_dim is None else f"{row.bits_per_dim:.3f}",
@@ -182,6 +184,11 @@ class Scoreboard:
             if threshold > 0:  # a handful of particles has no tail to look at
                 shares = "; ".join(f"{row.k_hat_share:.0%} of the data under {row.name}" for row in bounds)
                 legend.append(f"Pareto k̂ > {threshold:.2f}, where more particles may raise the value: {shares}.")
+        if any(row.conditional for row in self.rows):
+            legend.append(
+                "given y: log p(x given y), the label told, where the other rows are log p(x): not to be ranked "
+                "against them (evaluate.log_likelihood_by_class leads from the one to the other)."
+            )
         return legend
 
 
@@ -196,6 +203,8 @@ def compare(
 ) -> Scoreboard:
     """Rank models by held-out log-likelihood, exact where it can be, importance-weighted where it cannot.
 
+    A model of p(x given y) is marked as such, because what it is told of x, nobody told the others.
+
     Args:
         models: Name → fit result or model.
         data: Held-out data.  A fit result made in another view of the same reference space (say logit-transformed) sees
@@ -209,7 +218,8 @@ def compare(
         The scoreboard, best row first.
 
     Raises:
-        ValueError: If ``models`` is empty, or a model lives on another support or space than the data.
+        ValueError: If ``models`` is empty, a model lives on another support or space than the data, or is trained by a
+            loss that is no likelihood.
         TypeError: If ``models`` is no mapping, or an entry neither a fit result nor a model.
 
     Example:
@@ -228,9 +238,10 @@ def compare(
     held_out = as_observations(data).fixed(seed)
     for name, entry in models.items():
         _check_comparable(name, entry, held_out)
-    if {"boolean", "real"} <= {_model(entry).support for entry in models.values()}:
+    supports = sorted({support for entry in models.values() if (support := _model(entry).support) is not None})
+    if len(supports) > 1:
         raise ValueError(
-            f"`models` must be of one support, got a {_kind('boolean')} beside a {_kind('real')}, which no scale joins."
+            f"`models` must be of one support, got a {' beside a '.join(map(_kind, supports))}, which no scale joins."
         )
     rows = []
     hidden = None if progress is None else not progress
@@ -266,6 +277,7 @@ def _row(
         "mean": values.mean().item(),
         "standard_error": _standard_error(values),
         "kind": "exact" if likelihood.method == "exact" else "bound",
+        "conditional": model.num_classes is not None,
         "num_particles": likelihood.num_particles,
         "k_hat_share": likelihood.k_hat_share,
         "bits_per_dim": None if bits is None else bits.item(),
@@ -316,6 +328,11 @@ def _standard_error(values: Tensor) -> float:
 def _check_comparable(name: str, entry: Any, held_out: Observations) -> None:
     if not isinstance(entry, FitResult | LatentVariableModel):
         raise TypeError(f"`models[{name!r}]` must be a FitResult or a model, got {type(entry).__name__}.")
+    if not _model(entry).is_density:
+        raise ValueError(
+            f"`models[{name!r}]` was trained by a loss that is no density and no mass, so that nothing of it can be "
+            "ranked in nats; give it a likelihood, e.g. Bernoulli() on binarized data or ContinuousBernoulli()."
+        )
     space, support = held_out.space, _model(entry).support
     if space.support is not None and support is not None and support != space.support:
         raise ValueError(
@@ -335,4 +352,4 @@ def _described(space: Space) -> str:
 
 
 def _kind(support: str) -> str:
-    return "mass on {0, 1}" if support == "boolean" else "density on the real numbers"
+    return {"boolean": "mass on {0, 1}", "integer": "mass on integers", "real": "density on the real numbers"}[support]

@@ -9,7 +9,19 @@ import pytest
 import torch
 from torch.distributions import AffineTransform, ComposeTransform, MultivariateNormal, SigmoidTransform
 
-from pyrovae import PPCA, VAE, Bernoulli, Gaussian, GaussianMixture, compare, evaluate, fit
+from pyrovae import (
+    PPCA,
+    VAE,
+    Bernoulli,
+    CrossEntropyLoss,
+    DiscretizedLogistic,
+    Gaussian,
+    GaussianMixture,
+    compare,
+    data,
+    evaluate,
+    fit,
+)
 from pyrovae.data import Observations, Space
 from pyrovae.models.networks import LinearGaussianEncoder
 from pyrovae.scoreboard import Row
@@ -228,6 +240,28 @@ def test_the_same_seed_gives_the_same_scoreboard(fits, test):
     assert all((a.log_prob == b.log_prob).all() for a, b in zip(first.rows, again.rows, strict=True))
 
 
+# ------------------------------------------------------------------------------------------------------ flat and images
+
+
+def test_models_of_images_and_of_vectors_stand_on_one_board(tmp_path):
+    """The same numbers in another order of axes, so the same density."""
+    digits = data.load("digits")
+    flat, image = VAE(2, (64,), hidden=(4,)), VAE(2, (1, 8, 8), hidden=(4,))
+    image.load_state_dict(flat.state_dict())
+    conv = fit.svi(VAE(2, (1, 8, 8), hidden=(4,), network="conv"), digits.train[:200], num_epochs=1)
+    models = {"flat": flat, "image": image, "conv": conv, "PPCA": fit.closed_form(PPCA(2, (64,)), digits.train)}
+    held_out = digits.test[:20]
+    board = compare(models, held_out, num_particles=5)
+    rows = by_name(board)
+    torch.testing.assert_close(rows["flat"].log_prob, rows["image"].log_prob)
+    as_images = by_name(compare({"PPCA": models["PPCA"], "conv": conv}, held_out.images(), num_particles=5))
+    for name in ("PPCA", "conv"):
+        torch.testing.assert_close(as_images[name].log_prob, rows[name].log_prob)
+    board.save(tmp_path / "board")
+    with pytest.raises(ValueError, match=r"`x` must have shape \(N, 1, 8, 8\), got \(20, 64\); flatten or reshape"):
+        evaluate.log_weights(image, held_out.x, 1)
+
+
 # ------------------------------------------------------------------------------------------------------------- refusals
 
 
@@ -258,6 +292,35 @@ def test_a_mass_beside_a_density_is_refused_even_where_the_data_do_not_say():
     models = {"VAE": VAE(1, (D,), Bernoulli(), (4,)), "PPCA": PPCA(1, (D,))}
     with pytest.raises(ValueError, match=r"`models` must be of one support, got a mass .* beside a density"):
         compare(models, torch.ones(4, D))
+
+
+@pytest.mark.parametrize("other", [PPCA(1, (D,)), VAE(1, (D,), Bernoulli(), (4,))], ids=["density", "bits"])
+def test_a_mass_on_integers_is_ranked_with_nothing_else(other, test):
+    integers = VAE(1, (D,), DiscretizedLogistic(2), (4,))
+    with pytest.raises(
+        ValueError, match=r"`models` must be of one support, got a mass .* beside a (density|mass on int)"
+    ):
+        compare({"integers": integers, "other": other}, torch.ones(4, D))
+    with pytest.raises(ValueError, match=r"`models\['integers'\]` is a mass on integers, and the data are real"):
+        compare({"integers": integers}, test)
+    levels = Observations(torch.ones(4, D), space=Space("v as v/1", "integer"))
+    with pytest.raises(ValueError, match=r"`models\['other'\]` is a .*, and the data are integer"):
+        compare({"other": other}, levels)
+    row = compare({"integers": integers}, levels, num_particles=5).rows[0]
+    np.testing.assert_allclose(row.bits_per_dim, -row.mean / (D * math.log(2)), rtol=1e-12)
+
+
+def test_a_loss_that_is_no_density_is_refused(test):
+    """Whatever the data: grey ones, on which it is no density, or none that it was fitted to."""
+    model = VAE(1, (D,), CrossEntropyLoss(), (4,))
+    for entry in (model, fit.svi(model, test, num_epochs=1)):
+        with pytest.raises(
+            ValueError, match=r"`models\['loss'\]` was trained by a loss that is no density and no mass"
+        ):
+            compare({"PPCA": PPCA(1, (D,)), "loss": entry}, test)
+    with pytest.raises(ValueError, match=r"`model` must have a likelihood that is a density or a mass, got a VAE trai"):
+        evaluate.log_likelihood(model, test)
+    assert evaluate.elbo_terms(model, test, 5).elbo.isfinite().all()
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,10 @@
 """The one door to data: :func:`load` reads a source, splits it, and says in which space its density lives.
 
-Grey pixels are integers v in {0, …, levels − 1}.  Integers have no density, so there are two honest readings of them:
-*dequantized*, (v + u) / levels with u uniform on [0, 1), whose density bounds the mass of the integers; or *binarized*,
-a Bernoulli sample of v / (levels − 1), which has a mass.  v / (levels − 1) without noise is there for pictures and for
-comparison with older work: its likelihood is unbounded, and comparable with nothing else.
+Grey pixels are integers v in {0, …, levels − 1}.  Integers have no density, so there are three honest readings of them:
+*dequantized*, (v + u) / levels with u uniform on [0, 1), whose density bounds the mass of the integers; *binarized*, a
+Bernoulli sample of v / (levels − 1), which has a mass; or the integers themselves, shown as v / (levels − 1), for a
+likelihood that is a mass on these levels.  The same values as a density, without noise, are there for pictures and for
+comparison with older work: their likelihood is unbounded, and comparable with nothing else.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ PIXEL_ROWS = 4096  # images made continuous together
 def load(
     name: str | Path = "digits",
     *,
-    observations: Literal["continuous", "binary"] | None = None,
+    observations: Literal["continuous", "binary", "integer"] | None = None,
     dequantize: bool = True,
     transform: Literal["logit", "standardize"] | None = None,
     alpha: float = 1e-6,
@@ -62,7 +63,8 @@ def load(
 
     Args:
         name: A data set of the table, or a path.
-        observations: ``"continuous"`` (a density), ``"binary"`` (a mass on zeros and ones), or None: the natural one.
+        observations: ``"continuous"`` (a density), ``"binary"`` (a mass on zeros and ones), ``"integer"`` (a mass on
+            the levels v / (levels − 1)), or None: the natural one of the first two.
         dequantize: Whether pixels become (v + u) / levels; else v / (levels − 1), with no bits per dimension.
         transform: A further view of continuous data, with its log\|det J\|: ``"logit"``, logit(α + (1 − 2α) x) for x in
             [0, 1], or ``"standardize"``, (x − mean) / std per dimension of the training split (constant ones: std 1).
@@ -99,7 +101,7 @@ def load(
         Papamakarios, Pavlakou and Murray (2017), Masked autoregressive flow for density estimation (logit).
         Larochelle and Murray (2011), The neural autoregressive distribution estimator (binarized MNIST).
     """
-    _check("observations", observations, (None, "continuous", "binary"))
+    _check("observations", observations, (None, "continuous", "binary", "integer"))
     _check("transform", transform, (None, "logit", "standardize"))
     _check("split", split, (None, "random", "contiguous"))
     _check("dtype", dtype, (torch.float32, torch.float64))
@@ -114,6 +116,9 @@ def load(
     if observations == "binary":
         grey, space = _grey(source)
         x = grey if source.levels == 2 else torch.bernoulli(grey, generator=generator)
+    elif observations == "integer":
+        top = cast(int, source.levels) - 1
+        x, space = source.x.double() / top, Space(f"{source.name}, integers v as v/{top}", "integer")
     else:
         x, space = _continuous(source, dequantize, dtype, generator)
 
@@ -143,11 +148,14 @@ def _check_combination(source: Source, observations: str, transform: str | None,
             f"`observations` must be 'binary' or None for {source.name!r}, which holds only zeros and ones, got "
             "'continuous'; they have a mass and no density."
         )
-    if observations == "binary" and transform is not None:
+    if observations == "integer" and source.levels in (None, 2):
+        kind = "only zeros and ones" if source.levels == 2 else "values as given, not integer pixels"
+        raise ValueError(f"`observations` must not be 'integer' for {source.name!r}, which holds {kind}; leave it out.")
+    if observations != "continuous" and transform is not None:
         raise ValueError(
-            f"`transform` must be None for binary observations, got {transform!r}; a mass has no Jacobian."
+            f"`transform` must be None for {observations} observations, got {transform!r}; a mass has no Jacobian."
         )
-    if resample and (observations == "continuous" or source.levels == 2):
+    if resample and (observations != "binary" or source.levels == 2):
         raise ValueError(
             "`resample` must be False unless observations='binary' binarizes grey values, got True for "
             f"{source.name!r} with {observations} observations; leave it out."

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Transform, identity_transform
 
-Support = Literal["boolean", "real"]
+Support = Literal["boolean", "integer", "real"]
+MASSES = ("boolean", "integer")
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Space:
 
     Args:
         reference: Names the space in which densities are compared, e.g. ``"digits, (v + u)/17"``.
-        support: ``"boolean"`` (a probability mass on {0, 1}), ``"real"`` (a density), or None when nobody has said.
+        support: ``"boolean"`` (a probability mass on {0, 1}), ``"integer"`` (a mass on integers, or on evenly spaced
+            levels that stand for them), ``"real"`` (a density), or None when nobody has said.
         levels: For dequantised integers the number of integer levels in one unit of the reference space, so that
             bits per dimension can be quoted; None where that has no meaning.
         transform: An invertible, elementwise :class:`torch.distributions.Transform`, reference → x.
@@ -151,8 +153,11 @@ class Observations:
             transform: Applied to ``x`` on the CPU in float64; must be invertible and elementwise.
             name: How the resulting view is called.
         """
-        if self.space.support == "boolean":
-            raise ValueError("`transform` needs continuous data, got a boolean space, whose values carry no Jacobian.")
+        if self.space.support in MASSES:
+            raise ValueError(
+                f"`transform` needs continuous data, got a space of {self.space.support} values, whose masses carry no "
+                "Jacobian."
+            )
         x = self.x.to("cpu", torch.float64)  # where the parameters of a transform live, wherever the data are
         y = transform(x)
         jacobian = transform.log_abs_det_jacobian(x, y).expand(x.shape).masked_fill(x.isnan(), 0.0).flatten(1).sum(1)
@@ -202,13 +207,13 @@ class Observations:
 
         Returns:
             Tensor of the same shape: −(log p − D log levels) / (D log 2), which bounds the bits per dimension of the
-            integers (Theis et al. 2016); for binary data −log p / (D log 2); None where the space has no integers
-            behind it.
+            integers (Theis et al. 2016); for binary data and integers −log p / (D log 2), their own; None where the
+            space has no integers behind it.
 
         Reference:
             Theis, van den Oord and Bethge (2016), A note on the evaluation of generative models.
         """
-        if self.space.support == "boolean":
+        if self.space.support in MASSES:
             return -log_prob / (self.num_dims * math.log(2))
         if self.space.levels is None:
             return None

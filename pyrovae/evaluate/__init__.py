@@ -12,7 +12,16 @@ from pyrovae.evaluate.decoding import (
 )
 from pyrovae.evaluate.downstream import Downstream, downstream
 from pyrovae.evaluate.fid import FID, FIDHistory, fid
-from pyrovae.evaluate.importance import ELBOTerms, LogLikelihood, draws, elbo, elbo_terms, log_likelihood, log_weights
+from pyrovae.evaluate.importance import (
+    ELBOTerms,
+    LogLikelihood,
+    draws,
+    elbo,
+    elbo_terms,
+    log_likelihood,
+    log_likelihood_by_class,
+    log_weights,
+)
 from pyrovae.evaluate.latents import Encoding, LatentReport, encode, latent_report
 from pyrovae.evaluate.parameters import match_components, principal_angles
 from pyrovae.evaluate.pareto import k_hat_threshold, pareto_k
@@ -39,6 +48,7 @@ __all__ = [
     "latent_grid",
     "latent_report",
     "log_likelihood",
+    "log_likelihood_by_class",
     "log_weights",
     "manifold_means",
     "match_components",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import pyro
@@ -18,7 +18,7 @@ from pyro import poutine
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyrovae.data import Observations
+from pyrovae.data import Observations, as_observations
 from pyrovae.evaluate.pareto import k_hat_threshold, pareto_k
 from pyrovae.models.base import LatentVariableModel, Program
 from pyrovae.seeding import seeded
@@ -201,7 +201,7 @@ def log_likelihood(
     """Held-out log p(x): exact where the model can, else log (1/S) Σ_s w_s, which is below it in expectation.
 
     Args:
-        model: Any model.
+        model: Any model.  One of p(x given y) gives log p(x given y); see :func:`log_likelihood_by_class` for log p(x).
         x: N data, Observations or tensor.
         num_particles: S.
         method: ``"exact"``, ``"importance"``, or ``"auto"``: exact if the model has ``log_prob``.
@@ -211,8 +211,14 @@ def log_likelihood(
         Values, standard errors, effective sample sizes and Pareto k̂, per datum.
 
     Raises:
-        ValueError: If ``method`` is unknown, or exact and the model has no ``log_prob``; else as :func:`log_weights`.
+        ValueError: If ``method`` is unknown, or exact and the model has no ``log_prob``, or the model's p(x given z) is
+            a loss and no density; else as :func:`log_weights`.
     """
+    if not model.is_density:
+        raise ValueError(
+            f"`model` must have a likelihood that is a density or a mass, got a {type(model).__name__} trained by a "
+            "loss that is neither; its bound can be watched with evaluate.elbo_terms."
+        )
     tractable = hasattr(model, "log_prob")
     if method not in ("auto", "exact", "importance"):
         raise ValueError(f'`method` must be "auto", "exact" or "importance", got {method!r}.')
@@ -227,6 +233,54 @@ def log_likelihood(
     parts = zip(*(summarize(terms.log_weights) for terms in blocks), strict=True)
     values, standard_error, ess, k_hat = (torch.cat(part) for part in parts)
     return LogLikelihood(values, "importance", num_particles, standard_error, ess, k_hat)
+
+
+def log_likelihood_by_class(
+    model: LatentVariableModel,
+    x: Observations | Tensor,
+    num_particles: int = 100,
+    *,
+    chunk_size: int | None = None,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> Tensor:
+    """log p(x given y) of every datum under every label y, for a conditional model, by importance sampling.
+
+    With class probabilities p(y), log p(x) = log Σ_y p(y) p(x given y), which can stand beside the log p(x) of other
+    models, and the model classifies: p(y given x) ∝ p(y) p(x given y).
+
+    Args:
+        model: A model of p(x given y).
+        x: N data, whose own labels are not looked at.
+        num_particles: S, for each label.
+        chunk_size, seed, progress: As for :func:`log_weights`.
+
+    Returns:
+        Tensor (N, K), nats.
+
+    Raises:
+        ValueError: If the model is not conditional; else as :func:`log_likelihood`.
+
+    Example:
+        >>> from pyrovae import VAE
+        >>> vae, x = VAE(latent_dim=1, data_shape=(3,), hidden=(4,), num_classes=2), torch.zeros(5, 3)
+        >>> by_class = log_likelihood_by_class(vae, x, num_particles=10)
+        >>> log_px = (by_class + math.log(1 / 2)).logsumexp(1)
+        >>> by_class.shape, log_px.shape
+        (torch.Size([5, 2]), torch.Size([5]))
+    """
+    if model.num_classes is None:
+        raise ValueError(f"`model` must be conditional on labels, got a {type(model).__name__} of p(x).")
+    observations = as_observations(x, "x")
+    columns = []
+    for y in range(model.num_classes):
+        labelled = replace(observations, labels=torch.full((len(observations),), y))
+        columns.append(
+            log_likelihood(
+                model, labelled, num_particles, "importance", chunk_size=chunk_size, seed=seed, progress=progress
+            ).values
+        )
+    return torch.stack(columns, dim=1)
 
 
 def summarize(log_w: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -261,9 +315,10 @@ def _particles(
         raise ValueError(f"`num_particles` must be a whole number of at least 1, got {num_particles!r}.")
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"`chunk_size` must be at least 1, got {chunk_size}.")
-    x = model.as_input(data)
+    inputs = model.program_inputs(data)
+    x = inputs[0]
     guide = guide or model.guide
-    pairs = chunk_size or max(1, DECODED_FLOATS // math.prod(x.shape[1:]))
+    pairs = chunk_size or max(1, DECODED_FLOATS // (model.decoded_floats or math.prod(x.shape[1:])))
     bar = tqdm(
         total=len(x),
         desc="importance weights",
@@ -276,21 +331,23 @@ def _particles(
     try:
         model.eval()
         guide.eval()
-        for number, block in enumerate(x.split(max(1, PAIRS // num_particles))):
+        blocks = zip(*(each.split(max(1, PAIRS // num_particles)) for each in inputs), strict=True)
+        for number, block in enumerate(blocks):
             with pyro.get_param_store().scope(), seeded((seed + SEED_STRIDE * number) % 2**32):
                 terms = _block(model.model, guide, block, num_particles, pairs)
             yield terms
-            bar.update(len(block))
+            bar.update(len(block[0]))
     finally:
         bar.close()
         for program, training in modes:
             program.train(training)
 
 
-def _block(model: Program, guide: Program, x: Tensor, num_particles: int, pairs: int) -> _Terms:
+def _block(model: Program, guide: Program, inputs: tuple[Tensor, ...], num_particles: int, pairs: int) -> _Terms:
     """Terms (S, n) for one block of data, decoded at most ``pairs`` (particle, datum) pairs at a time."""
+    x = inputs[0]
     with pyro.plate("particles", num_particles, dim=-2):
-        drawn = poutine.trace(guide).get_trace(x)
+        drawn = poutine.trace(guide).get_trace(*inputs)
     latents: dict[str, Any] = {name: site for name, site in drawn.nodes.items() if _is_latent(site)}
     columns = min(pairs, len(x))
     rows = pairs // columns
@@ -299,17 +356,21 @@ def _block(model: Program, guide: Program, x: Tensor, num_particles: int, pairs:
         row = []
         for j in range(0, len(x), columns):
             values = {name: site["value"][i : i + rows, j : j + columns] for name, site in latents.items()}
-            row.append(_score(model, x[j : j + columns], values, min(rows, num_particles - i)))
+            part = tuple(each[j : j + columns] for each in inputs)
+            row.append(_score(model, part, values, min(rows, num_particles - i)))
         tiles.append([torch.cat(parts, dim=1) for parts in zip(*row, strict=True)])
     likelihood, prior = (torch.cat(parts) for parts in zip(*tiles, strict=True))
     values = {name: site["value"] for name, site in latents.items()}
     return _Terms(likelihood, prior, _total(latents.values(), num_particles, x), values)
 
 
-def _score(model: Program, x: Tensor, values: dict[str, Tensor], num_particles: int) -> tuple[Tensor, Tensor]:
+def _score(
+    model: Program, inputs: tuple[Tensor, ...], values: dict[str, Tensor], num_particles: int
+) -> tuple[Tensor, Tensor]:
     """log p(x given z) and log p(z) at given z, each (S, n)."""
+    x = inputs[0]
     with pyro.plate("particles", num_particles, dim=-2):
-        scored = poutine.trace(poutine.condition(model, values)).get_trace(x)
+        scored = poutine.trace(poutine.condition(model, values)).get_trace(*inputs)
     sites = [site for site in scored.nodes.values() if site["type"] == "sample" and not _is_plate(site)]
     missing = [site["name"] for site in sites if not site["is_observed"]]
     if missing:

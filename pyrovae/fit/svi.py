@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyro
@@ -56,7 +57,8 @@ def svi(
 
     Args:
         model: Any model with ``model`` and ``guide``; it is left as it was.
-        data: Observations or tensor, N data; resampled observations are drawn afresh for every batch.
+        data: Observations or tensor, N data; resampled observations are drawn afresh for every batch.  A model of
+            p(x given y) asks for Observations with labels.
         valid: Validation data.  If given, the ELBO on them is taken after every epoch, and the best parameters are
             kept.
         num_epochs: Passes over the data.
@@ -121,9 +123,10 @@ def svi(
     began = time.perf_counter()
     observations = as_observations(data)
     fitted = model.copy().to(device=device) if device is not None else model.copy()
-    start_data = fitted.as_input(observations, "data")
+    start_data, *given = fitted.program_inputs(observations, "data")
     observations = observations.to(start_data.device, start_data.dtype)
-    valid_x = None if valid is None else fitted.as_input(valid, "valid")
+    observations = replace(observations, x=observations.x.reshape(start_data.shape))
+    valid_inputs = None if valid is None else fitted.program_inputs(valid, "valid")
 
     run = _Run(fitted, elbo, lr, schedule, optimizer, num_epochs * math.ceil(len(observations) / batch_size))
 
@@ -137,7 +140,7 @@ def svi(
             seconds=time.perf_counter() - began,
             kept=kept,
             space=observations.space,
-            valid_trace=None if valid_x is None else nats(run.valid_trace),
+            valid_trace=None if valid_inputs is None else nats(run.valid_trace),
             elbo=elbo_kept,
             refit=lambda other: svi(model, data, seed=other, **arguments),
         )
@@ -146,12 +149,12 @@ def svi(
     with pyro.get_param_store().scope(), seeded(seed):
         if not warm_start:
             fitted.initialize(start_data)
-        run.prepare(start_data)
+        run.prepare((start_data, *given))
         bar = tqdm(range(1, num_epochs + 1), desc="SVI", unit="epoch", delay=1.0, leave=False, disable=hidden(progress))
         for epoch in bar:
             try:
-                run.epoch(observations, batch_size)
-                current = run.trace[-1] if valid_x is None else run.validate(valid_x, batch_size, seed)
+                run.epoch(observations, given, batch_size)
+                current = run.trace[-1] if valid_inputs is None else run.validate(valid_inputs, batch_size, seed)
             except _NotFinite as error:
                 fitted.load_state_dict(best_state)
                 last_good = result(f"epoch {best_epoch}, before the loss left the finite numbers", best_elbo)
@@ -159,12 +162,12 @@ def svi(
                     f"{error}; lower `lr` = {lr:g}, or raise the likelihood's floor.", last_good if best_epoch else None
                 ) from error.__cause__
             bar.set_postfix_str(f"ELBO {current:.3f} nats", refresh=False)
-            if valid_x is None or current > best_elbo:
+            if valid_inputs is None or current > best_elbo:
                 best_state, best_elbo, best_epoch = copy.deepcopy(fitted.state_dict()), current, epoch
             elif patience is not None and epoch - best_epoch >= patience:
                 break
         bar.close()
-    if valid_x is None:
+    if valid_inputs is None:
         return result(f"last, epoch {num_epochs}", best_elbo)
     fitted.load_state_dict(best_state)
     return result(f"best on validation, epoch {best_epoch} of {epoch}", best_elbo)
@@ -193,25 +196,27 @@ class _Run:
         self.trace: list[float] = []
         self.valid_trace: list[float] = []
 
-    def prepare(self, x: Tensor) -> None:
+    def prepare(self, inputs: tuple[Tensor, ...]) -> None:
         """Build the loss and the optimizer, once the parameters are where training starts."""
-        elbo = self.elbo or (
-            TraceEnum_ELBO(max_plate_nesting=1) if has_enumerated_site(self.model, x[:2]) else Trace_ELBO()
-        )
+        enumerated = has_enumerated_site(self.model, *(each[:2] for each in inputs))
+        elbo = self.elbo or (TraceEnum_ELBO(max_plate_nesting=1) if enumerated else Trace_ELBO())
         self.loss: nn.Module = elbo(self.model.model, self.model.guide)
         self.optimizer = self.make_optimizer([p for p in self.loss.parameters() if p.requires_grad], lr=self.lr)
         self.scheduler = self.schedule(self.optimizer, self.num_steps)
 
-    def epoch(self, observations: Observations, batch_size: int) -> None:
-        """One pass over the data in random order; appends the mean ELBO of its batches to the trace."""
+    def epoch(self, observations: Observations, given: Sequence[Tensor], batch_size: int) -> None:
+        """One pass over the data in random order; appends the mean ELBO of its batches to the trace.
+
+        ``given`` is what the programs take beside x, such as labels.
+        """
         self.model.train()
         total = 0.0
         for index in torch.randperm(len(observations), device=observations.x.device).split(batch_size):
-            batch = observations.draw(index)
+            batch = (observations.draw(index), *(each[index] for each in given))
             self.step += 1
             self.optimizer.zero_grad()
             loss = self._checked_loss(batch)
-            (loss / len(batch)).backward()
+            (loss / len(index)).backward()
             self.optimizer.step()
             self.scheduler.step()
             total -= loss.item()
@@ -219,21 +224,22 @@ class _Run:
         self._checked_loss(batch)  # no further step would notice what the last one did
         self.trace.append(total / len(observations))
 
-    def validate(self, x: Tensor, batch_size: int, seed: int) -> float:
+    def validate(self, inputs: tuple[Tensor, ...], batch_size: int, seed: int) -> float:
         """ELBO on validation data, nats per datum, with the same draws after every epoch.
 
         Not under ``no_grad``, where Pyro's ``TraceEnum_ELBO`` refuses to give its loss.
         """
         self.model.eval()
         with seeded(seed):
-            total = sum(-self._checked_loss(batch).item() for batch in x.split(max(batch_size, 1024)))
-        self.valid_trace.append(total / len(x))
+            batches = zip(*(each.split(max(batch_size, 1024)) for each in inputs), strict=True)
+            total = sum(-self._checked_loss(batch).item() for batch in batches)
+        self.valid_trace.append(total / len(inputs[0]))
         return self.valid_trace[-1]
 
-    def _checked_loss(self, batch: Tensor) -> Tensor:
+    def _checked_loss(self, batch: tuple[Tensor, ...]) -> Tensor:
         cause: Exception | None = None
         try:
-            loss = self.loss(batch)
+            loss = self.loss(*batch)
             if torch.isfinite(loss):
                 return loss
         except (ValueError, torch.linalg.LinAlgError) as error:  # Pyro's validation or a factorisation met it first
@@ -244,14 +250,14 @@ class _Run:
         raise _NotFinite(f"the loss is not finite at step {self.step}: {offender or 'the ELBO'} is not") from cause
 
     @torch.no_grad()
-    def _first_offender(self, batch: Tensor) -> str | None:
+    def _first_offender(self, batch: tuple[Tensor, ...]) -> str | None:
         for name, parameter in self.model.named_parameters():
             if not torch.isfinite(parameter).all():
                 return f"parameter {name!r}"
         try:
             with pyro.validation_enabled(False):  # else it raises before the site can be named
-                guide = poutine.trace(self.model.guide).get_trace(batch)
-                trace = poutine.trace(poutine.replay(self.model.model, guide)).get_trace(batch)
+                guide = poutine.trace(self.model.guide).get_trace(*batch)
+                trace = poutine.trace(poutine.replay(self.model.model, guide)).get_trace(*batch)
                 sites: list[Any] = [*guide.nodes.values(), *trace.nodes.values()]
                 for site in sites:
                     if site["type"] == "sample" and not torch.isfinite(site["fn"].log_prob(site["value"])).all():
@@ -262,11 +268,11 @@ class _Run:
 
 
 @torch.no_grad()
-def has_enumerated_site(model: LatentVariableModel, x: Tensor) -> bool:
+def has_enumerated_site(model: LatentVariableModel, *inputs: Tensor) -> bool:
     """Whether the model or its guide marks a site for enumeration."""
     with pyro.get_param_store().scope(), seeded(0):
-        guide = poutine.trace(model.guide).get_trace(x)
-        trace = poutine.trace(poutine.replay(model.model, guide)).get_trace(x)
+        guide = poutine.trace(model.guide).get_trace(*inputs)
+        trace = poutine.trace(poutine.replay(model.model, guide)).get_trace(*inputs)
     sites: list[Any] = [*guide.nodes.values(), *trace.nodes.values()]
     return any(site["type"] == "sample" and site["infer"].get("enumerate") for site in sites)
 

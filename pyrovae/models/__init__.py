@@ -4,7 +4,16 @@ from pyrovae.models.base import LatentVariableModel, Program, TractableModel, ex
 from pyrovae.models.bernoulli_mixture import BernoulliMixture
 from pyrovae.models.factor_analysis import FactorAnalysis
 from pyrovae.models.gmm import GaussianMixture
-from pyrovae.models.likelihoods import Bernoulli, Gaussian
+from pyrovae.models.likelihoods import (
+    Bernoulli,
+    ContinuousBernoulli,
+    CrossEntropyLoss,
+    DiscretizedLogistic,
+    FullGaussian,
+    Gaussian,
+    Likelihood,
+    LowRankGaussian,
+)
 from pyrovae.models.ppca import PPCA
 from pyrovae.models.ppca_mixture import PPCAMixture
 from pyrovae.models.vae import VAE
@@ -14,10 +23,16 @@ __all__ = [
     "VAE",
     "Bernoulli",
     "BernoulliMixture",
+    "ContinuousBernoulli",
+    "CrossEntropyLoss",
+    "DiscretizedLogistic",
     "FactorAnalysis",
+    "FullGaussian",
     "Gaussian",
     "GaussianMixture",
     "LatentVariableModel",
+    "Likelihood",
+    "LowRankGaussian",
     "PPCAMixture",
     "Program",
     "TractableModel",

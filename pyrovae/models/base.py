@@ -15,6 +15,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Literal, Self, TypeVar, cast
 
 import pyro
@@ -58,9 +59,14 @@ class LatentVariableModel(nn.Module):
         model: The generative program, holding θ.
         guide: The amortized guide, holding φ.
         data_shape: Shape of one datum, or None when only the user's own modules know.
-        support: ``"boolean"`` or ``"real"``: what kind of data p(x) is a density or mass of; None when unknown.
+        support: ``"boolean"``, ``"integer"`` or ``"real"``: what kind of data p(x) is a density or mass of; None when
+            unknown.
         missing: ``"nan"`` where a NaN among the data is a value not observed, and p(x) is the marginal of the observed
             ones; ``"error"`` where it is refused.
+        num_classes: Number of classes K where the model is p(x given y), conditional on labels y in {0, …, K − 1}; None
+            where it is p(x).
+        is_density: Whether p(x given z) is a density or a mass at all; a loss under its name is not.
+        decoded_floats: Numbers that p(x given z) holds for each datum, if more than x itself has; else None.
         config: The constructor's arguments as plain values, so that a saved model can be built again; None where
             modules of the user's own are part of it.
     """
@@ -70,6 +76,9 @@ class LatentVariableModel(nn.Module):
     data_shape: tuple[int, ...] | None
     support: Support | None = "real"
     missing: Missing = "error"
+    num_classes: int | None = None
+    is_density: bool = True
+    decoded_floats: int | None = None
     config: dict[str, Any] | None = None
 
     def initialize(self, x: Tensor) -> None:
@@ -78,6 +87,8 @@ class LatentVariableModel(nn.Module):
 
     def as_input(self, data: Observations | Tensor, name: str = "x") -> Tensor:
         """Check ``data`` and return them as this model takes them: of its shape, support, type and device.
+
+        Observations of images serve flat or as images, whichever they are; a plain tensor must have the shape.
 
         Raises:
             ValueError: If the shape or the values do not fit the model.
@@ -93,6 +104,8 @@ class LatentVariableModel(nn.Module):
             ValueError: If the shape or the values do not fit the model.
         """
         observations = as_observations(data, name, allow_nan=self.missing == "nan").fixed()
+        if (image := observations.image_shape) is not None and self.data_shape in (image, (math.prod(image),)):
+            observations = replace(observations, x=observations.x.reshape(len(observations), *self.data_shape))
         if self.data_shape is not None and observations.data_shape != self.data_shape:
             expected = ", ".join(map(str, ("N", *self.data_shape)))
             flat = math.prod(observations.data_shape) == math.prod(self.data_shape)
@@ -110,37 +123,88 @@ class LatentVariableModel(nn.Module):
             )
         return observations
 
+    def program_inputs(self, data: Observations | Tensor, name: str = "x") -> tuple[Tensor, ...]:
+        """What ``model`` and ``guide`` are called with on these data: ``(x,)``, or ``(x, y)`` if they ask for labels.
+
+        Raises:
+            TypeError: If labels are no whole numbers.
+            ValueError: If the shape or the values do not fit the model, or labels are missing.
+        """
+        x = self.as_input(data, name)
+        if self.num_classes is None:
+            return (x,)
+        labels = data.labels if isinstance(data, Observations) else None
+        if labels is None:
+            raise ValueError(
+                f"`{name}` must carry labels for a model of p(x given y), got none; pass Observations(x, labels=y)."
+            )
+        return x, self._as_labels(labels, len(x), f"{name}.labels").to(x.device)
+
+    def _as_labels(self, labels: Tensor, num_data: int, name: str) -> Tensor:
+        if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+            raise TypeError(f"`{name}` must be whole numbers, got {labels.dtype}; convert them with y.long().")
+        if labels.shape != (num_data,):
+            raise ValueError(f"`{name}` must have shape ({num_data},), one label a datum, got {tuple(labels.shape)}.")
+        low, high, last = labels.min().item(), labels.max().item(), cast(int, self.num_classes) - 1
+        if low < 0 or high > last:
+            raise ValueError(
+                f"`{name}` must be in 0, …, {last}, got values from {low} to {high}; "
+                "number the classes from 0, or build the model with more `num_classes`."
+            )
+        return labels.long()
+
     @torch.no_grad()
-    def sample(self, num_samples: int = 1, *, seed: int = 0) -> tuple[Tensor, Tensor]:
+    def sample(
+        self, num_samples: int = 1, *, labels: Tensor | int | None = None, seed: int = 0
+    ) -> tuple[Tensor, Tensor]:
         """Ancestral samples: z from the prior, then x from p(x given z).
 
         Args:
             num_samples: How many.
+            labels: For a model of p(x given y): y, shape (num_samples,), or one label for all; left out, the classes in
+                turn, 0, 1, … and round again.
             seed: Seed of the draws.
 
         Returns:
             x of shape (num_samples, *data_shape), and the z that it came from.
         """
-        sites = self._generate(num_samples, seed)
+        sites = self._generate(num_samples, labels, seed)
         return sites["x"]["value"], sites["z"]["value"]
 
     @torch.no_grad()
-    def sample_means(self, num_samples: int = 1, *, seed: int = 0) -> tuple[Tensor, Tensor]:
+    def sample_means(
+        self, num_samples: int = 1, *, labels: Tensor | int | None = None, seed: int = 0
+    ) -> tuple[Tensor, Tensor]:
         """E[x given z] at z drawn from the prior: smoother than :meth:`sample`, and *not* samples of the model.
 
         The same seed gives the same z as :meth:`sample`.
 
+        Args: As for :meth:`sample`.
+
         Returns:
             Means of shape (num_samples, *data_shape), and their z.
         """
-        sites = self._generate(num_samples, seed)
+        sites = self._generate(num_samples, labels, seed)
         return sites["x"]["fn"].mean, sites["z"]["value"]
 
-    def _generate(self, num_samples: int, seed: int) -> Any:
+    def _generate(self, num_samples: int, labels: Tensor | int | None, seed: int) -> Any:
         if num_samples < 1:
             raise ValueError(f"`num_samples` must be at least 1, got {num_samples}.")
+        inputs = self._labels_to_generate(num_samples, labels)
         with pyro.get_param_store().scope(), seeded(seed):
-            return poutine.trace(self.model).get_trace(num_data=num_samples).nodes
+            return poutine.trace(self.model).get_trace(None, *inputs, num_data=num_samples).nodes
+
+    def _labels_to_generate(self, num_samples: int, labels: Tensor | int | None) -> tuple[Tensor, ...]:
+        """Nothing, or the labels of so many samples."""
+        if self.num_classes is None:
+            if labels is not None:
+                raise ValueError("`labels` must be left out for a model of p(x), which knows no classes; got some.")
+            return ()
+        if labels is None:
+            labels = torch.arange(num_samples) % self.num_classes
+        y = torch.as_tensor(labels)
+        device = next(itertools.chain(self.parameters(), self.buffers())).device
+        return (self._as_labels(y.expand(num_samples) if y.ndim == 0 else y, num_samples, "labels").to(device),)
 
     @property
     def num_free_parameters(self) -> int:
@@ -360,3 +424,13 @@ def check_missing(missing: str) -> Missing:
     if missing not in ("error", "nan"):
         raise ValueError(f'`missing` must be "error" or "nan", got {missing!r}.')
     return cast(Missing, missing)
+
+
+def check_whole(name: str, value: object, least: int = 1) -> None:
+    """Check a count.
+
+    Raises:
+        ValueError: If it is not a whole number of at least ``least``.
+    """
+    if not (isinstance(value, int) and not isinstance(value, bool) and value >= least):
+        raise ValueError(f"`{name}` must be a whole number of at least {least}, got {value!r}.")

@@ -1,41 +1,124 @@
 """Likelihoods p(x given z): small descriptions that build the head of a decoder.
 
-A head maps features h to a distribution over x.  Every Gaussian variance is bounded below by a floor ε, σ² = ε +
-softplus(·), because a decoder that may let σ → 0 has an unbounded likelihood.
+A head maps features h to a distribution over x.  Every Gaussian covariance is bounded below by a floor, Σ ⪰ ε I,
+because a decoder that may let σ → 0 has an unbounded likelihood.
+
+=========================  =====================  ======================================================================
+likelihood                 data                   p(x given z)
+=========================  =====================  ======================================================================
+``Bernoulli``              0 and 1                a mass
+``Gaussian``               real numbers           a density, independent over dimensions, σ from five places
+``LowRankGaussian``        real numbers           a density, covariance FFᵀ + diag(v), from z
+``FullGaussian``           real numbers, few      a density, any covariance, from z
+``ContinuousBernoulli``    [0, 1]                 a density
+``DiscretizedLogistic``    levels 0, 1/255, …, 1  a mass
+``CrossEntropyLoss``       [0, 1]                 none: a loss
+=========================  =====================  ======================================================================
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, cast
+from typing import Any, ClassVar, Protocol, cast
 
-import pyro.distributions as dist
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from pyrovae.data.observations import Support
-from pyrovae.models.base import check_floor
+from pyrovae.models import heads
+from pyrovae.models.base import check_floor, check_whole
+from pyrovae.models.heads import SCALES, MakeLinear, Scale
 
-Scale = float | Literal["shared", "per_dim", "decoder_scalar", "decoder"]
-SCALES = ("shared", "per_dim", "decoder_scalar", "decoder")
+
+class Likelihood(Protocol):
+    """What a decoder asks of a likelihood.  One of your own is a frozen dataclass with this method."""
+
+    def head(self, num_features: int, data_shape: tuple[int, ...], linear: MakeLinear = nn.Linear) -> nn.Module:
+        """The last layer of a decoder: features (..., num_features) → distribution over (..., *data_shape).
+
+        Args:
+            num_features: Number of features, channels of a convolutional decoder.
+            data_shape: Shape of one datum.
+            linear: Makes an affine layer from (num_features, num_outputs); has a ``bias`` (num_outputs,).
+        """
 
 
 @dataclass(frozen=True)
 class Bernoulli:
-    """p(x given z) = Π_d Bernoulli(x_d; logits_d(z)), a probability mass on {0, 1}^D."""
+    """p(x given z) = Π_d Bernoulli(x_d; logits_d(z)), a probability mass on {0, 1}^D.
+
+    Example:
+        >>> import torch
+        >>> head = Bernoulli().head(num_features=4, data_shape=(3,))
+        >>> head(torch.zeros(5, 4)).event_shape
+        torch.Size([3])
+    """
 
     support: ClassVar[Support] = "boolean"
 
-    def head(self, num_features: int, data_shape: tuple[int, ...]) -> nn.Module:
-        """The last layer of a decoder: features (..., num_features) → distribution over (..., *data_shape)."""
-        return BernoulliHead(num_features, data_shape)
+    def head(self, num_features: int, data_shape: tuple[int, ...], linear: MakeLinear = nn.Linear) -> nn.Module:
+        """See :class:`Likelihood`."""
+        return heads.BernoulliHead(num_features, data_shape, linear)
+
+
+@dataclass(frozen=True)
+class ContinuousBernoulli:
+    """p(x given z) = Π_d C(λ_d) exp(λ_d(z) x_d), a density on [0, 1]^D.
+
+    What binary cross-entropy on grey pixels becomes once it is normalised.  Its only shape per pixel is its mean, and
+    it never falls off steeply, so that it is no match for a Gaussian on data that are nearly black and white.
+
+    Example:
+        >>> import torch
+        >>> p = ContinuousBernoulli().head(num_features=4, data_shape=(3,))(torch.zeros(5, 4))
+        >>> bool(((p.sample() >= 0) & (p.sample() <= 1)).all())
+        True
+
+    Reference:
+        Loaiza-Ganem and Cunningham (2019), The continuous Bernoulli: fixing a pervasive error in variational
+        autoencoders.
+    """
+
+    support: ClassVar[Support] = "real"
+
+    def head(self, num_features: int, data_shape: tuple[int, ...], linear: MakeLinear = nn.Linear) -> nn.Module:
+        """See :class:`Likelihood`."""
+        return heads.ContinuousBernoulliHead(num_features, data_shape, linear)
+
+
+@dataclass(frozen=True)
+class CrossEntropyLoss:
+    """Binary cross-entropy on grey pixels, Σ_d x_d log p_d(z) + (1 − x_d) log(1 − p_d(z)): a loss, and no density.
+
+    It trains the mean images that many tutorials show.  It integrates to less than 1 over [0, 1]^D, so that no number
+    made of it is a log-likelihood: ``compare`` and ``evaluate.log_likelihood`` refuse it.  A model trained with it has
+    the parameters of one with ``Bernoulli()``, into which its ``state_dict`` loads, to be measured on binary data.
+
+    Example:
+        >>> from pyrovae import VAE
+        >>> loss = VAE(latent_dim=1, data_shape=(3,), likelihood=CrossEntropyLoss(), hidden=(4,))
+        >>> model = VAE(latent_dim=1, data_shape=(3,), likelihood=Bernoulli(), hidden=(4,))
+        >>> model.load_state_dict(loss.state_dict())
+        <All keys matched successfully>
+        >>> loss.is_density, model.is_density
+        (False, True)
+    """
+
+    support: ClassVar[Support] = "real"
+    is_density: ClassVar[bool] = False
+
+    def head(self, num_features: int, data_shape: tuple[int, ...], linear: MakeLinear = nn.Linear) -> nn.Module:
+        """See :class:`Likelihood`."""
+        return heads.CrossEntropyHead(num_features, data_shape, linear)
 
 
 @dataclass(frozen=True)
 class Gaussian:
     """p(x given z) = Normal(μ(z), σ²), independent over dimensions, with σ² ≥ floor.
+
+    A learned ``"shared"`` or ``"per_dim"`` σ² has a closed-form optimum given the rest, the mean squared error:
+    ``VAE.with_optimal_scale(data)`` sets it.  (Taking it anew from every batch, within the program, would let p(x given
+    z) depend on the x that it is to score: no density.)
 
     Args:
         scale: Where σ comes from: a number (fixed), ``"shared"`` (one learned number), ``"per_dim"`` (one learned
@@ -45,6 +128,15 @@ class Gaussian:
 
     Raises:
         ValueError: If ``scale`` is none of these, or ``floor`` not positive.
+
+    Example:
+        >>> import torch
+        >>> p = Gaussian(scale="per_dim").head(num_features=4, data_shape=(3,))(torch.zeros(5, 4))
+        >>> p.stddev.shape, bool((p.stddev[0] == p.stddev[1]).all())
+        (torch.Size([5, 3]), True)
+
+    Reference:
+        Rybkin, Daniilidis and Levine (2021), Simple and effective VAE training with calibrated decoders.
     """
 
     scale: Scale = "shared"
@@ -53,76 +145,134 @@ class Gaussian:
 
     def __post_init__(self) -> None:
         check_floor(self.floor)
-        number = isinstance(self.scale, int | float) and not isinstance(self.scale, bool)
-        if not (self.scale in SCALES or (number and 0 < cast(float, self.scale) < math.inf)):
-            raise ValueError(f"`scale` must be a positive number or one of {SCALES}, got {self.scale!r}.")
+        _check_scale(self.scale)
 
-    def head(self, num_features: int, data_shape: tuple[int, ...]) -> nn.Module:
-        """The last layer of a decoder: features (..., num_features) → distribution over (..., *data_shape)."""
-        return GaussianHead(num_features, data_shape, self.scale, self.floor)
+    def head(self, num_features: int, data_shape: tuple[int, ...], linear: MakeLinear = nn.Linear) -> nn.Module:
+        """See :class:`Likelihood`."""
+        return heads.GaussianHead(num_features, data_shape, self.scale, self.floor, linear)
 
 
-Likelihood = Bernoulli | Gaussian
+@dataclass(frozen=True)
+class LowRankGaussian:
+    """p(x given z) = Normal(μ(z), F(z)F(z)ᵀ + diag v(z)), v ≥ floor: noise that is correlated over dimensions.
+
+    Args:
+        rank: Columns of F.
+        floor: ε, the lower bound of v and so of every eigenvalue of the covariance, in squared units of the data.
+
+    Raises:
+        ValueError: If ``rank`` is below 1, or ``floor`` not positive.
+
+    Example:
+        >>> import torch
+        >>> p = LowRankGaussian(rank=2).head(num_features=4, data_shape=(3,))(torch.zeros(5, 4))
+        >>> p.covariance_matrix.shape
+        torch.Size([5, 3, 3])
+
+    Reference:
+        Monteiro et al. (2020), Stochastic segmentation networks (a low-rank covariance from a network).
+    """
+
+    rank: int = 5
+    floor: float = 1e-4
+    support: ClassVar[Support] = "real"
+
+    def __post_init__(self) -> None:
+        check_whole("rank", self.rank, 1)
+        check_floor(self.floor)
+
+    def head(self, num_features: int, data_shape: tuple[int, ...], linear: MakeLinear = nn.Linear) -> nn.Module:
+        """See :class:`Likelihood`."""
+        return heads.LowRankGaussianHead(num_features, data_shape, self.rank, self.floor, linear)
 
 
-class BernoulliHead(nn.Module):
-    """Features → Bernoulli(logits)."""
+@dataclass(frozen=True)
+class FullGaussian:
+    """p(x given z) = Normal(μ(z), A(z)A(z)ᵀ + ε I), A lower triangular: any covariance above the floor.
 
-    def __init__(self, num_features: int, data_shape: tuple[int, ...]) -> None:
-        super().__init__()
-        self.data_shape = data_shape
-        self.logits = nn.Linear(num_features, math.prod(data_shape))
+    The decoder has D(D + 1)/2 outputs for A, and every datum costs a Cholesky factorisation: for few dimensions.
 
-    def forward(self, h: Tensor) -> dist.Distribution:
-        logits = self.logits(h).unflatten(-1, self.data_shape)
-        return dist.Bernoulli(logits=logits).to_event(len(self.data_shape))
+    Args:
+        floor: ε, the lower bound of every eigenvalue of the covariance, in squared units of the data.
 
-    @torch.no_grad()
-    def start_at(self, x: Tensor) -> None:
-        """Start the output at the data: the bias becomes the logit of the mean, clipped to [0.001, 0.999]."""
-        self.logits.bias.copy_(x.flatten(1).mean(0).clamp(0.001, 0.999).logit())
+    Raises:
+        ValueError: If ``floor`` is not positive.
+
+    Example:
+        >>> import torch
+        >>> p = FullGaussian(floor=0.01).head(num_features=4, data_shape=(3,))(torch.zeros(5, 4))
+        >>> bool(torch.linalg.eigvalsh(p.covariance_matrix).min() > 0.0099)
+        True
+    """
+
+    floor: float = 1e-4
+    support: ClassVar[Support] = "real"
+
+    def __post_init__(self) -> None:
+        check_floor(self.floor)
+
+    def head(self, num_features: int, data_shape: tuple[int, ...], linear: MakeLinear = nn.Linear) -> nn.Module:
+        """See :class:`Likelihood`."""
+        return heads.FullGaussianHead(num_features, data_shape, self.floor, linear)
 
 
-class GaussianHead(nn.Module):
-    """Features → Normal(μ, σ), with σ² = ε + softplus(raw)."""
+@dataclass(frozen=True)
+class DiscretizedLogistic:
+    """A probability mass on integer pixels v, seen as x = v/(levels − 1): a logistic variable, rounded.
 
-    def __init__(self, num_features: int, data_shape: tuple[int, ...], scale: Scale, floor: float) -> None:
-        super().__init__()
-        num_dims = math.prod(data_shape)
-        self.data_shape, self.scale, self.floor = data_shape, scale, floor
-        self.loc = nn.Linear(num_features, num_dims)
-        self.raw_variance: nn.Parameter | nn.Linear
-        if scale == "shared":
-            self.raw_variance = nn.Parameter(torch.zeros(1))
-        elif scale == "per_dim":
-            self.raw_variance = nn.Parameter(torch.zeros(num_dims))
-        elif scale in ("decoder_scalar", "decoder"):
-            self.raw_variance = nn.Linear(num_features, 1 if scale == "decoder_scalar" else num_dims)
+    P(x given z) = F((x + Δ/2 − μ(z))/s) − F((x − Δ/2 − μ(z))/s), Δ = 1/(levels − 1), the first and the last level
+    taking the tails, so that the masses sum to one.  Its likelihood is that of the integers themselves, and is ranked
+    neither with densities nor with masses of binary pixels.
 
-    def forward(self, h: Tensor) -> dist.Distribution:
-        loc = self.loc(h).unflatten(-1, self.data_shape)
-        return dist.Normal(loc, self._sigma(h, loc)).to_event(len(self.data_shape))
+    Args:
+        levels: Number of levels, 256 for 8-bit pixels.
+        scale: Where σ, the standard deviation before rounding, comes from: as for :class:`Gaussian`.
+        floor: The lower bound of σ².  A mass is at most 1, so nothing here is unbounded; it keeps gradients finite.
 
-    def _sigma(self, h: Tensor, loc: Tensor) -> Tensor:
-        if not isinstance(self.scale, str):
-            return torch.full_like(loc, self.scale)
-        raw = self.raw_variance(h) if isinstance(self.raw_variance, nn.Module) else self.raw_variance
-        sigma = (self.floor + F.softplus(raw)).sqrt()
-        per_datum_or_shared = sigma.shape[-1] == 1
-        return sigma.unflatten(-1, (1,) * len(self.data_shape) if per_datum_or_shared else self.data_shape).expand_as(
-            loc
-        )
+    Raises:
+        ValueError: If ``levels`` is below 2, ``scale`` unknown, or ``floor`` not positive.
 
-    @torch.no_grad()
-    def start_at(self, x: Tensor) -> None:
-        """Start the output at the data: μ at their mean, σ² at their variance (per dimension where σ² is)."""
-        flat = x.flatten(1)
-        self.loc.bias.copy_(flat.mean(0))
-        if not isinstance(self.scale, str):
-            return
-        per_dim = flat.var(0, correction=0)
-        variance = per_dim if self.scale in ("per_dim", "decoder") else per_dim.mean().reshape(1)
-        above = (variance - self.floor).clamp_min(self.floor)
-        raw = above + (-(-above).expm1()).log()  # the inverse of softplus, for variances of any size
-        bias = self.raw_variance.bias if isinstance(self.raw_variance, nn.Linear) else self.raw_variance
-        bias.copy_(raw)
+    Example:
+        >>> import torch
+        >>> p = DiscretizedLogistic(levels=5).head(num_features=4, data_shape=(1,))(torch.zeros(4))
+        >>> every_level = torch.tensor([[0.0], [0.25], [0.5], [0.75], [1.0]])
+        >>> round(p.log_prob(every_level).exp().sum().item(), 5)
+        1.0
+
+    Reference:
+        Salimans, Karpathy, Chen and Kingma (2017), PixelCNN++.
+    """
+
+    levels: int = 256
+    scale: Scale = "decoder"
+    floor: float = 1e-6
+    support: ClassVar[Support] = "integer"
+
+    def __post_init__(self) -> None:
+        check_whole("levels", self.levels, 2)
+        check_floor(self.floor)
+        _check_scale(self.scale)
+
+    def head(self, num_features: int, data_shape: tuple[int, ...], linear: MakeLinear = nn.Linear) -> nn.Module:
+        """See :class:`Likelihood`."""
+        return heads.DiscretizedLogisticHead(num_features, data_shape, self.levels, self.scale, self.floor, linear)
+
+
+LIKELIHOODS: dict[str, type[Any]] = {
+    cls.__name__: cls
+    for cls in (
+        Bernoulli,
+        ContinuousBernoulli,
+        CrossEntropyLoss,
+        DiscretizedLogistic,
+        FullGaussian,
+        Gaussian,
+        LowRankGaussian,
+    )
+}
+
+
+def _check_scale(scale: object) -> None:
+    number = isinstance(scale, int | float) and not isinstance(scale, bool)
+    if not (scale in SCALES or (number and 0 < cast(float, scale) < math.inf)):
+        raise ValueError(f"`scale` must be a positive number or one of {SCALES}, got {scale!r}.")

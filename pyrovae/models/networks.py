@@ -5,12 +5,16 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Any, Literal, cast
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
+from torch.distributions import Independent
+from torch.distributions.kl import register_kl
 from torch.nn import functional as F
+
+Covariance = Literal["diag", "full"]
 
 
 def mlp(widths: Sequence[int], activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Sequential:
@@ -21,14 +25,75 @@ def mlp(widths: Sequence[int], activation: Callable[[], nn.Module] = nn.ReLU) ->
     return nn.Sequential(*layers)
 
 
-class GaussianEncoder(nn.Module):
-    """q(z given x) = Normal(μ(x), diag σ(x)²) by a multilayer perceptron.
+def with_labels(features: Tensor, y: Tensor | None, num_classes: int | None) -> Tensor:
+    """Features (..., F), with the one-hot code of labels y appended where there are classes: (..., F + K).
+
+    Raises:
+        ValueError: If there are classes and no labels, or the other way round.
+    """
+    if (y is None) != (num_classes is None):
+        asked = "left out of a network without classes" if num_classes is None else "given to a conditional network"
+        raise ValueError(f"`y` must be {asked}, got {'None' if y is None else tuple(y.shape)}; see `num_classes`.")
+    if y is None or num_classes is None:
+        return features
+    code = F.one_hot(y, num_classes).to(features.dtype)
+    return torch.cat([features, code.expand(*features.shape[:-1], num_classes)], dim=-1)
+
+
+class GaussianPosterior(nn.Module):
+    """The last layer of an encoder: features → q(z given x), a Gaussian.
+
+    Args:
+        num_features: Number of features.
+        latent_dim: L.
+        covariance: ``"diag"``, or ``"full"``, a lower-triangular factor from the encoder.
+    """
+
+    def __init__(self, num_features: int, latent_dim: int, covariance: Covariance = "diag") -> None:
+        super().__init__()
+        self.loc = nn.Linear(num_features, latent_dim)
+        self.raw_scale = nn.Linear(num_features, latent_dim)
+        self.below_diagonal: nn.Linear | None = None
+        if covariance == "full" and latent_dim > 1:
+            self.below_diagonal = nn.Linear(num_features, latent_dim * (latent_dim - 1) // 2)
+
+    def q(self, h: Tensor) -> dist.Distribution:
+        """Features (..., F) → distribution of batch shape (...), event shape (L,)."""
+        loc, scale = self.loc(h), F.softplus(self.raw_scale(h)) + 1e-6
+        if self.below_diagonal is None:
+            return dist.Normal(loc, scale).to_event(1)
+        rows, columns = torch.tril_indices(loc.shape[-1], loc.shape[-1], -1, device=loc.device)
+        scale_tril = scale.diag_embed()
+        scale_tril[..., rows, columns] = self.below_diagonal(h)
+        return FullNormal(loc, scale_tril=scale_tril, validate_args=False)  # valid as built
+
+
+class FullNormal(dist.MultivariateNormal):
+    """A multivariate normal whose KL from independent normals torch knows, so that ``TraceMeanField_ELBO`` takes it
+    exactly, as it does that of a diagonal q."""
+
+
+@register_kl(FullNormal, Independent)
+def _kl_full_independent(q: FullNormal, p: Independent) -> Tensor:
+    """½ Σ (diag Σ + (m − μ)²)/σ² − ½L + Σ log σ − ½ log|Σ|."""
+    normal = p.base_dist
+    if not isinstance(normal, torch.distributions.Normal) or p.reinterpreted_batch_ndims != 1:
+        raise NotImplementedError
+    squares = (q.variance + (q.loc - normal.loc).square()) / normal.variance
+    log_det = q.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return (0.5 * (squares - 1) + normal.scale.log()).sum(-1) - log_det
+
+
+class GaussianEncoder(GaussianPosterior):
+    """q(z given x) = Normal(μ(x), Σ(x)) by a multilayer perceptron; with classes, q(z given x, y).
 
     Args:
         data_shape: Shape of one datum.
         latent_dim: L.
         hidden: Widths of the hidden layers.
         activation: Makes the activation after each hidden layer.
+        covariance: ``"diag"`` or ``"full"``.
+        num_classes: Number of classes, whose one-hot code is appended to x; None without labels.
     """
 
     def __init__(
@@ -37,18 +102,17 @@ class GaussianEncoder(nn.Module):
         latent_dim: int,
         hidden: Sequence[int] = (256, 256),
         activation: Callable[[], nn.Module] = nn.ReLU,
+        covariance: Covariance = "diag",
+        num_classes: int | None = None,
     ) -> None:
-        super().__init__()
-        widths = (math.prod(data_shape), *hidden)
-        self.num_event_dims = len(data_shape)
+        widths = (math.prod(data_shape) + (num_classes or 0), *hidden)
+        super().__init__(widths[-1], latent_dim, covariance)
+        self.num_event_dims, self.num_classes = len(data_shape), num_classes
         self.body = mlp(widths, activation)
-        self.loc = nn.Linear(widths[-1], latent_dim)
-        self.raw_scale = nn.Linear(widths[-1], latent_dim)
 
-    def forward(self, x: Tensor) -> dist.Distribution:
+    def forward(self, x: Tensor, y: Tensor | None = None) -> dist.Distribution:
         """x of shape (..., *data_shape) → distribution of batch shape (...), event shape (L,)."""
-        h = self.body(x.flatten(-self.num_event_dims))
-        return dist.Normal(self.loc(h), F.softplus(self.raw_scale(h)) + 1e-6).to_event(1)
+        return self.q(self.body(with_labels(x.flatten(-self.num_event_dims), y, self.num_classes)))
 
 
 class LinearGaussianEncoder(nn.Module):
@@ -113,13 +177,14 @@ class CategoricalEncoder(nn.Module):
 
 
 class MLPDecoder(nn.Module):
-    """p(x given z): a multilayer perceptron under the head of a likelihood.
+    """p(x given z): a multilayer perceptron under the head of a likelihood; with classes, p(x given z, y).
 
     Args:
         latent_dim: L.
         head: Maps features (..., hidden[-1]) to a distribution over x; see :mod:`pyrovae.models.likelihoods`.
         hidden: Widths of the hidden layers; the encoder's in reverse order.
         activation: Makes the activation after each hidden layer.
+        num_classes: Number of classes, whose one-hot code is appended to z; None without labels.
     """
 
     def __init__(
@@ -128,18 +193,20 @@ class MLPDecoder(nn.Module):
         head: nn.Module,
         hidden: Sequence[int] = (256, 256),
         activation: Callable[[], nn.Module] = nn.ReLU,
+        num_classes: int | None = None,
     ) -> None:
         super().__init__()
-        self.body = mlp((latent_dim, *hidden), activation)
+        self.num_classes = num_classes
+        self.body = mlp((latent_dim + (num_classes or 0), *hidden), activation)
         self.head = head
 
-    def forward(self, z: Tensor) -> dist.Distribution:
+    def forward(self, z: Tensor, y: Tensor | None = None) -> dist.Distribution:
         """z of shape (..., L) → distribution of batch shape (...), event shape data_shape."""
-        return cast(dist.Distribution, self.head(self.body(z)))
+        return cast(dist.Distribution, self.head(self.body(with_labels(z, y, self.num_classes))))
 
 
 def redraw_parameters(module: nn.Module) -> None:
     """Draw the weights of every layer afresh, as its constructor did, from torch's random state."""
     for layer in module.modules():
-        if isinstance(layer, nn.Linear):
-            layer.reset_parameters()
+        if hasattr(layer, "reset_parameters"):
+            cast(Any, layer).reset_parameters()

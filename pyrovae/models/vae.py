@@ -1,10 +1,13 @@
-"""The variational autoencoder: p(x) = ∫ p(x given z) p(z) dz, with networks for p(x given z) and for q(z given x)."""
+"""The variational autoencoder: p(x) = ∫ p(x given z) p(z) dz, with networks for p(x given z) and for q(z given x).
+
+With classes it is the supervised, or conditional, one: p(x given y) = ∫ p(x given z, y) p(z) dz, and q(z given x, y).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import pyro
 import pyro.distributions as dist
@@ -12,18 +15,16 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from pyrovae.models.base import AmortizedGuide, LatentVariableModel, Program
+from pyrovae.data import Observations
+from pyrovae.data.observations import Support
+from pyrovae.models.architecture import Architecture, Network, output_for_two
+from pyrovae.models.base import AmortizedGuide, LatentVariableModel, Program, check_whole
+from pyrovae.models.heads import GaussianHead
 from pyrovae.models.likelihoods import Gaussian, Likelihood
-from pyrovae.models.networks import GaussianEncoder, MLPDecoder, redraw_parameters
+from pyrovae.models.networks import Covariance, redraw_parameters
+from pyrovae.seeding import seeded
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "tanh": nn.Tanh,
-    "elu": nn.ELU,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "softplus": nn.Softplus,
-}
+DECODED_FLOATS = 2**22  # numbers decoded at once where a sum over data is taken
 
 
 class VAEModel(Program):
@@ -32,8 +33,9 @@ class VAEModel(Program):
     def __init__(self, decoder: nn.Module, latent_dim: int) -> None:
         super().__init__()
         self.decoder = decoder
-        self.register_buffer("prior_loc", torch.zeros(latent_dim), persistent=False)
-        self.register_buffer("prior_scale", torch.ones(latent_dim), persistent=False)
+        like = next(decoder.parameters(), torch.zeros(()))
+        self.register_buffer("prior_loc", like.new_zeros(latent_dim), persistent=False)
+        self.register_buffer("prior_scale", like.new_ones(latent_dim), persistent=False)
 
     def forward(self, x: Tensor | None = None, *, num_data: int = 1) -> Tensor:
         with pyro.plate("data", num_data if x is None else len(x), dim=-1):
@@ -41,29 +43,76 @@ class VAEModel(Program):
             return pyro.sample("x", self.decoder(z), obs=x)
 
 
+class ConditionalVAEModel(VAEModel):
+    """z ~ Normal(0, I);  x ~ decoder(z, y), at given labels y, shape (N,)."""
+
+    def forward(self, x: Tensor | None = None, y: Tensor | None = None, *, num_data: int = 1) -> Tensor:
+        y = _given_labels(y, None if x is None else len(x))
+        with pyro.plate("data", len(y), dim=-1):
+            z = pyro.sample("z", dist.Normal(self.prior_loc, self.prior_scale).to_event(1))
+            return pyro.sample("x", self.decoder(z, y), obs=x)
+
+
+class ConditionalGuide(AmortizedGuide):
+    """z ~ q(z given x, y) = encoder(x, y)."""
+
+    def forward(self, x: Tensor | None = None, y: Tensor | None = None, *, num_data: int = 1) -> Tensor:
+        if x is None:
+            raise ValueError("`x` must be given to an amortized guide, got None; q(z given x, y) needs data.")
+        y = _given_labels(y, len(x))
+        with pyro.plate("data", len(x), dim=-1):
+            return pyro.sample("z", self.encoder(x, y))
+
+
+def _given_labels(y: Tensor | None, num_data: int | None) -> Tensor:
+    """The labels, which a conditional program cannot do without, as indices."""
+    if y is None:
+        raise ValueError("`y` must be given to a conditional model, got None; pass the labels after x, as in (x, y).")
+    if y.is_floating_point():
+        raise TypeError(f"`y` must be whole numbers, got {y.dtype}; convert the labels with y.long().")
+    if y.ndim != 1 or num_data not in (None, len(y)):
+        raise ValueError(f"`y` must have shape ({num_data or 'N'},), one label a datum, got {tuple(y.shape)}.")
+    return y.long()
+
+
 class VAE(LatentVariableModel):
     """Variational autoencoder: z ~ Normal(0, I), x ~ decoder(z); q(z given x) = encoder(x).
+
+    With ``num_classes`` it is conditional on labels y: x ~ decoder(z, y), q(z given x, y) = encoder(x, y).  Its
+    programs then take ``(x, y)``; data are Observations that carry labels; and every log p is log p(x given y).
 
     Args:
         latent_dim: L.
         data_shape: Shape of one datum; may be left out when ``decoder`` is given.
-        likelihood: ``Bernoulli()`` or ``Gaussian(...)``, the head of the decoder built here.
-        hidden: Widths of the encoder's hidden layers; the decoder has them in reverse.
+        likelihood: The head of the decoder built here: ``Gaussian(...)`` (the default), ``Bernoulli()``, or another of
+            :mod:`pyrovae.models.likelihoods`.
+        hidden: Widths of the encoder's hidden layers, channels of a convolutional one; the decoder has them in reverse.
+            By default (256, 256), and for convolutions 32, 64, … until a side is shorter than 8.
         activation: One of ``"relu"``, ``"tanh"``, ``"elu"``, ``"gelu"``, ``"silu"``, ``"softplus"``.
+        network: ``"mlp"``, or ``"conv"`` for images, ``data_shape`` (channels, height, width).
+        posterior: q: a Gaussian of ``"diag"`` or ``"full"`` covariance.
+        num_classes: Number of classes K of labels 0, …, K − 1, or None for a model without labels.
         encoder: Your own module, x (N, *data_shape) → distribution over z with event shape (L,).
-        decoder: Your own module, z (..., L) → distribution over x with event shape data_shape.
+        decoder: Your own module, z (..., L) → distribution over x with event shape data_shape.  With classes, both take
+            labels y (N,) as a second argument.
 
     Raises:
-        ValueError: If neither ``data_shape`` nor both modules are given, or a decoder's output does not fit.
+        ValueError: If an argument is out of range, neither ``data_shape`` nor both modules are given, or the output of
+            a module does not fit.
 
     Example:
         >>> vae = VAE(latent_dim=2, data_shape=(64,), likelihood=Gaussian(scale="shared"), hidden=(32,))
         >>> x, z = vae.sample(5)
         >>> x.shape, z.shape
         (torch.Size([5, 64]), torch.Size([5, 2]))
+        >>> conditional = VAE(latent_dim=2, data_shape=(1, 28, 28), network="conv", num_classes=10)
+        >>> threes, _ = conditional.sample_means(4, labels=3)
+        >>> threes.shape
+        torch.Size([4, 1, 28, 28])
 
     Reference:
-        Kingma and Welling (2014), Auto-encoding variational Bayes.
+        Kingma and Welling (2014), Auto-encoding variational Bayes; Sohn, Lee and Yan (2015), Learning structured output
+        representation using deep conditional generative models.
     """
 
     def __init__(
@@ -71,59 +120,65 @@ class VAE(LatentVariableModel):
         latent_dim: int,
         data_shape: int | tuple[int, ...] | None = None,
         likelihood: Likelihood | None = None,
-        hidden: Sequence[int] = (256, 256),
+        hidden: Sequence[int] | None = None,
         activation: str = "relu",
         *,
+        network: Network = "mlp",
+        posterior: Covariance = "diag",
+        num_classes: int | None = None,
         encoder: nn.Module | None = None,
         decoder: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        if not (isinstance(latent_dim, int) and latent_dim >= 1):
-            raise ValueError(f"`latent_dim` must be a whole number of at least 1, got {latent_dim!r}.")
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"`activation` must be one of {tuple(ACTIVATIONS)}, got {activation!r}.")
+        check_whole("latent_dim", latent_dim)
+        if num_classes is not None:
+            check_whole("num_classes", num_classes)
+        architecture = Architecture(hidden, activation, network, posterior)
         if data_shape is None and (encoder is None or decoder is None):
             raise ValueError("`data_shape` must be given unless both `encoder` and `decoder` are, got None.")
         if decoder is not None and likelihood is not None:
             raise ValueError("`likelihood` must be left out when `decoder` is given, whose output is the likelihood.")
-        shape = (data_shape,) if isinstance(data_shape, int) else data_shape
+        if isinstance(data_shape, int):
+            data_shape = (data_shape,)
+        shape = cast(tuple[int, ...], None if data_shape is None else tuple(data_shape))
         likelihood = likelihood or Gaussian()
-        self.latent_dim = latent_dim
+        self.latent_dim, self.num_classes = latent_dim, num_classes
         self._built = (encoder is None, decoder is None)
         if encoder is None:
-            encoder = GaussianEncoder(cast(tuple, shape), latent_dim, hidden, ACTIVATIONS[activation])
+            encoder = architecture.encoder(shape, latent_dim, num_classes)
         if decoder is None:
-            widths = tuple(reversed(hidden))
-            head = likelihood.head(widths[-1] if widths else latent_dim, cast(tuple, shape))
-            decoder = MLPDecoder(latent_dim, head, widths, ACTIVATIONS[activation])
-        self.model = VAEModel(decoder, latent_dim)
-        self.guide = AmortizedGuide(encoder)
-        output = self._describe_output()
-        if shape is not None and output.event_shape != torch.Size(shape):
-            raise ValueError(
-                f"`decoder` must return a distribution of event shape {tuple(shape)}, got {tuple(output.event_shape)}; "
-                "declare the data dimensions with .to_event()."
-            )
+            decoder = architecture.decoder(likelihood, shape, latent_dim, num_classes)
+        if num_classes is None:
+            self.model, self.guide = VAEModel(decoder, latent_dim), AmortizedGuide(encoder)
+        else:
+            self.model, self.guide = ConditionalVAEModel(decoder, latent_dim), ConditionalGuide(encoder)
+        output = self._checked_output(shape)
         self.data_shape = tuple(output.event_shape)
-        self.support = "boolean" if "Boolean" in type(_innermost(output.support)).__name__ else "real"
+        self._values = _innermost(output.support)  # the constraint on one number
+        self.support = _support(self._values)
+        if self._built[1]:
+            self.is_density = getattr(likelihood, "is_density", True)
+            self.decoded_floats = getattr(decoder.head, "decoded_floats", None)
         if all(self._built):
-            described = {"kind": type(likelihood).__name__, **asdict(likelihood)}
             self.config = {
                 "latent_dim": latent_dim,
                 "data_shape": list(self.data_shape),
-                "likelihood": described,
-                "hidden": list(hidden),
+                "likelihood": {"kind": type(likelihood).__name__, **asdict(cast(Any, likelihood))},
+                "hidden": list(architecture.widths(self.data_shape)),
                 "activation": activation,
+                "network": network,
+                "posterior": posterior,
+                "num_classes": num_classes,
             }
 
     @property
     def encoder(self) -> nn.Module:
-        """x → q(z given x)."""
+        """x → q(z given x); with classes, (x, y) → q(z given x, y)."""
         return cast(nn.Module, self.guide.encoder)
 
     @property
     def decoder(self) -> nn.Module:
-        """z → p(x given z)."""
+        """z → p(x given z); with classes, (z, y) → p(x given z, y)."""
         return cast(nn.Module, self.model.decoder)
 
     def initialize(self, x: Tensor) -> None:
@@ -137,23 +192,77 @@ class VAE(LatentVariableModel):
         if self._built[1]:
             cast(Any, self.decoder).head.start_at(x)
 
-    @torch.no_grad()
-    def _describe_output(self) -> TorchDistribution:
-        """What the decoder returns for two z, checked."""
-        training = self.decoder.training
-        like = next(self.decoder.parameters(), torch.zeros(()))
-        try:
-            output = self.decoder.eval()(torch.zeros(2, self.latent_dim, device=like.device, dtype=like.dtype))
-        finally:
-            self.decoder.train(training)
-        if not isinstance(output, torch.distributions.Distribution):
-            raise ValueError(f"`decoder` must return a distribution over x, got {type(output).__name__}.")
-        if output.batch_shape != (2,):
+    def as_input(self, data: Observations | Tensor, name: str = "x") -> Tensor:
+        x = super().as_input(data, name)
+        if not self._values.check(x).all():
             raise ValueError(
-                f"`decoder` must return a distribution of batch shape (2,) for two z, got {tuple(output.batch_shape)}; "
+                f"`{name}` must hold only values of the likelihood's support, {self._values}, got values in "
+                f"[{x.min().item():g}, {x.max().item():g}]; rescale the data, or choose another likelihood."
+            )
+        return x
+
+    @torch.no_grad()
+    def with_optimal_scale(self, data: Observations | Tensor, num_particles: int = 10, *, seed: int = 0) -> Self:
+        """A copy whose shared or per-dimension σ² is the closed-form maximum of the ELBO on these data.
+
+        σ² = E_q |x − μ(z)|² / D, averaged over the data, or the same for each dimension, or the floor if that is more.
+        All other parameters stay; p(x) stays a density, because σ is a parameter and not a function of the x at hand.
+
+        Args:
+            data: Data to set it by, the training data.
+            num_particles: Draws of z for each datum.
+            seed: Of the draws.
+
+        Returns:
+            The copy.
+
+        Raises:
+            ValueError: If the likelihood is not ``Gaussian("shared")`` or ``Gaussian("per_dim")``, or the data do not
+                fit.
+
+        Example:
+            >>> vae, x = VAE(latent_dim=1, data_shape=(3,), hidden=()), torch.zeros(10, 3)
+            >>> vae.with_optimal_scale(x + vae.decoder(torch.zeros(1)).mean).decoder(torch.zeros(1)).stddev.shape
+            torch.Size([3])
+
+        Reference:
+            Rybkin, Daniilidis and Levine (2021), Simple and effective VAE training with calibrated decoders.
+        """
+        tuned = self.copy().eval()
+        head = getattr(tuned.decoder, "head", None)
+        if not (isinstance(head, GaussianHead) and head.scale in ("shared", "per_dim")):
+            raise ValueError(
+                '`likelihood` must be Gaussian("shared") or Gaussian("per_dim") to have a closed-form σ, got '
+                f"{'a decoder of your own' if self.config is None else self.config['likelihood']}."
+            )
+        check_whole("num_particles", num_particles)
+        inputs = tuned.program_inputs(data)
+        squares = torch.zeros(inputs[0][0].numel(), dtype=torch.float64, device=inputs[0].device)
+        rows = max(1, DECODED_FLOATS // (num_particles * len(squares)))
+        with seeded(seed):
+            for x, *y in zip(*(each.split(rows) for each in inputs), strict=True):
+                z = tuned.encoder(x, *y).sample((num_particles,))
+                errors = (x - tuned.decoder(z, *y).mean).double().square()
+                squares += errors.mean(0).flatten(1).sum(0)
+        per_dim = squares / len(inputs[0])
+        head.set_variance(per_dim if head.scale == "per_dim" else per_dim.mean().reshape(1), 1e-6 * head.floor)
+        return tuned
+
+    def _checked_output(self, shape: tuple[int, ...] | None) -> TorchDistribution:
+        """What the decoder returns for two z, after a look at that and at what the encoder returns for two x."""
+        output = output_for_two("decoder", self.decoder, (self.latent_dim,), self.num_classes)
+        if shape is not None and output.event_shape != torch.Size(shape):
+            raise ValueError(
+                f"`decoder` must return a distribution of event shape {tuple(shape)}, got {tuple(output.event_shape)}; "
                 "declare the data dimensions with .to_event()."
             )
-        return cast(TorchDistribution, output)
+        q = output_for_two("encoder", self.encoder, tuple(output.event_shape), self.num_classes)
+        if q.event_shape != (self.latent_dim,):
+            raise ValueError(
+                f"`encoder` must return a distribution of event shape ({self.latent_dim},), `latent_dim` numbers, got "
+                f"{tuple(q.event_shape)}; give both the same."
+            )
+        return output
 
 
 def _innermost(support: Any) -> Any:
@@ -161,3 +270,10 @@ def _innermost(support: Any) -> Any:
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     return support
+
+
+def _support(values: Any) -> Support:
+    """What kind of data a distribution with this constraint on one number is a density or mass of."""
+    if "Boolean" in type(values).__name__:
+        return "boolean"
+    return "integer" if values.is_discrete else "real"

@@ -20,6 +20,7 @@ from scipy.io import savemat
 from sklearn.datasets import load_digits
 from torch.distributions import Normal, TransformedDistribution
 
+from pyrovae import VAE, DiscretizedLogistic
 from pyrovae.data import load
 
 REAL = os.environ.get("PYROVAE_DATA")
@@ -257,6 +258,26 @@ def test_resampled_train_is_grey_and_the_rest_as_in_the_static_set():
     assert (draws.mean(0) - p).sum().abs() <= 5 * ((p * (1 - p)).sum() / 20).sqrt()  # 5 standard errors
 
 
+def test_integers_are_the_levels_themselves(pixels):
+    d = load(pixels, observations="integer", split="contiguous")
+    v = torch.cat([part.x for part in d]).double() * 255
+    torch.testing.assert_close(v, torch.from_numpy(np.load(pixels)).flatten(1).double(), rtol=0, atol=1e-4)
+    assert (d.train.space.support, d.train.space.reference) == ("integer", "pixels.npy, integers v as v/255")
+    vae = VAE(1, d.train.data_shape, DiscretizedLogistic(), hidden=(4,))
+    assert vae.as_input(d.train).shape == d.train.x.shape
+    digits = load("digits", observations="integer")
+    assert torch.equal(digits.train.x, load("digits", dequantize=False).train.x)
+    with pytest.raises(ValueError, match="the 256 levels 0, 1/255, …, 1, got values"):
+        VAE(1, (64,), DiscretizedLogistic(), hidden=(4,)).as_input(digits.train)
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [(np.float64, "values as given"), (bool, "only zeros and ones")])
+def test_data_without_grey_levels_have_no_integers(tmp_path, dtype, kind):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).integers(0, 2, size=(20, 6)).astype(dtype))
+    with pytest.raises(ValueError, match=f"`observations` must not be 'integer' for 'x.npy', which holds {kind}"):
+        load(tmp_path / "x.npy", observations="integer")
+
+
 def test_own_binary_data(tmp_path):
     x = np.random.default_rng(0).integers(0, 2, size=(20, 6))
     np.save(tmp_path / "bits.npy", x.astype(np.uint8))
@@ -458,12 +479,14 @@ def test_amat_and_npz_give_the_same_binarized_mnist(tmp_path):
             "`name` must be one of digits, mnist, .*, frey, celeba, or a path to a .npy, .npz or .csv file, got",
         ),
         ({"name": "data.txt"}, "a path to a .npy, .npz or .csv file, got 'data.txt'"),
-        ({"observations": "grey"}, "`observations` must be one of None, 'continuous', 'binary', got 'grey'"),
+        ({"observations": "grey"}, "`observations` must be one of None, 'continuous', 'binary', 'integer', got 'grey'"),
         ({"transform": "log"}, "`transform` must be one of None, 'logit', 'standardize', got 'log'"),
         ({"split": "last"}, "`split` must be one of None, 'random', 'contiguous', got 'last'"),
         ({"dtype": torch.float16}, "`dtype` must be one of torch.float32, torch.float64, got torch.float16"),
         ({"transform": "logit", "alpha": 0.5}, r"`alpha` must be in \(0, 0.5\), got 0.5"),
         ({"observations": "binary", "transform": "logit"}, "`transform` must be None for binary observations"),
+        ({"observations": "integer", "transform": "logit"}, "`transform` must be None for integer observations"),
+        ({"observations": "integer", "resample": True}, "`resample` must be False unless observations='binary'"),
         ({"resample": True}, "`resample` must be False unless .* got True for 'digits' with continuous observations"),
         ({"num_valid": 1438}, "`num_valid` must be .* leaves data to train, got 1438 of 1797 with 359 to test"),
         ({"num_valid": -1}, "`num_valid` must be a whole number .* got -1"),

@@ -99,6 +99,13 @@ def test_in_space_refuses_another_reference_and_another_support():
         data.in_space(Space("metres", "boolean"))
 
 
+def test_integers_have_bits_of_their_own_and_no_jacobian():
+    data = Observations(torch.rand(4, 3).round(), space=Space("v as v/1", "integer"))
+    torch.testing.assert_close(data.bits_per_dim(torch.tensor(-6 * math.log(2))), torch.tensor(2.0))
+    with pytest.raises(ValueError, match="`transform` needs continuous data, got a space of integer values"):
+        data.transformed(affine(), "affine")
+
+
 def test_transformed_refuses_boolean_data():
     with pytest.raises(ValueError, match="`transform` needs continuous data"):
         Observations(torch.ones(2, 3), space=Space("bits", "boolean")).transformed(affine(), "affine")

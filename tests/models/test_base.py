@@ -12,7 +12,18 @@ from pyro import poutine
 from pyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from torch import nn
 
-from pyrovae import PPCA, VAE, Bernoulli, Gaussian, GaussianMixture, exact_guide
+from pyrovae import (
+    PPCA,
+    VAE,
+    Bernoulli,
+    ContinuousBernoulli,
+    DiscretizedLogistic,
+    FullGaussian,
+    Gaussian,
+    GaussianMixture,
+    LowRankGaussian,
+    exact_guide,
+)
 from pyrovae.data import Observations
 from pyrovae.models.networks import CategoricalEncoder
 
@@ -24,9 +35,13 @@ MODELS = {
     "PPCA": lambda: PPCA(2, D, floor=0.1),
     "Gaussian VAE": lambda: VAE(2, D, Gaussian("decoder"), hidden=(8,)).double(),
     "Bernoulli VAE": lambda: VAE(2, D, Bernoulli(), hidden=(8,)).double(),
+    "full-covariance VAE": lambda: VAE(2, D, FullGaussian(0.1), hidden=(8,), posterior="full").double(),
+    "low-rank VAE": lambda: VAE(2, D, LowRankGaussian(1, 0.1), hidden=(8,)).double(),
+    "continuous-Bernoulli VAE": lambda: VAE(2, D, ContinuousBernoulli(), hidden=(8,)).double(),
+    "discretised VAE": lambda: VAE(2, D, DiscretizedLogistic(2), hidden=(8,)).double(),
 }
 TRACTABLE = ["mixture", "PPCA"]
-NETWORKS = ["Gaussian VAE", "Bernoulli VAE"]
+NETWORKS = [name for name in MODELS if name.endswith("VAE")]
 AMORTIZED = ["amortized mixture", "PPCA", *NETWORKS]
 stock_pyro = pytest.mark.usefixtures("stock_pyro")
 

@@ -2,20 +2,40 @@
 
 import math
 
+import numpy as np
 import pytest
+import scipy.stats
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pyrovae import Bernoulli, Gaussian
+from pyrovae import (
+    Bernoulli,
+    ContinuousBernoulli,
+    CrossEntropyLoss,
+    DiscretizedLogistic,
+    FullGaussian,
+    Gaussian,
+    LowRankGaussian,
+)
 
 LEARNED = ("shared", "per_dim", "decoder_scalar", "decoder")
-LIKELIHOODS = [Bernoulli(), Gaussian(0.5), *(Gaussian(scale) for scale in LEARNED)]
+CORRELATED = [LowRankGaussian(2, floor=0.01), FullGaussian(floor=0.01)]
+LIKELIHOODS = [
+    Bernoulli(),
+    Gaussian(0.5),
+    *(Gaussian(scale) for scale in LEARNED),
+    *CORRELATED,
+    ContinuousBernoulli(),
+    CrossEntropyLoss(),
+    *(DiscretizedLogistic(17, scale) for scale in (0.5, *LEARNED)),
+]
 SHAPES = [(6,), (1, 2, 3)]
 FEATURES = 3
 
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
 likelihoods = pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=str)
+correlated = pytest.mark.parametrize("likelihood", CORRELATED, ids=str)
 learned = pytest.mark.parametrize("scale", LEARNED)
 
 
@@ -102,7 +122,137 @@ def test_bernoulli_mass_sums_to_one(shape):
     torch.testing.assert_close(log_prob.logsumexp(0), torch.zeros((), dtype=torch.float64), rtol=0, atol=1e-12)
 
 
+def covariances(output):
+    """Of a Gaussian over data of any shape, (..., D, D)."""
+    return getattr(output, "vectors", output).covariance_matrix
+
+
+@correlated
+@shapes
+def test_correlated_gaussians_have_scipys_density(likelihood, shape):
+    output, x = make_head(likelihood, shape)(features(5)), torch.randn(5, *shape, dtype=torch.float64)
+    means, matrices = output.mean.flatten(1).detach().numpy(), covariances(output).detach().numpy()
+    expected = [
+        scipy.stats.multivariate_normal.logpdf(row, mean, matrix)
+        for row, mean, matrix in zip(x.flatten(1).numpy(), means, matrices, strict=True)
+    ]
+    np.testing.assert_allclose(output.log_prob(x).detach().numpy(), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("scale", [0.5, *LEARNED])
+def test_independent_gaussians_have_scipys_density(scale):
+    output, x = make_head(Gaussian(scale))(features(5)), torch.randn(5, 6, dtype=torch.float64)
+    expected = scipy.stats.norm.logpdf(x, output.mean.detach(), output.stddev.detach()).sum(1)
+    np.testing.assert_allclose(output.log_prob(x).detach().numpy(), expected, rtol=1e-12)
+
+
+@shapes
+def test_correlated_noise_varies_over_data_and_is_correlated(shape):
+    for likelihood in CORRELATED:
+        matrices = covariances(make_head(likelihood, shape)(features(5)))
+        assert (matrices.std(0) > 1e-6).all()
+    low_rank = make_head(LowRankGaussian(2), shape)
+    h = features(5)
+    diagonal = low_rank.floor + F.softplus(low_rank.raw_variance(h))
+    explained = covariances(low_rank(h)) - diagonal.diag_embed()
+    assert (torch.linalg.matrix_rank(explained, atol=1e-9) == 2).all()
+
+
+@correlated
+@pytest.mark.parametrize("raw", [-1e3, -100.0, 0.0, 100.0])
+def test_every_eigenvalue_of_a_covariance_is_above_the_floor(likelihood, raw):
+    head = make_head(likelihood)
+    if isinstance(likelihood, LowRankGaussian):
+        nn.init.constant_(head.raw_variance.bias, raw)
+    else:
+        for parameter in head.factor.parameters():
+            parameter.data.mul_(0.0 if raw < 0 else 1.0).add_(max(raw, 0.0))
+    values = torch.linalg.eigvalsh(covariances(head(features(5))))
+    assert values.isfinite().all()
+    rounding = 1e-13 * values.amax(-1, keepdim=True)
+    assert (values >= 0.01 - rounding).all()
+    if raw < 0:
+        assert (values[:, 0] < 0.0101).all()  # nothing lies between the floor and what was asked for
+
+
+@learned
+def test_the_logistic_of_a_discretised_head_has_the_variance_of_its_sigma(scale):
+    """σ² ≥ floor is that of the logistic before rounding, s²π²/3."""
+    head = make_head(DiscretizedLogistic(17, scale, floor=0.01))
+    nn.init.constant_(head.raw_variance.bias if scale.startswith("decoder") else head.raw_variance, -1e6)
+    scale_before_rounding = head(features(5)).base_dist.scale
+    expected = scipy.stats.logistic.var(scale=scale_before_rounding.detach().numpy())
+    np.testing.assert_allclose(expected, 0.01, rtol=1e-12)
+
+
+@shapes
+def test_discretised_mass_sums_to_one(shape):
+    """Over all 3⁶ x of three levels."""
+    every_x = torch.cartesian_prod(*[torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)] * 6).reshape(-1, *shape)
+    log_prob = make_head(DiscretizedLogistic(3), shape)(features()).log_prob(every_x)
+    assert abs(log_prob.logsumexp(0).item()) < 1e-12
+
+
+@pytest.mark.parametrize(
+    "likelihood", [Gaussian("decoder"), *CORRELATED, ContinuousBernoulli()], ids=lambda each: type(each).__name__
+)
+def test_a_density_integrates_to_one_in_two_dimensions(likelihood):
+    """The trapezium rule, whose error on a smooth bump falls faster than any power of the step."""
+    output = make_head(likelihood, (2,))(0.3 * features())
+    inside = isinstance(likelihood, ContinuousBernoulli)
+    count = 2001 if inside else 801
+    middle = torch.full((2,), 0.5) if inside else output.mean.detach()
+    reach = torch.full((2,), 0.5) if inside else 9 * output.variance.detach().sqrt()
+    axes = [m + r * torch.linspace(-1, 1, count, dtype=torch.float64) for m, r in zip(middle, reach, strict=True)]
+    density = output.log_prob(torch.cartesian_prod(*axes).reshape(count, count, 2)).exp()
+    mass = torch.trapezoid(torch.trapezoid(density, axes[1]), axes[0]).item()
+    assert mass == pytest.approx(1, abs=1e-6)
+
+
+def test_a_network_trained_by_cross_entropy_can_be_measured_as_a_bernoulli():
+    loss, bernoulli = make_head(CrossEntropyLoss()), make_head(Bernoulli())
+    bernoulli.load_state_dict(loss.state_dict())
+    h, x = features(5), torch.rand(5, 6, dtype=torch.float64).round()
+    assert (loss(h).log_prob(x) == bernoulli(h).log_prob(x)).all()
+    assert (loss(h).mean == bernoulli(h).mean).all()
+
+
 # ------------------------------------------------------------------------------------------------ the start at the data
+
+
+@shapes
+def test_continuous_bernoulli_starts_at_the_clipped_means_of_the_pixels(shape):
+    x = torch.rand(1000, 6, dtype=torch.float64)
+    x[:, 0], x[:, 1], x[:, 2] = 0, 1, 0.5
+    head = make_head(ContinuousBernoulli(), shape)
+    head.start_at(x.reshape(1000, *shape))
+    mean = head(torch.zeros(FEATURES, dtype=torch.float64)).mean.flatten()
+    torch.testing.assert_close(mean, x.mean(0).clamp(0.001, 0.999), rtol=0, atol=1e-12)
+
+
+@correlated
+@shapes
+def test_correlated_gaussians_start_at_the_means_and_variances_of_the_data(likelihood, shape):
+    x = torch.randn(50, 6, dtype=torch.float64) * torch.arange(1, 7) + 3
+    x[:, 0] = 3.0
+    head = make_head(likelihood, shape)
+    head.start_at(x.reshape(50, *shape))
+    output = head(torch.zeros(FEATURES, dtype=torch.float64))
+    torch.testing.assert_close(output.mean.flatten(), x.mean(0), rtol=1e-12, atol=1e-12)
+    expected = x.var(0, correction=0).clamp_min(2 * likelihood.floor)
+    torch.testing.assert_close(covariances(output), expected.diag(), rtol=1e-10, atol=1e-12)
+
+
+@learned
+def test_a_discretised_logistic_starts_at_the_means_and_variances_of_the_data(scale):
+    """Whose own mean differs by what rounding and the two ends do, little for data that stay away from those."""
+    x = (0.5 + 0.05 * torch.randn(2000, 6, dtype=torch.float64)).mul(255).round().div(255)
+    head = make_head(DiscretizedLogistic(256, scale))
+    head.start_at(x)
+    output = head(torch.zeros(FEATURES, dtype=torch.float64))
+    torch.testing.assert_close(output.base_dist.loc, x.mean(0), rtol=1e-12, atol=0)
+    torch.testing.assert_close(output.mean, x.mean(0), rtol=1e-5, atol=0)
+    torch.testing.assert_close(output.variance.mean(), x.var(0, correction=0).mean(), rtol=5e-3, atol=0)
 
 
 @shapes
@@ -151,11 +301,21 @@ def test_fixed_sigma_starts_at_the_mean_alone():
 
 @pytest.mark.parametrize("scale", ["dense", 0, -1.0, math.inf, math.nan, True, None, "0.5"])
 def test_unknown_scales_are_refused(scale):
-    with pytest.raises(ValueError, match=r"`scale` must be a positive number or one of \('shared', 'per_dim'"):
-        Gaussian(scale)
+    for likelihood in (Gaussian, lambda scale: DiscretizedLogistic(scale=scale)):
+        with pytest.raises(ValueError, match=r"`scale` must be a positive number or one of \('shared', 'per_dim'"):
+            likelihood(scale)
 
 
 @pytest.mark.parametrize("floor", [0, -1e-4, math.inf, math.nan])
 def test_floors_that_are_no_variance_are_refused(floor):
-    with pytest.raises(ValueError, match=r"`floor` must be a positive variance, .* without one the likelihood is unb"):
-        Gaussian(floor=floor)
+    for likelihood in (Gaussian, LowRankGaussian, FullGaussian, DiscretizedLogistic):
+        with pytest.raises(ValueError, match=r"`floor` must be a positive variance, .* without one the likelihood is"):
+            likelihood(floor=floor)
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.0, True, None])
+def test_ranks_and_levels_that_are_no_counts_are_refused(value):
+    with pytest.raises(ValueError, match=r"`rank` must be a whole number of at least 1, got "):
+        LowRankGaussian(value)
+    with pytest.raises(ValueError, match=r"`levels` must be a whole number of at least 2, got "):
+        DiscretizedLogistic(value)

@@ -1,10 +1,15 @@
 """Networks whose forward returns a distribution."""
 
+import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer import TraceMeanField_ELBO
 from torch import nn
+from torch.distributions import kl_divergence
 
+from pyrovae import VAE, Gaussian
 from pyrovae.models import networks
+from pyrovae.seeding import seeded
 
 ENCODERS = {
     "gaussian": lambda shape: networks.GaussianEncoder(shape, 2, hidden=(8,)),
@@ -65,3 +70,69 @@ def test_redrawn_parameters_follow_the_random_state():
 def test_categorical_encoder_has_the_dtype_asked_for():
     encoder = networks.CategoricalEncoder((6,), 4, dtype=torch.float64)
     assert encoder(torch.randn(5, 6, dtype=torch.float64)).probs.dtype == torch.float64
+
+
+def test_full_posterior_has_a_covariance_of_its_own_for_every_datum():
+    encoder = networks.GaussianEncoder((6,), 3, hidden=(8,), covariance="full").double()
+    x = torch.randn(5, 6, dtype=torch.float64)
+    q, h = encoder(x), encoder.body(x)
+    lower = torch.zeros(5, 3, 3, dtype=torch.float64)
+    lower[:, [1, 2, 2], [0, 0, 1]] = encoder.below_diagonal(h)
+    tril = lower + (nn.functional.softplus(encoder.raw_scale(h)) + 1e-6).diag_embed()
+    torch.testing.assert_close(q.covariance_matrix, tril @ tril.mT)
+    torch.testing.assert_close(q.mean, encoder.loc(h))
+    assert (q.covariance_matrix.std(0) > 0).all()
+
+
+def test_full_posterior_without_entries_below_the_diagonal_is_the_diagonal_one():
+    full, diag = (networks.GaussianEncoder((6,), 3, covariance=kind) for kind in ("full", "diag"))
+    diag.load_state_dict({k: v for k, v in full.state_dict().items() if not k.startswith("below")})
+    for parameter in full.below_diagonal.parameters():
+        nn.init.zeros_(parameter)
+    x, z = torch.randn(5, 6), torch.randn(5, 3)
+    torch.testing.assert_close(full(x).log_prob(z), diag(x).log_prob(z))
+
+
+@pytest.mark.usefixtures("stock_pyro")
+def test_mean_field_elbo_takes_the_kl_of_a_full_posterior_exactly():
+    """As torch does that between two multivariate normals: no noise of z is left in it."""
+    vae = VAE(3, 6, Gaussian(1.0), hidden=(8,), posterior="full").double()
+    x = torch.randn(5, 6, dtype=torch.float64)
+    q = vae.encoder(x)
+    kl = kl_divergence(dist.MultivariateNormal(q.loc, scale_tril=q.scale_tril), standard_normal(3))
+    torch.testing.assert_close(kl_divergence(q, dist.Normal(torch.zeros(3).double(), 1.0).to_event(1)), kl)
+    with seeded(1):
+        loss = TraceMeanField_ELBO().loss(vae.model, vae.guide, x)
+    with seeded(1):
+        z = vae.encoder(x).rsample()
+    assert loss == pytest.approx((kl - vae.decoder(z).log_prob(x)).sum().item(), rel=1e-12)
+    shifted = dist.Normal(torch.arange(3).double(), torch.tensor([0.5, 1.0, 2.0]).double())
+    full = dist.MultivariateNormal(shifted.loc, shifted.variance.diag())
+    expected = kl_divergence(dist.MultivariateNormal(q.loc, scale_tril=q.scale_tril), full)
+    torch.testing.assert_close(kl_divergence(q, shifted.to_event(1)), expected)
+
+
+def standard_normal(num_dims):
+    return dist.MultivariateNormal(torch.zeros(num_dims).double(), torch.eye(num_dims).double())
+
+
+def test_full_posterior_of_one_latent_is_the_diagonal_one():
+    q = networks.GaussianEncoder((6,), 1, covariance="full")(torch.randn(5, 6))
+    assert (q.batch_shape, q.event_shape) == ((5,), (1,))
+
+
+def test_labels_are_appended_as_their_one_hot_code():
+    h, y = torch.randn(3, 4, 2), torch.tensor([2, 0, 1, 2])
+    joined = networks.with_labels(h, y, 3)
+    assert (joined[..., :2] == h).all()
+    for row in range(3):
+        assert joined[row, :, 2:].tolist() == [[0, 0, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    assert networks.with_labels(h, None, None) is h
+
+
+@pytest.mark.parametrize(
+    ("y", "num_classes", "message"), [(None, 3, "given to a cond"), (torch.zeros(4), None, "left out")]
+)
+def test_labels_and_classes_go_together(y, num_classes, message):
+    with pytest.raises(ValueError, match=rf"`y` must be {message}"):
+        networks.with_labels(torch.randn(4, 2), y, num_classes)

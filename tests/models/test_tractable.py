@@ -452,8 +452,10 @@ def expected_complete_log_likelihood(model, old, x, weight):
         for k in range(K):
             variance = model.model.noise_variance()[k].expand(D)
             parts = (old.component(k), model.model.weight[k], model.means[k], variance)
-            total = total + factor_likelihood(*parts, x, weight * r[:, k]) + (weight * r[:, k]).sum() * (
-                model.weights[k].log()
+            total = (
+                total
+                + factor_likelihood(*parts, x, weight * r[:, k])
+                + (weight * r[:, k]).sum() * (model.weights[k].log())
             )
         return total
     return factor_likelihood(old, model.weight, model.mean, model.noise_variance.expand(D), x, weight)

@@ -1,0 +1,209 @@
+"""Convolutional encoder and decoder, for images of any number of channels and any size.
+
+A stack of 4×4 convolutions of stride 2, each halving height and width (an odd size rounds down), and for the decoder
+the same stack backwards, each transposed convolution giving the size from which the encoder came.  No batch norm: it
+would make one datum's q depend on the others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import cast
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyrovae.models.likelihoods import Likelihood
+from pyrovae.models.networks import Covariance, GaussianPosterior, with_labels
+
+Size = tuple[int, int]
+SMALLEST = 8  # sides from which the default stack halves once more
+FIRST_CHANNELS, MOST_CHANNELS = 32, 256
+
+
+def default_channels(data_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Channels of the default stack: 32, 64, … up to 256, halving until a side is shorter than 8.
+
+    Example:
+        >>> default_channels((1, 28, 28)), default_channels((3, 64, 64))
+        ((32, 64), (32, 64, 128, 256))
+    """
+    side = min(image_shape(data_shape)[1:])
+    num_layers = max(1, side.bit_length() - SMALLEST.bit_length() + 1)
+    return tuple(min(FIRST_CHANNELS * 2**i, MOST_CHANNELS) for i in range(num_layers))
+
+
+def image_shape(data_shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """The shape of one datum, checked to be that of an image.
+
+    Raises:
+        ValueError: If it is not (channels, height, width).
+    """
+    if len(data_shape) != 3:
+        raise ValueError(
+            f"`data_shape` must be (channels, height, width) for a convolutional network, got {tuple(data_shape)}; "
+            "show it the data as images, data.images()."
+        )
+    return cast(tuple[int, int, int], tuple(data_shape))
+
+
+def _sizes(data_shape: tuple[int, ...], num_layers: int) -> list[Size]:
+    """Height and width before the first layer, and after each.
+
+    Raises:
+        ValueError: If nothing is left after the last.
+    """
+    _, height, width = image_shape(data_shape)
+    sizes = [(height >> i, width >> i) for i in range(num_layers + 1)]
+    if num_layers < 1 or min(sizes[-1]) < 1:
+        most = min(height, width).bit_length() - 1
+        raise ValueError(
+            f"`hidden` must hold the channels of at least 1 and at most {most} layers, each of which halves an image "
+            f"of {height} by {width}, got {num_layers}."
+        )
+    return sizes
+
+
+def _over_images(layers: nn.Module, x: Tensor) -> Tensor:
+    """Apply layers for batches of images to x of shape (..., channels, height, width)."""
+    y = layers(x.reshape(-1, *x.shape[-3:]))
+    return cast(Tensor, y.reshape(*x.shape[:-3], *y.shape[1:]))
+
+
+class ConvEncoder(GaussianPosterior):
+    """q(z given x) = Normal(μ(x), Σ(x)) by convolutions; with classes, q(z given x, y).
+
+    Args:
+        data_shape: (channels, height, width).
+        latent_dim: L.
+        channels: Of the layers, each of which halves the image.
+        activation: Makes the activation after each layer.
+        covariance: ``"diag"`` or ``"full"``.
+        num_classes: Number of classes; the one-hot code of a label becomes as many constant channels of the image.
+
+    Raises:
+        ValueError: If the shape is not that of an image, or there are more layers than it can be halved.
+
+    Example:
+        >>> encoder = ConvEncoder(data_shape=(3, 64, 48), latent_dim=2, channels=(8, 16, 32))
+        >>> encoder(torch.zeros(5, 3, 64, 48)).mean.shape
+        torch.Size([5, 2])
+
+    Reference:
+        Radford, Metz and Chintala (2016), Unsupervised representation learning with deep convolutional generative
+        adversarial networks.
+    """
+
+    def __init__(
+        self,
+        data_shape: tuple[int, ...],
+        latent_dim: int,
+        channels: Sequence[int],
+        activation: Callable[[], nn.Module] = nn.ReLU,
+        covariance: Covariance = "diag",
+        num_classes: int | None = None,
+    ) -> None:
+        height, width = _sizes(data_shape, len(channels))[-1]
+        super().__init__(channels[-1] * height * width, latent_dim, covariance)
+        self.num_classes = num_classes
+        layers: list[nn.Module] = []
+        widths = (data_shape[0] + (num_classes or 0), *channels)
+        for n_in, n_out in zip(widths, channels, strict=False):
+            layers += [nn.Conv2d(n_in, n_out, kernel_size=4, stride=2, padding=1), activation()]
+        self.body = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> dist.Distribution:
+        """x of shape (..., channels, height, width) → distribution of batch shape (...), event shape (L,)."""
+        pixels = with_labels(x.movedim(-3, -1), None if y is None else y[..., None, None], self.num_classes)
+        return self.q(_over_images(self.body, pixels.movedim(-1, -3)).flatten(-3))
+
+
+class ConvDecoder(nn.Module):
+    """p(x given z): transposed convolutions under the head of a likelihood; with classes, p(x given z, y).
+
+    The outputs of the head come from the last transposed convolution, with a bias for every output and pixel, so that
+    they can start at the data.
+
+    Args:
+        latent_dim: L.
+        likelihood: Builds the head.
+        data_shape: (channels, height, width).
+        channels: Of the layers, each of which doubles the image; the encoder's in reverse order.
+        activation: Makes the activation before each layer.
+        num_classes: Number of classes, whose one-hot code is appended to z; None without labels.
+
+    Raises:
+        ValueError: If the shape is not that of an image, or there are more layers than it can be halved.
+
+    Example:
+        >>> from pyrovae import Bernoulli
+        >>> decoder = ConvDecoder(latent_dim=2, likelihood=Bernoulli(), data_shape=(1, 28, 28), channels=(16, 8))
+        >>> decoder(torch.zeros(5, 2)).event_shape
+        torch.Size([1, 28, 28])
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        likelihood: Likelihood,
+        data_shape: tuple[int, ...],
+        channels: Sequence[int],
+        activation: Callable[[], nn.Module] = nn.ReLU,
+        num_classes: int | None = None,
+    ) -> None:
+        super().__init__()
+        sizes = list(reversed(_sizes(data_shape, len(channels))))
+        self.num_classes = num_classes
+        self.first_shape = (channels[0], *sizes[0])
+        self.first = nn.Linear(latent_dim + (num_classes or 0), math.prod(self.first_shape))
+        layers: list[nn.Module] = [activation()]
+        for n_in, n_out, small, large in zip(channels, channels[1:], sizes, sizes[1:], strict=False):
+            layers += [_doubling(n_in, n_out, small, large), activation()]
+        self.body = nn.Sequential(*layers)
+        self.head = likelihood.head(channels[-1], data_shape, partial(_output_layer, data_shape, sizes[-2]))
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> dist.Distribution:
+        """z of shape (..., L) → distribution of batch shape (...), event shape data_shape."""
+        h = self.first(with_labels(z, y, self.num_classes)).unflatten(-1, self.first_shape)
+        return cast(dist.Distribution, self.head(_over_images(self.body, h)))
+
+
+def _doubling(n_in: int, n_out: int, small: Size, large: Size, bias: bool = True) -> nn.ConvTranspose2d:
+    """The layer from an image of one size to one of double the size, or one pixel more."""
+    more = (large[0] - 2 * small[0], large[1] - 2 * small[1])
+    return nn.ConvTranspose2d(n_in, n_out, kernel_size=4, stride=2, padding=1, output_padding=more, bias=bias)
+
+
+def _output_layer(data_shape: tuple[int, ...], size: Size, num_features: int, num_outputs: int) -> nn.Module:
+    """From feature maps (..., F, h, w) to outputs (..., num_outputs): whole images where that is what is asked for."""
+    num_images, rest = divmod(num_outputs, math.prod(data_shape))
+    if rest:
+        return MapsToVector(num_features * math.prod(size), num_outputs)
+    return MapsToImages(num_features, size, num_images, data_shape)
+
+
+class MapsToVector(nn.Linear):
+    """Feature maps (..., F, h, w) → (..., num_outputs), an affine layer on all of them."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        return super().forward(h.flatten(-3))
+
+
+class MapsToImages(nn.Module):
+    """Feature maps (..., F, h, w) → flattened images (..., num_images · D), with a bias for every number."""
+
+    def __init__(self, num_features: int, size: Size, num_images: int, data_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        channels, height, width = data_shape
+        self.layer = _doubling(num_features, num_images * channels, size, (height, width), bias=False)
+        self.bias = nn.Parameter(torch.zeros(num_images * math.prod(data_shape)))
+
+    def reset_parameters(self) -> None:
+        """The bias alone; the convolution resets itself."""
+        nn.init.zeros_(self.bias)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return _over_images(self.layer, h).flatten(-3) + self.bias
