@@ -21,21 +21,24 @@ from pyrovae.evaluate.latents import is_continuous, posteriors
 from pyrovae.models.base import LatentVariableModel
 from pyrovae.seeding import seeded
 
+Labels = Tensor | int | None
+
 DECODED = 4096  # z decoded at once; part of the definition of what a seed gives
 
 
-def decode_means(model: LatentVariableModel, z: Tensor) -> Tensor:
+def decode_means(model: LatentVariableModel, z: Tensor, labels: Labels = None) -> Tensor:
     """E[x given z] at given z: smoother than data, and *not* samples of the model.
 
     Args:
         model: Any model.
         z: Latents, shape (..., L).
+        labels: For a model of p(x given z, y): y, shape (...), or one label for all.
 
     Returns:
         Tensor (..., *data_shape).
 
     Raises:
-        ValueError: If ``z`` has another number of latents than the model.
+        ValueError: If ``z`` has another number of latents than the model, or labels are missing or not asked for.
 
     Example:
         >>> from pyrovae import PPCA
@@ -44,19 +47,19 @@ def decode_means(model: LatentVariableModel, z: Tensor) -> Tensor:
         torch.Size([3, 4, 5])
     """
     with seeded(0):  # the program draws x too, which nobody sees
-        return _decoded(model, z, lambda site: site["fn"].mean)
+        return _decoded(model, z, labels, lambda site: site["fn"].mean)
 
 
-def decode_deviations(model: LatentVariableModel, z: Tensor) -> Tensor:
+def decode_deviations(model: LatentVariableModel, z: Tensor, labels: Labels = None) -> Tensor:
     """The standard deviation of p(x given z), dimension by dimension, at given z; as :func:`decode_means`."""
     with seeded(0):
-        return _decoded(model, z, lambda site: site["fn"].stddev)
+        return _decoded(model, z, labels, lambda site: site["fn"].stddev)
 
 
-def decode_samples(model: LatentVariableModel, z: Tensor, *, seed: int = 0) -> Tensor:
+def decode_samples(model: LatentVariableModel, z: Tensor, labels: Labels = None, *, seed: int = 0) -> Tensor:
     """One draw x ~ p(x given z) at each given z; as :func:`decode_means`, by ``seed``."""
     with seeded(seed):
-        return _decoded(model, z, lambda site: site["value"])
+        return _decoded(model, z, labels, lambda site: site["value"])
 
 
 def reconstruct_means(model: LatentVariableModel, data: Observations | Tensor) -> Tensor:
@@ -72,13 +75,14 @@ def reconstruct_means(model: LatentVariableModel, data: Observations | Tensor) -
     Raises:
         ValueError: If the data do not fit the model, or its z is discrete.
     """
-    return decode_means(model, _latents(model, data, lambda q: q.mean))
+    return decode_means(model, _latents(model, data, lambda q: q.mean), _labels_of(model, data))
 
 
 def reconstruct_samples(model: LatentVariableModel, data: Observations | Tensor, *, seed: int = 0) -> Tensor:
     """One draw z ~ q(z given x), then x ~ p(x given z), for every datum; as :func:`reconstruct_means`, by ``seed``."""
     with seeded(seed):
-        return _decoded(model, _latents(model, data, lambda q: q.sample()), lambda site: site["value"])
+        z = _latents(model, data, lambda q: q.sample())
+        return _decoded(model, z, _labels_of(model, data), lambda site: site["value"])
 
 
 def interpolate(
@@ -202,10 +206,12 @@ def manifold_means(
     extent: float | None = None,
     units: tuple[int, int] = (0, 1),
     fixed: Tensor | None = None,
+    labels: int | None = None,
 ) -> Tensor:
     """E[x given z] over a grid of two latents: the surface that the decoder lays through the data.
 
-    Args, Raises: as for :func:`latent_grid`; ``latent_dim`` is the model's.
+    Args, Raises: as for :func:`latent_grid`; ``latent_dim`` is the model's, and a model of p(x given z, y) needs a
+    label.
 
     Returns:
         Tensor (num_steps, num_steps, *data_shape), row by row upwards.
@@ -218,11 +224,11 @@ def manifold_means(
     z = model.sample(1)[1]
     if z.ndim != 2 or not z.is_floating_point() or z.shape[1] < 2:
         raise ValueError(f"`model` must have a continuous z of at least 2 units, got z of shape {tuple(z.shape[1:])}.")
-    return decode_means(model, latent_grid(z.shape[1], num_steps, extent=extent, units=units, fixed=fixed))
+    return decode_means(model, latent_grid(z.shape[1], num_steps, extent=extent, units=units, fixed=fixed), labels)
 
 
 @torch.no_grad()
-def _decoded(model: LatentVariableModel, z: Tensor, read: Callable[[Any], Tensor]) -> Tensor:
+def _decoded(model: LatentVariableModel, z: Tensor, labels: Labels, read: Callable[[Any], Tensor]) -> Tensor:
     """What ``read`` takes from the site of x, at every z; draws from torch's random state."""
     like = model.sample(1)[1]
     event, batch = like.shape[1:], z.shape[: z.ndim + 1 - like.ndim]
@@ -231,18 +237,37 @@ def _decoded(model: LatentVariableModel, z: Tensor, read: Callable[[Any], Tensor
             f"`z` must have shape ({', '.join(map(str, ('...', *event)))}), got {tuple(z.shape)}; "
             "pass codes of this model."
         )
+    flat = z.to(like).reshape(-1, *event)
+    given = _checked_labels(model, labels, batch)
     training = model.training
     blocks = []
     try:
         model.eval()
         with pyro.get_param_store().scope():
-            for block in z.to(like).reshape(-1, *event).split(DECODED):
+            for block, *y in zip(*(each.split(DECODED) for each in (flat, *given)), strict=True):
                 program = poutine.condition(model.model, {"z": block})
-                blocks.append(read(poutine.trace(program).get_trace(num_data=len(block)).nodes["x"]))
+                blocks.append(read(poutine.trace(program).get_trace(None, *y, num_data=len(block)).nodes["x"]))
     finally:
         model.train(training)
     x = torch.cat(blocks)
     return x.reshape(*batch, *x.shape[1:])
+
+
+def _checked_labels(model: LatentVariableModel, labels: Labels, batch: torch.Size) -> tuple[Tensor, ...]:
+    """Nothing, or one label for each z, flat."""
+    if model.num_classes is not None and labels is None:
+        raise ValueError("`labels` must be given to a model of p(x given z, y), got None; pass one, or one for each z.")
+    if labels is not None:
+        y = torch.as_tensor(labels)
+        if y.ndim and y.shape != batch:
+            raise ValueError(f"`labels` must have shape {tuple(batch)}, one for each z, got {tuple(y.shape)}.")
+        labels = y.expand(batch).flatten()
+    return model._labels_to_generate(batch.numel(), labels)
+
+
+def _labels_of(model: LatentVariableModel, data: Observations | Tensor) -> Labels:
+    """The labels of the data where the model asks for them."""
+    return data.labels if model.num_classes is not None and isinstance(data, Observations) else None
 
 
 def _latents(model: LatentVariableModel, data: Observations | Tensor, read: Callable[[Any], Tensor]) -> Tensor:

@@ -206,15 +206,16 @@ def posteriors(
     Yields:
         A distribution of batch shape (n,) for the next n data.
     """
-    x = model.as_input(data)
+    x, *labels = model.program_inputs(data)
     exact = getattr(model, "posterior", None) if guide is None else None
     program = guide or model.guide
     modes = [(each, each.training) for each in (model, program)]
     try:
         model.eval()
         program.eval()
-        for block in x.split(max(1, ENCODED_FLOATS // math.prod(x.shape[1:]))):
-            yield exact(block) if exact is not None else _guide_distribution(program, block)
+        size = max(1, ENCODED_FLOATS // math.prod(x.shape[1:]))
+        for block in zip(*(each.split(size) for each in (x, *labels)), strict=True):
+            yield exact(*block) if exact is not None else _guide_distribution(program, *block)
     finally:
         for each, training in modes:
             each.train(training)
@@ -225,10 +226,10 @@ def is_continuous(q: Any) -> bool:
     return not q.support.is_discrete
 
 
-def _guide_distribution(guide: Program, x: Tensor) -> Any:
+def _guide_distribution(guide: Program, *inputs: Tensor) -> Any:
     """What the guide draws z from."""
     with pyro.get_param_store().scope(), seeded(0):
-        return poutine.trace(guide).get_trace(x).nodes["z"]["fn"]
+        return poutine.trace(guide).get_trace(*inputs).nodes["z"]["fn"]
 
 
 def check_encoding(encoding: Any, name: str = "encoding") -> None:

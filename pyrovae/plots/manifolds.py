@@ -44,6 +44,7 @@ def manifold(
     num_steps: int = 15,
     extent: float | None = None,
     units: tuple[int, int] = (0, 1),
+    labels: int | None = None,
 ) -> Figure:
     """E[x given z] over a grid of two latents, one panel a model; other latents are held at 0.
 
@@ -53,6 +54,7 @@ def manifold(
         num_steps: Images along each side.
         extent: Even steps up to so many standard deviations of the prior, or None for its quantiles.
         units: Which latents run along the horizontal and the vertical axis.
+        labels: The class that is shown, of models of p(x given z, y).
 
     Returns:
         The figure; the ticks are values of z.
@@ -71,10 +73,10 @@ def manifold(
     seen, observations, limits = _checked(models, data, num_steps)
     figure, panels = grid(len(seen), min(len(seen), 2))
     for axes, (name, (model, space)) in zip(panels, seen.items(), strict=True):
-        _draw(axes, model, space, observations, limits, num_steps, extent, units)
+        _draw(axes, model, space, observations, limits, num_steps, extent, units, labels)
         axes.set_title(wrapped(name, 40), fontsize=NORMAL)
     figure.suptitle(wrapped(f"E[x given z] over z: {observations.space.reference}", 90), fontsize=10)
-    figure.supxlabel(_said(extent, units, seen), fontsize=SMALL)
+    figure.supxlabel(_said(extent, labels, seen), fontsize=SMALL)
     return figure
 
 
@@ -85,6 +87,7 @@ def clouds_and_manifolds(
     num_steps: int = 10,
     extent: float | None = None,
     units: tuple[int, int] = (0, 1),
+    labels: int | None = None,
 ) -> Figure:
     """Codes of data against the prior, above the manifold of the decoder: what a weight β does to either.
 
@@ -95,7 +98,7 @@ def clouds_and_manifolds(
     Args:
         models: Name → model or fit result, e.g. by their β, with at least two continuous latents.
         data: Images, with labels if there are any; about 1,000 are coded, equally many of each class.
-        num_steps, extent, units: As for :func:`manifold`.
+        num_steps, extent, units, labels: As for :func:`manifold`; with a label, only data of that class are coded.
 
     Returns:
         The figure, three models a line: above, one draw z ~ q(z given x) for each datum, and circles that hold 50% and
@@ -105,7 +108,10 @@ def clouds_and_manifolds(
         ValueError, TypeError: As for :func:`manifold`.
     """
     seen, observations, limits = _checked(models, data, num_steps)
-    coded = observations[balanced(observations)]
+    chosen = (
+        observations if labels is None or observations.labels is None else observations[observations.labels == labels]
+    )
+    coded = chosen[balanced(chosen)]
     columns = min(len(seen), 3)
     lines = math.ceil(len(seen) / columns)
     side = (WIDTH - 0.7) / max(columns, 2)
@@ -117,14 +123,14 @@ def clouds_and_manifolds(
         z = evaluate.draws(model, coded.in_space(space), 1)[0][0].cpu().double()
         _cloud(above, z[:, list(units)], coded.labels, units)
         above.set_title(wrapped(name, 28), fontsize=NORMAL)
-        _draw(below, model, space, observations, limits, num_steps, extent, units)
+        _draw(below, model, space, observations, limits, num_steps, extent, units, labels)
     for spare in range(len(seen), lines * columns):
         line, column = divmod(spare, columns)
         every[2 * line, column].remove()
         every[2 * line + 1, column].remove()
     reference = observations.space.reference
     figure.suptitle(wrapped(f"Above z ~ q(z given x), below E[x given z] over z: {reference}", 90), fontsize=10)
-    said = f"Circles hold {MASSES[0]:.0%} and {MASSES[1]:.0%} of the prior. " + _said(extent, units, seen)
+    said = f"Circles hold {MASSES[0]:.0%} and {MASSES[1]:.0%} of the prior. " + _said(extent, labels, seen)
     figure.supxlabel(wrapped(said, 105), fontsize=SMALL)
     class_legend(figure, every[0, 0], beside=True)
     return figure
@@ -152,10 +158,11 @@ def _draw(
     num_steps: int,
     extent: float | None,
     units: tuple[int, int],
+    labels: int | None,
 ) -> None:
     """One mosaic, z rising to the right and upwards."""
     assert data.image_shape is not None
-    means = evaluate.manifold_means(model, num_steps, extent=extent, units=units)
+    means = evaluate.manifold_means(model, num_steps, extent=extent, units=units, labels=labels)
     flat = seen_from(means.reshape(num_steps**2, -1), space, data, reference_of(data.space))
     pictures = torch.stack([torch.as_tensor(picture) for picture in shown(flat, data.image_shape, limits)])
     height, width = data.image_shape[1:]
@@ -191,8 +198,9 @@ def _label(axes: Axes, units: Sequence[int]) -> None:
     axes.set_ylabel(f"$z_{{{units[1] + 1}}}$", fontsize=NORMAL)
 
 
-def _said(extent: float | None, units: tuple[int, int], seen: Mapping[str, Any]) -> str:
+def _said(extent: float | None, labels: int | None, seen: Mapping[str, Any]) -> str:
     """How z was chosen."""
     steps = "at quantiles of the prior" if extent is None else f"in even steps up to {extent:g} standard deviations"
     more = any(model.sample(1)[1].shape[-1] > 2 for model, _ in seen.values())
-    return f"Images show means {steps}{', other latents at 0' if more else ''}; they are not samples."
+    given = "" if labels is None else f" given class {labels}"
+    return f"Images show means{given} {steps}{', other latents at 0' if more else ''}; they are not samples."

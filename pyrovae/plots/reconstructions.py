@@ -94,7 +94,8 @@ def strips(models: Mapping[str, Entry], data: Observations | Tensor, *, num_samp
     rows, made = [], {}
     for name, (model, space) in seen.items():
         means, z = model.sample_means(num_samples, seed=seed)
-        deviations = evaluate.decode_deviations(model, z)
+        turns = None if model.num_classes is None else torch.arange(num_samples) % model.num_classes
+        deviations = evaluate.decode_deviations(model, z, turns)
         moved = [seen_from(means + k * deviations, space, few, reference) for k in STEPS]
         made[name] = torch.cat(moved)
         for k, x in zip(STEPS, moved, strict=True):
@@ -128,8 +129,9 @@ def sigma_maps(models: Mapping[str, Entry], data: Observations | Tensor, *, num_
     maps, made = [], {}
     for name, (model, space) in seen.items():
         z = evaluate.encode(model, few.in_space(space)).mean
-        made[name] = seen_from(evaluate.decode_means(model, z), space, few, reference)
-        sigma = evaluate.decode_deviations(model, z).detach().cpu().double().reshape(-1, *image_shape)
+        y = None if model.num_classes is None else few.labels
+        made[name] = seen_from(evaluate.decode_means(model, z, y), space, few, reference)
+        sigma = evaluate.decode_deviations(model, z, y).detach().cpu().double().reshape(-1, *image_shape)
         sigma = sigma.square().mean(1).sqrt().flatten(1)
         top = sigma.max().item()
         maps += [
