@@ -238,7 +238,7 @@ class TractableModel(LatentVariableModel, ABC):
         return torch.where(data.isnan(), mean, data), torch.where(data.isnan(), variance, 0.0)
 
     def _moments_given_observed(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Means and variances (n, D) of the missing entries of a chunk; what stands in the observed ones is not used."""
+        """Means and variances (n, D) of the missing entries of a chunk, and anything in the others."""
         raise NotImplementedError
 
     def _chunks(self, x: Observations | Tensor) -> tuple[Tensor, ...]:

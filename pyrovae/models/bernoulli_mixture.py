@@ -156,6 +156,6 @@ class BernoulliMixture(Mixture):
         self._set_probs(torch.where(observed > 0, statistics["ones"] / observed.clamp_min(1e-300), kept))
 
     def _set_probs(self, probs: Tensor) -> None:
-        share = (probs.clamp(self.floor, 1 - self.floor) - self.floor) / (1 - 2 * self.floor)
+        share = ((probs - self.floor) / (1 - 2 * self.floor)).clamp(0, 1)
         bound = -math.log(torch.finfo(self.model.raw_probs.dtype).eps)  # sigmoid of it is 1 to rounding
         self.model.raw_probs.copy_(share.logit().clamp(-bound, bound))

@@ -27,7 +27,10 @@ def alone():
 def test_processes_give_the_fit_of_one(number, alone, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={number}"]
     run = subprocess.run(
-        [*command, str(SCRIPT), str(tmp_path)], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        [*command, str(SCRIPT), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert run.returncode == 0, run.stderr
     for rank in range(number):

@@ -99,7 +99,9 @@ def test_batches_start_from_a_reservoir_of_all_of_them(monkeypatch):
     """Every datum is among the 20 of 100 with probability 1/5, whatever its batch: 5 standard errors over 400 seeds."""
     x, number = torch.arange(100, dtype=torch.float64).repeat(2, 1).T.contiguous(), 400
     counts = torch.zeros(100)
-    monkeypatch.setattr(PPCA, "initialize", lambda self, x, weight: counts.index_add_(0, x[:, 0].long(), torch.ones(20)))
+    monkeypatch.setattr(
+        PPCA, "initialize", lambda self, x, weight: counts.index_add_(0, x[:, 0].long(), torch.ones(20))
+    )
     source = fit.sources.open_source(PPCA(1, 2), list(x.split(7)), None, None, 20 * 16 * 8 * 2)
     for _ in range(number):
         start, weight = source.start()
@@ -156,7 +158,12 @@ class Endless:
         (lambda x: x[:, :2].numpy(), {}, ValueError, r"`data\[0:1\]` must have shape \(N, 3\), got \(1, 2\)"),
         (lambda x: [x, x[:, :2]], {}, ValueError, r"`batch 1 of data` must have shape \(N, 3\), got \(101, 2\)"),
         (lambda x: ["abc"], {}, TypeError, r"`batch 0 of data` must be Observations or a torch.Tensor, got str"),
-        (lambda x: list(x.split(9)), {"sample_weight": torch.ones(101)}, ValueError, r"`sample_weight` needs data with"),
+        (
+            lambda x: list(x.split(9)),
+            {"sample_weight": torch.ones(101)},
+            ValueError,
+            r"`sample_weight` needs data with",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_refused_in_one_sentence(make, options, error, message, x):

@@ -1,4 +1,4 @@
-"""What every model with an exact likelihood keeps: scipy's densities, Pyro's own sums, marginals, weights, the M step."""
+"""What every model with an exact likelihood keeps: scipy's densities, Pyro's sums, marginals, weights, the M step."""
 
 import math
 
@@ -189,7 +189,7 @@ def test_as_distribution_is_a_prior_in_a_program_of_ones_own(name):
 
 @every_model
 def test_posterior_kl_and_posterior_give_log_prob_back(name):
-    """E_q log p(x given z) − KL = log p(x), for the exact q: by the sum over z, or, for a Gaussian z, by its moments."""
+    """E_q log p(x given z) − KL = log p(x), for the exact q: by the sum over z, or by the moments of a Gaussian z."""
     model, x = build(name), data_for(name)
     if hasattr(model, "num_components"):
         joint, r = brute_log_joint(model, x), model.posterior(x).probs
@@ -362,7 +362,7 @@ def test_a_model_that_does_not_impute_refuses(name):
         MODELS[name](missing="drop")
 
 
-# -------------------------------------------------------------------------------------------------------- sample weights
+# ------------------------------------------------------------------------------------------------------- sample weights
 
 
 @every_model
@@ -381,7 +381,7 @@ def test_a_weight_of_two_is_the_datum_twice_and_of_none_is_none(name, holes):
 
 
 @few_iterations
-@pytest.mark.parametrize("name", CLOSED + ["full", "tied", "diag", "spherical"])
+@pytest.mark.parametrize("name", [*CLOSED, "full", "tied", "diag", "spherical"])
 def test_weights_in_the_closed_form(name):
     model = MODELS[name]() if name in MODELS else GaussianMixture(1, D, name)
     for num_data in (40, 3):  # the second through the Gram matrix
@@ -452,8 +452,10 @@ def expected_complete_log_likelihood(model, old, x, weight):
         for k in range(K):
             variance = model.model.noise_variance()[k].expand(D)
             parts = (old.component(k), model.model.weight[k], model.means[k], variance)
-            total = total + factor_likelihood(*parts, x, weight * r[:, k]) + (weight * r[:, k]).sum() * (
-                model.weights[k].log()
+            total = (
+                total
+                + factor_likelihood(*parts, x, weight * r[:, k])
+                + (weight * r[:, k]).sum() * (model.weights[k].log())
             )
         return total
     return factor_likelihood(old, model.weight, model.mean, model.noise_variance.expand(D), x, weight)
