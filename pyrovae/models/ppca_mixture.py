@@ -186,8 +186,11 @@ class PPCAMixture(Mixture):
 
     @torch.no_grad()
     def degeneracies(self, count: float) -> list[str]:
-        """Components with next to no data, and those whose noise is at the floor."""
-        at_floor = self.model.noise_variance() <= self.floor * (1 + 1e-3)
+        """Components with next to no data, and those whose noise is at the floor, though the mixture varies by more."""
+        noise = self.model.noise_variance()
+        spread = (self.means - self.weights @ self.means).square().mean(1)
+        whole = self.weights @ (self.model.weight.square().sum(2).mean(1) + noise + spread)
+        at_floor = (noise <= self.floor * (1 + 1e-3)) & (whole > 10 * self.floor)
         return super().degeneracies(count) + [
             f"component {k} has its noise at the floor, {self.floor:g}" for k in at_floor.nonzero().flatten().tolist()
         ]

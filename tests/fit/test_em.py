@@ -303,6 +303,42 @@ def test_a_bernoulli_mixture_finds_the_classes_that_made_the_data():
     assert torch.equal(found, classes) or torch.equal(found, 1 - classes)
 
 
+@pytest.mark.parametrize(
+    ("model", "line"),
+    [
+        (lambda: PPCA(1, 3), "the noise is at the floor, 1e-06"),
+        (lambda: FactorAnalysis(1, 3), "dimension [012] has its noise at the floor, 1e-06"),
+        (lambda: PPCAMixture(2, 1, 3), "component [01] has its noise at the floor, 1e-06"),
+        (lambda: BernoulliMixture(2, 3), "component [01] has the mass of 1 data"),
+    ],
+)
+def test_every_model_reports_a_likelihood_that_comes_from_its_floor(model, line):
+    x = torch.outer(torch.linspace(-1, 1, 40, dtype=torch.float64), torch.ones(3, dtype=torch.float64))
+    if "mass" in line:
+        x = torch.zeros(40, 3, dtype=torch.float64)
+        x[0] = 1
+    with pytest.warns(fit.DegeneracyWarning, match=f"degenerate fit, whose likelihood says little: {line}"):
+        fit.em(model(), x, max_iterations=5000, accelerate=True)
+
+
+@pytest.mark.parametrize("kind", ["PPCA", "PPCA of given noise", "factor analysis", "PPCA mixture", "full"])
+def test_a_floor_above_all_of_the_data_is_no_degeneracy(kind):
+    result = fit.em(PROBLEMS[kind](1, floor=3.0), clustered(), tolerance=1e-3)
+    assert not result.degeneracies
+
+
+def test_a_component_without_mass_stays_as_it_is():
+    model = PPCAMixture(2, 1, 3, floor=0.1)
+    with torch.no_grad():
+        model.means[1] = 1e3
+        model.model.weight.normal_()
+    before = model.component(1).state_dict()
+    model.maximize(model.expected_statistics(clustered()))
+    assert model.weights[1] < 1e-300
+    after = model.component(1).state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
 # --------------------------------------------------------------------------------------------------------- float32
 
 
