@@ -60,7 +60,7 @@ class LatentVariableModel(nn.Module):
         data_shape: Shape of one datum, or None when only the user's own modules know.
         support: ``"boolean"`` or ``"real"``: what kind of data p(x) is a density or mass of; None when unknown.
         missing: ``"nan"`` where a NaN among the data is a value not observed, and p(x) is the marginal of the observed
-            ones; ``"error"`` where it is refused.
+            ones; ``"error"`` where it is refused.  The Pyro programs take complete data alone.
         config: The constructor's arguments as plain values, so that a saved model can be built again; None where
             modules of the user's own are part of it.
     """
