@@ -241,6 +241,10 @@ class TractableModel(LatentVariableModel, ABC):
         """Means and variances (n, D) of the missing entries of a chunk, and anything in the others."""
         raise NotImplementedError
 
+    def _incomplete(self, x: Tensor) -> bool:
+        """Whether a value is missing from a chunk."""
+        return self.missing == "nan" and bool(x.isnan().any())
+
     def _chunks(self, x: Observations | Tensor) -> tuple[Tensor, ...]:
         """Data as :meth:`as_input` gives them, in chunks whose intermediate values are small."""
         data = self.as_input(x)
