@@ -73,8 +73,8 @@ def svi(
         patience: Stop after so many epochs without a better ELBO on ``valid``.
         warm_start: Start from the parameters of ``model`` rather than from ``model.initialize(data)``.
         device: Where to compute; by default where the model is.
-        callback: Called as ``callback(epoch, model)`` after every epoch and its validation, the epoch counted from 1, with
-            the model in evaluation mode (``evaluate.FIDHistory``, say); its draws do not change those of the fit.
+        callback: Called as ``callback(epoch, model)`` after every epoch and its validation, the epoch counted from 1,
+            with the model in evaluation mode (``evaluate.FIDHistory``, say); its draws do not change those of the fit.
         seed: Seed of the start, the shuffling and every draw.
         progress: Show a progress bar; by default one appears when a fit takes over a second.
 

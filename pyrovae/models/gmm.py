@@ -297,7 +297,7 @@ class GaussianMixture(Mixture):
 
     def _log_joint(self, x: Tensor) -> Tensor:
         """log π_k + log Normal(x; μ_k, Σ_k) for a chunk of data (n, D), shape (K, n)."""
-        if self.missing == "nan" and x.isnan().any():
+        if self._incomplete(x):
             return self._conditionals(x).log_density + self.model.logits.log_softmax(0)[:, None]
         whitening, constant = self._whitening()
         data = x.T.contiguous()
@@ -356,7 +356,7 @@ class GaussianMixture(Mixture):
 
     def _component_statistics(self, x: Tensor, responsibilities: Tensor) -> dict[str, Tensor]:
         """With responsibilities r, the sums Σr(x − μ) and Σr(x − μ)(x − μ)ᵀ about the current means."""
-        if self.missing == "nan" and x.isnan().any():
+        if self._incomplete(x):
             return self._conditionals(x).statistics(self.means, responsibilities)
         data = x.T.contiguous()
         first, second = [], []
