@@ -22,9 +22,8 @@ def main() -> int:
     result = fit.svi(linear_vae, x, num_epochs=60, batch_size=250, lr=5e-3)
     reached = result.model.double().score(x)
     gap = optimum - reached
-    print(
-        f"closed form {optimum:.4f}, linear VAE {reached:.4f} nats per datum: {gap:.4f} below, in {result.seconds:.0f} s"
-    )
+    print(f"closed form {optimum:.4f}, linear VAE {reached:.4f} nats per datum")
+    print(f"{gap:.4f} nats below the optimum, in {result.seconds:.0f} s; claim: at most 0.05, in less than 180 s")
     return int(not (0 <= gap <= 0.05 and result.seconds < 180))
 
 

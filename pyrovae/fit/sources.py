@@ -169,7 +169,7 @@ def _copied(array: np.ndarray, model: TractableModel) -> Tensor:
 
 
 def checked_weight(sample_weight: Tensor | None, count: int, like: Tensor) -> Tensor | None:
-    """What each datum counts for, (N,), of the type and on the device of ``like``; None if nobody has said.
+    """What each datum counts for, scaled to a mean of 1, as ``like`` is and where it is; None if nobody has said.
 
     Raises:
         ValueError: If there is not one finite, non-negative number a datum.
@@ -184,7 +184,7 @@ def checked_weight(sample_weight: Tensor | None, count: int, like: Tensor) -> Te
             "`sample_weight` must be finite and not negative, with a positive sum, "
             f"got values in [{weight.min().item():g}, {weight.max().item():g}]."
         )
-    return weight.to(like)
+    return (weight.double() * (count / weight.double().sum())).to(like)
 
 
 def _batches(model: TractableModel, data: Iterable[Any], rows: int, start_rows: int) -> Source:

@@ -47,6 +47,7 @@ def svi(
     patience: int | None = None,
     warm_start: bool = False,
     device: torch.device | str | None = None,
+    callback: Callable[[int, LatentVariableModel], None] | None = None,
     seed: int = 0,
     progress: bool | None = None,
 ) -> FitResult:
@@ -72,6 +73,8 @@ def svi(
         patience: Stop after so many epochs without a better ELBO on ``valid``.
         warm_start: Start from the parameters of ``model`` rather than from ``model.initialize(data)``.
         device: Where to compute; by default where the model is.
+        callback: Called as ``callback(epoch, model)`` after every epoch and its validation, the epoch counted from 1,
+            with the model in evaluation mode (``evaluate.FIDHistory``, say); its draws do not change those of the fit.
         seed: Seed of the start, the shuffling and every draw.
         progress: Show a progress bar; by default one appears when a fit takes over a second.
 
@@ -118,6 +121,7 @@ def svi(
         "patience": patience,
         "warm_start": warm_start,
         "device": device,
+        "callback": callback,
         "progress": progress,
     }
     began = time.perf_counter()
@@ -162,6 +166,9 @@ def svi(
                     f"{error}; lower `lr` = {lr:g}, or raise the likelihood's floor.", last_good if best_epoch else None
                 ) from error.__cause__
             bar.set_postfix_str(f"ELBO {current:.3f} nats", refresh=False)
+            if callback is not None:
+                with seeded(seed):
+                    callback(epoch, fitted)
             if valid_inputs is None or current > best_elbo:
                 best_state, best_elbo, best_epoch = copy.deepcopy(fitted.state_dict()), current, epoch
             elif patience is not None and epoch - best_epoch >= patience:

@@ -62,7 +62,7 @@ class LatentVariableModel(nn.Module):
         support: ``"boolean"``, ``"integer"`` or ``"real"``: what kind of data p(x) is a density or mass of; None when
             unknown.
         missing: ``"nan"`` where a NaN among the data is a value not observed, and p(x) is the marginal of the observed
-            ones; ``"error"`` where it is refused.
+            ones; ``"error"`` where it is refused.  The Pyro programs take complete data alone.
         num_classes: Number of classes K where the model is p(x given y), conditional on labels y in {0, …, K − 1}; None
             where it is p(x).
         is_density: Whether p(x given z) is a density or a mass at all; a loss under its name is not.
@@ -302,8 +302,12 @@ class TractableModel(LatentVariableModel, ABC):
         return torch.where(data.isnan(), mean, data), torch.where(data.isnan(), variance, 0.0)
 
     def _moments_given_observed(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Means and variances (n, D) of the missing entries of a chunk; those of observed ones are not used."""
+        """Means and variances (n, D) of the missing entries of a chunk, and anything in the others."""
         raise NotImplementedError
+
+    def _incomplete(self, x: Tensor) -> bool:
+        """Whether a value is missing from a chunk."""
+        return self.missing == "nan" and bool(x.isnan().any())
 
     def _chunks(self, x: Observations | Tensor) -> tuple[Tensor, ...]:
         """Data as :meth:`as_input` gives them, in chunks whose intermediate values are small."""

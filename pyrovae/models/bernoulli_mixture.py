@@ -111,7 +111,7 @@ class BernoulliMixture(Mixture):
     def _log_joint(self, x: Tensor) -> Tensor:
         """log π_k + Σ_d log Bernoulli(x_d; θ_kd) for a chunk of data (n, D), shape (K, n)."""
         log_odds, off = self._log_odds()
-        if x.isnan().any():
+        if self._incomplete(x):
             log_likelihood = log_odds @ x.nan_to_num(0.0).T + off @ (~x.isnan()).to(x).T
         else:
             log_likelihood = log_odds @ x.T + off.sum(1, keepdim=True)
@@ -141,10 +141,9 @@ class BernoulliMixture(Mixture):
 
     def _component_statistics(self, x: Tensor, responsibilities: Tensor) -> dict[str, Tensor]:
         """Σr x and Σr over the data in which a dimension was observed."""
-        observed = ~x.isnan()
         seen = responsibilities.sum(1, keepdim=True).expand(-1, self.num_dims)
-        if not observed.all():
-            x, seen = x.nan_to_num(0.0), responsibilities @ observed.to(x)
+        if self._incomplete(x):
+            x, seen = x.nan_to_num(0.0), responsibilities @ (~x.isnan()).to(x)
         return {"ones": (responsibilities @ x).double(), "observed": seen.double()}
 
     @torch.no_grad()
@@ -156,6 +155,6 @@ class BernoulliMixture(Mixture):
         self._set_probs(torch.where(observed > 0, statistics["ones"] / observed.clamp_min(1e-300), kept))
 
     def _set_probs(self, probs: Tensor) -> None:
-        share = (probs.clamp(self.floor, 1 - self.floor) - self.floor) / (1 - 2 * self.floor)
+        share = ((probs - self.floor) / (1 - 2 * self.floor)).clamp(0, 1)
         bound = -math.log(torch.finfo(self.model.raw_probs.dtype).eps)  # sigmoid of it is 1 to rounding
         self.model.raw_probs.copy_(share.logit().clamp(-bound, bound))

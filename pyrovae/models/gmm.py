@@ -297,7 +297,7 @@ class GaussianMixture(Mixture):
 
     def _log_joint(self, x: Tensor) -> Tensor:
         """log π_k + log Normal(x; μ_k, Σ_k) for a chunk of data (n, D), shape (K, n)."""
-        if x.isnan().any():
+        if self._incomplete(x):
             return self._conditionals(x).log_density + self.model.logits.log_softmax(0)[:, None]
         whitening, constant = self._whitening()
         data = x.T.contiguous()
@@ -356,15 +356,19 @@ class GaussianMixture(Mixture):
 
     def _component_statistics(self, x: Tensor, responsibilities: Tensor) -> dict[str, Tensor]:
         """With responsibilities r, the sums Σr(x − μ) and Σr(x − μ)(x − μ)ᵀ about the current means."""
-        if x.isnan().any():
+        if self._incomplete(x):
             return self._conditionals(x).statistics(self.means, responsibilities)
         data = x.T.contiguous()
         first, second = [], []
+        costly = self.model.matrix_valued and self.num_dims > 16
         for mean, r in zip(self.means, responsibilities, strict=True):
-            counts = (r > NEGLIGIBLE).nonzero().squeeze(1)
-            some = len(counts) < 0.7 * len(r)  # of well-separated components, most data count for nothing
-            deviations = (data[:, counts] if some else data) - mean[:, None]
-            weighted = deviations * (r[counts] if some else r)
+            some = data
+            if costly:  # of well-separated components, most data count for nothing
+                counted = (r > NEGLIGIBLE).nonzero().squeeze(1)
+                if len(counted) < 0.7 * len(r):
+                    some, r = data[:, counted], r[counted]
+            deviations = some - mean[:, None]
+            weighted = deviations * r
             first.append(weighted.sum(1))
             second.append(
                 symmetric_product(weighted, deviations) if self.model.matrix_valued else (weighted * deviations).sum(1)

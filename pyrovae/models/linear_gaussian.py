@@ -178,7 +178,7 @@ class LinearGaussian(TractableModel):
         """The posterior of every datum, and its log-density; in a missing entry, a deviation and a precision are 0."""
         deviations = x - self.mean
         variance = self.noise_variance.expand(self.num_dims)
-        if self.missing != "nan" or not x.isnan().any():
+        if not self._incomplete(x):
             return _Inferred(self, deviations, variance, None, self._precision_tril())
         observed = ~x.isnan()
         patterns, pattern = observed.unique(dim=0, return_inverse=True)

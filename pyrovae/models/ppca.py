@@ -68,6 +68,13 @@ class PPCA(LinearGaussian):
         """D L − L(L−1)/2 for W up to rotation, D for μ, 1 for σ² unless it is given."""
         return super().num_free_parameters - int(self.noise_is_given)
 
+    @torch.no_grad()
+    def degeneracies(self, statistics: dict[str, Tensor]) -> list[str]:
+        """A learned σ² at the floor, though the data vary by more."""
+        noise, whole = self.noise_variance, self.noise_variance + self.weight.square().sum(1).mean()
+        at_floor = noise <= self.floor * (1 + 1e-3) and whole > 10 * self.floor and not self.noise_is_given
+        return [f"the noise is at the floor, {self.floor:g}"] if at_floor else []
+
     def _set_noise_from(self, residuals: Tensor, observed: Tensor) -> None:
         self._set_noise(residuals.sum() / observed.sum())
 

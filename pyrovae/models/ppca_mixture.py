@@ -177,7 +177,8 @@ class PPCAMixture(Mixture):
         self._set_weights(statistics["mass"])
         self.model.means.add_(extended[..., -1])
         self.model.weight.copy_(torch.where(empty, self.model.weight.double(), extended[..., :-1]))
-        self.model.noise_factor.copy_((variance - self.floor).clamp_min(0).sqrt())
+        noise = (variance - self.floor).clamp_min(0).sqrt()
+        self.model.noise_factor.copy_(torch.where(empty.flatten(), self.model.noise_factor.double(), noise))
 
     def _regression(self, statistics: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """(W, shift of μ) of each component, (K, D, L + 1), and its σ² (K,), not yet constrained."""
@@ -191,8 +192,10 @@ class PPCAMixture(Mixture):
 
     @torch.no_grad()
     def degeneracies(self, statistics: dict[str, Tensor]) -> list[str]:
-        """Components with next to no data, and those whose noise is held up by the floor."""
-        flat = self._regression(statistics)[1] < self.floor / 2
+        """Components with next to no data, and noises that the floor holds up, though the mixture varies by more."""
+        spread = (self.means - self.weights @ self.means).square().mean(1)
+        own = self.model.weight.square().sum(2).mean(1) + self.model.noise_variance()
+        flat = (self._regression(statistics)[1] < self.floor / 2) & (self.weights @ (own + spread) > 10 * self.floor)
         return super().degeneracies(statistics) + [
             f"the noise of component {k} is held up by the floor, {self.floor:g}"
             for k in flat.nonzero().flatten().tolist()

@@ -109,6 +109,132 @@ def test_ppca_of_mnist(mnist, latent_dim, published):
     assert result.trace[-1].item() == pytest.approx(published, abs=0.01)
 
 
+# ------------------------------------------------------------------------------------ given noise, and the β-ELBO
+
+
+@pytest.mark.parametrize("floor", [1e-6, 0.5])
+@pytest.mark.parametrize(("num_data", "num_dims"), [(50, 4), (3, 10)])
+def test_no_latents_leave_one_spherical_gaussian(num_data, num_dims, floor):
+    x = correlated(num_data, num_dims)
+    model = fit.closed_form(PPCA(0, num_dims, floor), x).model
+    variance = max((x - x.mean(0)).square().mean().item(), floor)
+    assert model.noise_variance.item() == pytest.approx(variance, rel=1e-12)
+    gaussian = stats.multivariate_normal(x.mean(0), variance * torch.eye(num_dims, dtype=x.dtype))
+    assert model.score(x) == pytest.approx(gaussian.logpdf(x).mean(), rel=1e-10)
+
+
+@pytest.mark.parametrize(("num_data", "num_dims"), [(50, 5), (4, 10)])
+@pytest.mark.parametrize("beta", [1.0, 2.5])
+def test_with_given_noise_the_directions_below_it_collapse(num_data, num_dims, beta):
+    """W = U(Λ − βσ²I)₊^½, its zeros exact, and WᵀW diagonal."""
+    x = correlated(num_data, num_dims)
+    eigenvalues = torch.linalg.eigvalsh(torch.cov(x.T, correction=0)).flip(0)
+    noise = ((eigenvalues[1] + eigenvalues[2]) / 2 / beta).item()
+    result = fit.closed_form(PPCA(4, num_dims, noise_variance=noise), x, beta=beta)
+    model, weight = result.model, result.model.weight.detach()
+    assert model.noise_variance.item() == pytest.approx(noise, rel=1e-12)
+    assert (weight[:, 2:] == 0).all()
+    expected = (eigenvalues[:4] - beta * noise).clamp_min(0).diag()
+    torch.testing.assert_close(weight.T @ weight, expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(torch.cov(x.T, correction=0) @ weight, weight * eigenvalues[:4], rtol=1e-9, atol=1e-9)
+    if beta == 1:
+        assert all(score <= model.score(x) + 1e-9 for score in perturbed_scores(model.copy(), x))
+
+
+@pytest.mark.parametrize("noise", [None, 0.4])
+def test_data_of_low_rank(noise):
+    """12 data in a plane of 6 dimensions, then 3 data: eigenvalues of 0, of which σ² is the floor."""
+    for num_data in (12, 3):
+        x = torch.randn(num_data, 2, dtype=torch.float64) @ torch.randn(2, 6, dtype=torch.float64) + 1
+        model = fit.closed_form(PPCA(4, 6, floor=1e-3, noise_variance=noise), x).model
+        assert model.noise_variance.item() == pytest.approx(noise or 1e-3, rel=1e-9)
+        assert (model.weight[:, 2:] == 0).all()
+        covariance = (model.weight @ model.weight.T).detach() + model.noise_variance.detach() * torch.eye(
+            6, dtype=x.dtype
+        )
+        dense = stats.multivariate_normal(model.mean.detach(), covariance).logpdf(x).mean()
+        assert model.score(x) == pytest.approx(dense, rel=1e-9)
+        assert all(score <= model.score(x) + 1e-9 for score in perturbed_scores(model.copy(), x))
+
+
+def beta_elbo(weight, mean, noise, x, beta):
+    """E_q log p(x given z) − β KL, mean over data, at the best q: Normal(S Wᵀ(x − μ)/(βσ²), S⁻¹ = I + WᵀW/(βσ²))."""
+    identity = torch.eye(weight.shape[1], dtype=x.dtype)
+    covariance = torch.linalg.inv(identity + weight.T @ weight / (beta * noise))
+    loc = (x - mean) @ weight @ covariance / (beta * noise)
+    squares = (x - mean - loc @ weight.T).square().sum(1) + (weight @ covariance @ weight.T).trace()
+    reconstruction = -0.5 * (squares / noise + x.shape[1] * (2 * torch.pi * noise).log())
+    kl = 0.5 * (covariance.trace() + loc.square().sum(1) - len(identity) - covariance.logdet())
+    return (reconstruction - beta * kl).mean()
+
+
+def best_by_descent(x, latent_dim, beta, noise, seed):
+    """The highest β-ELBO that L-BFGS finds from a random start."""
+    torch.manual_seed(seed)
+    weight = torch.randn(x.shape[1], latent_dim, dtype=x.dtype, requires_grad=True)
+    mean, log_noise = x.mean(0).clone().requires_grad_(), torch.zeros((), dtype=x.dtype, requires_grad=True)
+    parameters = [weight, mean] + ([] if noise else [log_noise])
+    optimiser = torch.optim.LBFGS(
+        parameters, max_iter=500, tolerance_grad=1e-10, tolerance_change=1e-14, line_search_fn="strong_wolfe"
+    )
+    variance = torch.tensor(noise, dtype=x.dtype) if noise else None
+
+    def loss():
+        optimiser.zero_grad()
+        value = -beta_elbo(weight, mean, log_noise.exp() if variance is None else variance, x, beta)
+        value.backward()
+        return value
+
+    optimiser.step(loss)
+    return -loss().item()
+
+
+@pytest.mark.parametrize(
+    ("beta", "noise", "collapsed"),
+    [
+        (0.5, None, 0),
+        (1.0, None, 0),
+        (1.5, None, 1),
+        (2.5, None, None),
+        (6.0, None, 3),
+        (0.5, 0.3, 0),
+        (4.0, 0.5, 1),
+        (40.0, 0.5, 3),
+    ],
+)
+def test_the_beta_elbo_has_its_maximum_where_the_closed_form_says(beta, noise, collapsed):
+    x = torch.randn(40, 6, dtype=torch.float64) * torch.tensor([4.0, 1.6, 1.3, 1.0, 0.9, 0.8]) + 2
+    model = fit.closed_form(PPCA(3, 6, noise_variance=noise), x, beta=beta).model
+    weight, mean, variance = model.weight.detach(), model.mean.detach(), model.noise_variance.detach()
+    value = beta_elbo(weight, mean, variance, x, beta).item()
+    found = max(best_by_descent(x, 3, beta, noise, seed) for seed in range(4))
+    assert found == pytest.approx(value, abs=1e-6)
+    assert found <= value + 1e-9
+    if collapsed is not None:
+        assert (weight == 0).all(0).sum() == collapsed
+    if beta == 1:
+        assert torch.equal(fit.closed_form(PPCA(3, 6, noise_variance=noise), x).model.weight.detach(), weight)
+        assert value == pytest.approx(model.score(x), rel=1e-10)
+
+
+def test_the_floor_binds_under_beta_too():
+    x = torch.randn(40, 4, dtype=torch.float64) * torch.tensor([4.0, 1.6, 0.1, 0.1])
+    model = fit.closed_form(PPCA(2, 4, floor=0.2), x, beta=1.5).model
+    assert model.noise_variance.item() == pytest.approx(0.2, rel=1e-12)
+    best = beta_elbo(model.weight.detach(), model.mean.detach(), model.noise_variance.detach(), x, 1.5)
+    for noise in torch.linspace(0.2, 3, 50, dtype=x.dtype).tolist():
+        other = fit.closed_form(PPCA(2, 4, noise_variance=noise), x, beta=1.5).model
+        assert (
+            beta_elbo(other.weight.detach(), other.mean.detach(), other.noise_variance.detach(), x, 1.5) <= best + 1e-12
+        )
+
+
+@pytest.mark.parametrize("beta", [0.0, -1.0, float("inf"), float("nan")])
+def test_beta_must_be_positive(beta):
+    with pytest.raises(ValueError, match=r"`beta` must be a positive number, got"):
+        fit.closed_form(PPCA(1, 4), correlated(9, 4), beta=beta)
+
+
 # ------------------------------------------------------------------------------------------------------------- contract
 
 
@@ -140,6 +266,12 @@ def test_models_and_data_without_a_closed_form_are_refused():
         fit.closed_form(GaussianMixture(2, 4), x)
     with pytest.raises(ValueError, match=r"`data` must have shape \(N, 4\), got \(50, 3\)"):
         fit.closed_form(PPCA(2, 4), x[:, :3])
+    x[3, 1] = float("nan")
+    for model in (PPCA(2, 4, missing="nan"), GaussianMixture(1, 4, missing="nan")):
+        with pytest.raises(
+            ValueError, match=r"`data` must have nothing missing for a closed form, got NaN; use fit.em"
+        ):
+            fit.closed_form(model, x)
 
 
 def test_float32_models_are_fitted_in_float64_inside():

@@ -417,3 +417,17 @@ def test_data_that_do_not_fit_are_refused(x):
         fit.svi(small_vae(Bernoulli()), x)
     with pytest.raises(ValueError, match=r"`data` must be finite"):
         fit.svi(small_vae(), x.fill_(math.nan))
+
+
+def test_a_callback_sees_every_epoch_and_changes_nothing():
+    x, seen = torch.randn(20, 2), []
+
+    def callback(epoch, model):
+        torch.rand(3)  # draws of its own
+        seen.append((epoch, model.training, model.decoder.head.loc.bias[0].item()))
+
+    vae = VAE(latent_dim=1, data_shape=(2,), hidden=(4,))
+    with_callback, without = (fit.svi(vae, x, num_epochs=3, batch_size=5, callback=each) for each in (callback, None))
+    assert [(epoch, training) for epoch, training, _ in seen] == [(1, False), (2, False), (3, False)]
+    assert len({bias for _, _, bias in seen}) == 3  # the parameters of that epoch
+    assert torch.equal(with_callback.trace, without.trace)

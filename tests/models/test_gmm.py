@@ -228,6 +228,89 @@ def test_scores_are_scikit_learns(gmm, x):
     torch.testing.assert_close(gmm.posterior(x).probs, torch.from_numpy(peer.predict_proba(points)))
 
 
+@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_to_scikit_learn_and_back(covariance):
+    x = 2 * torch.randn(200, D, dtype=torch.float64) + 5 * (torch.arange(200) % K)[:, None]
+    fitted = sklearn.mixture.GaussianMixture(K, covariance_type=covariance, random_state=0).fit(x.numpy())
+    ours = GaussianMixture.from_sklearn(fitted)
+    for peer in (fitted, ours.to_sklearn()):
+        expected = torch.from_numpy(peer.score_samples(x.numpy()))
+        torch.testing.assert_close(ours.score_samples(x), expected, rtol=1e-9, atol=0)
+        torch.testing.assert_close(
+            ours.predict_proba(x), torch.from_numpy(peer.predict_proba(x.numpy())), rtol=1e-9, atol=1e-12
+        )
+        assert ours.predict(x).tolist() == peer.predict(x.numpy()).tolist()
+        assert ours.num_free_parameters == peer._n_parameters()
+        assert ours.bic(x) == pytest.approx(peer.bic(x.numpy()), rel=1e-9)
+        assert peer.sample(3)[0].shape == (3, D)
+    assert (ours.floor, GaussianMixture.from_sklearn(fitted, floor=1e-3).floor) == (1e-6, 1e-3)
+    again = ours.to_sklearn()
+    for name in ("weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_"):
+        torch.testing.assert_close(
+            torch.from_numpy(getattr(again, name)), torch.from_numpy(getattr(fitted, name)), rtol=1e-9, atol=1e-9
+        )
+
+
+def test_covariances_given_below_the_floor_are_lifted_to_it():
+    covariance = torch.diag(torch.tensor([4.0, 1e-3], dtype=torch.float64))[None]
+    one, mean = torch.ones(1, dtype=torch.float64), torch.zeros(1, 2, dtype=torch.float64)
+    gmm = GaussianMixture.from_parameters(one, mean, covariance, floor=0.1)
+    torch.testing.assert_close(gmm.covariances.detach()[0].diagonal(), torch.tensor([4.0, 0.1], dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("weights", "means", "covariances", "message"),
+    [
+        (torch.ones(2) / 2, torch.zeros(3, D), torch.ones(3), r"`weights` and `means` must have shapes \(K,\) and"),
+        (torch.ones(2) / 2, torch.zeros(2), torch.ones(2), r"`weights` and `means` must have shapes .* got \(2,\) and"),
+        (torch.ones(2), torch.zeros(2, D), torch.ones(2), r"`weights` must be positive and sum to 1, got a sum of 2"),
+        (torch.tensor([1.5, -0.5]), torch.zeros(2, D), torch.ones(2), r"`weights` must be positive and sum to 1"),
+        (
+            torch.ones(2) / 2,
+            torch.zeros(2, D),
+            torch.ones(2, D),
+            r"`covariances` must have shape \(2,\) for 'spherical'",
+        ),
+    ],
+)
+def test_parameters_that_do_not_fit_are_refused(weights, means, covariances, message):
+    with pytest.raises(ValueError, match=message):
+        GaussianMixture.from_parameters(weights, means, covariances, "spherical")
+
+
+def test_given_means_are_where_a_fit_starts():
+    x = torch.randn(50, 2, dtype=torch.float64) + 9 * (torch.arange(50) % 2)[:, None]
+    given = torch.tensor([[9.0, 9.0], [0.0, 0.0]])
+    for start in (given, given.numpy(), given.tolist()):
+        gmm = GaussianMixture(2, 2, start=start)
+        gmm.initialize(x)
+        assert torch.equal(gmm.means.detach(), given.double())
+        torch.testing.assert_close(gmm.weights.detach(), torch.full((2,), 0.5, dtype=torch.float64))
+        within = x - given.double()[torch.tensor([1, 0]).repeat(25)]
+        torch.testing.assert_close(gmm.covariances.detach()[0], within.T @ within / 50)
+
+
+def test_a_random_start_draws_data_uniformly(monkeypatch):
+    """Of 100 data at one place and 3 at others, k-means++ finds the others; uniform draws see them rarely."""
+    x = torch.cat([torch.zeros(100, 2), 9 * torch.eye(3)[:, :2] + 1]).double()
+    monkeypatch.setattr("pyrovae.models.mixture.START_STEPS", 0)
+    found = {}
+    for start in ("random", "k-means++"):
+        places = []
+        for seed in range(30):
+            torch.manual_seed(seed)
+            gmm = GaussianMixture(4, 2, start=start, floor=1e-2)
+            gmm.initialize(x)
+            places.append(len(gmm.means.detach().unique(dim=0)))
+        found[start] = sum(places) / 30
+    assert found["k-means++"] == 4
+    assert found["random"] < 2
+    torch.manual_seed(0)
+    gmm = GaussianMixture(3, 2, start="random", floor=1e-2)
+    gmm.initialize(x[-3:])  # without replacement: all three
+    assert len(gmm.means.detach().unique(dim=0)) == 3
+
+
 def test_samples_have_the_moments_of_the_mixture(gmm):
     num_samples = 20_000
     x, z = gmm.sample(num_samples)
@@ -314,6 +397,11 @@ def test_amortized_guide_needs_data():
         ({"floor": -1e-3}, r"`floor` must be a positive variance"),
         ({"floor": math.inf}, r"`floor` must be a positive variance"),
         ({"floor": math.nan}, r"`floor` must be a positive variance"),
+        (
+            {"start": "kmeans"},
+            r"`start` must be one of \('k-means\+\+', 'random'\) or means of shape \(2, 3\), got 'kmeans'",
+        ),
+        ({"start": torch.zeros(3, 2)}, r"`start` must be one of .* got a tensor of shape \(3, 2\)"),
     ],
 )
 def test_arguments_out_of_range_are_refused(arguments, message):

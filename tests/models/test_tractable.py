@@ -1,4 +1,4 @@
-"""What every model with an exact likelihood keeps: scipy's densities, Pyro's own sums, marginals, weights, the M step."""
+"""What every model with an exact likelihood keeps: scipy's densities, Pyro's sums, marginals, weights, the M step."""
 
 import math
 
@@ -155,7 +155,9 @@ def test_as_distribution_is_log_prob(name):
         assert gradient.grad is not None or gradient.numel() == 0, parameter
 
 
-@every_model
+@pytest.mark.parametrize(
+    "name", ["full mixture", "diag mixture", "PPCA", "PPCA without latents", "PPCA mixture", "Bernoulli mixture"]
+)
 @stock_pyro
 def test_as_distribution_is_a_prior_in_a_program_of_ones_own(name):
     prior = build(name)
@@ -189,7 +191,7 @@ def test_as_distribution_is_a_prior_in_a_program_of_ones_own(name):
 
 @every_model
 def test_posterior_kl_and_posterior_give_log_prob_back(name):
-    """E_q log p(x given z) − KL = log p(x), for the exact q: by the sum over z, or, for a Gaussian z, by its moments."""
+    """E_q log p(x given z) − KL = log p(x), for the exact q: by the sum over z, or by the moments of a Gaussian z."""
     model, x = build(name), data_for(name)
     if hasattr(model, "num_components"):
         joint, r = brute_log_joint(model, x), model.posterior(x).probs
@@ -362,7 +364,7 @@ def test_a_model_that_does_not_impute_refuses(name):
         MODELS[name](missing="drop")
 
 
-# -------------------------------------------------------------------------------------------------------- sample weights
+# ------------------------------------------------------------------------------------------------------- sample weights
 
 
 @every_model
@@ -381,7 +383,7 @@ def test_a_weight_of_two_is_the_datum_twice_and_of_none_is_none(name, holes):
 
 
 @few_iterations
-@pytest.mark.parametrize("name", CLOSED + ["full", "tied", "diag", "spherical"])
+@pytest.mark.parametrize("name", [*CLOSED, "full", "tied", "diag", "spherical"])
 def test_weights_in_the_closed_form(name):
     model = MODELS[name]() if name in MODELS else GaussianMixture(1, D, name)
     for num_data in (40, 3):  # the second through the Gram matrix
@@ -482,9 +484,12 @@ def test_the_m_step_is_a_stationary_point(name, holes):
     if holes and name not in IMPUTERS:
         pytest.skip("takes no missing values")
     options = {"missing": "nan"} if holes else {}
-    model, x = build(name, floor=1e-6, **options), data_for(name, 24)
-    x = build(name).sample(24)[0] if name == "Bernoulli mixture" else x
-    x, weight = with_holes(x) if holes else x, torch.linspace(0.5, 2, 24, dtype=torch.float64)
+    model, x = build(name, floor=1e-6, **options), data_for(name, 60)
+    x = build(name).sample(60)[0] if name == "Bernoulli mixture" else x
+    x, weight = with_holes(x) if holes else x, torch.linspace(0.5, 2, 60, dtype=torch.float64)
+    if isinstance(model, GaussianMixture):  # wide, so that every component has enough data for its covariance
+        with torch.no_grad():
+            model.model.covariance_factor.mul_(4)
     old = model.copy()
     model.maximize(model.expected_statistics(model.as_input(x), weight))
     value = expected_complete_log_likelihood(model, old, x, weight)
@@ -492,7 +497,7 @@ def test_the_m_step_is_a_stationary_point(name, holes):
     gradients = torch.autograd.grad(value, list(model.model.parameters()), allow_unused=True)
     for (parameter, _), gradient in zip(model.model.named_parameters(), gradients, strict=True):
         if gradient.numel():
-            assert gradient.abs().max() < 1e-6, parameter
+            assert gradient.abs().max() < 1e-7, parameter
 
 
 # ----------------------------------------------------------------------------------------- files, copies and stock SVI
