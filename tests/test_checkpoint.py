@@ -271,7 +271,7 @@ def test_a_description_is_kept_beside_the_model(tmp_path):
     path = checkpoint.save(PPCA(2, D), tmp_path / "model.pt", description=description)
     assert checkpoint.describe(path) == description
     assert checkpoint.describe(checkpoint.save(PPCA(2, D), path)) is None
-    with pytest.raises(TypeError, match="`description` must hold plain values, as JSON does, got others: .*Tensor"):
+    with pytest.raises(TypeError, match=r"`description` must hold plain values, as JSON does, got others: .*Tensor"):
         checkpoint.save(PPCA(2, D), path, description={"x": torch.zeros(1)})
 
 

@@ -1,5 +1,6 @@
 """The command, and `compare`: what it prints and writes, and one sentence for what cannot be done."""
 
+import json
 import os
 import re
 import tempfile
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyrovae import cli, data, fit, suite
+from pyrovae import cli, data, fit, output, suite
 from pyrovae.cli import options as shared
 
 NUM_DATA, D = 60, 3
@@ -93,6 +94,19 @@ def test_the_folder_is_written(finished):
     out = finished[3]
     assert {"scoreboard.json", "scoreboard.csv", "scoreboard.png", "models", "arviz"} <= set(os.listdir(out))
     assert len(os.listdir(out / "models")) == len(os.listdir(out / "arviz")) == 8
+
+
+@pytest.mark.parametrize("name", ["PPCA-1, EM", "VAE-1, one σ, SVI"])
+def test_a_model_in_the_folder_is_evaluated_to_its_row(name, finished, tmp_path):
+    out, result = finished[3], tmp_path / "result.json"
+    model = out / "models" / f"{output.slug(name)}.pt"
+    with redirect_stdout(StringIO()):
+        assert cli.main(["evaluate", str(model), "--particles", "20", "--quiet", "--out", str(result)]) == 0
+    rows = json.loads((out / "scoreboard.json").read_text(encoding="utf-8"))["rows"]
+    row = next(row for row in rows if row["name"] == name)
+    values = json.loads(result.read_text(encoding="utf-8"))["values"]
+    assert values["log_likelihood"] == pytest.approx(row["mean"], rel=1e-9)
+    assert values["num_free_parameters"] == row["num_free_parameters"]
 
 
 def test_binary_digits_and_progress_on_standard_error(monkeypatch, capsys):

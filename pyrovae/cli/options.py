@@ -16,6 +16,11 @@ from pyrovae import checkpoint, data
 from pyrovae.data import DataSet
 from pyrovae.origin import Origin
 
+SAME = (  # called alike, but for the dashes
+    *("observations", "transform", "max_images", "resample", "split", "device", "seed", "latent_dim", "covariance"),
+    *("floor", "likelihood", "scale", "network", "hidden", "activation", "posterior", "batch_size", "lr", "objective"),
+    *("beta", "warmup", "patience"),
+)
 NAMES = {  # what the library calls them, and what the command does
     "name": "DATA",
     "data": "DATA",
@@ -31,10 +36,7 @@ NAMES = {  # what the library calls them, and what the command does
     "num_classes": "--conditional",
     "labels": "--label",
     "method": "--how",
-    **{name: f"--{name}" for name in ("observations", "transform", "likelihood", "scale", "floor", "network")},
-    **{name: f"--{name}" for name in ("hidden", "activation", "posterior", "covariance", "resample", "split")},
-    **{name: f"--{name}" for name in ("lr", "beta", "warmup", "objective", "patience", "device", "seed")},
-    **{name: f"--{name.replace('_', '-')}" for name in ("latent_dim", "batch_size", "max_images")},
+    **{name: f"--{name.replace('_', '-')}" for name in SAME},
 }
 SMALL = 1_000_000  # numbers in the training data, N × D, below which one thread is used
 
