@@ -253,6 +253,12 @@ def choose_method(kind: str, method: str | None, given: Mapping[str, Any], num_c
     return method
 
 
+def em_options(kind: str, train: Observations) -> dict[str, Any]:
+    """Arguments of ``fit.em`` that suit a kind of model and the data."""
+    large = train.x.numel() > LARGE_NUMBERS
+    return {"tolerance": 1e-3 if large else 1e-6, "accelerate": kind in ("ppca", "fa")}
+
+
 def svi_options(kind: str, train: Observations) -> dict[str, Any]:
     """Arguments of ``fit.svi`` that suit a kind of model and the data; those of ``compare``."""
     recipe, large = RECIPES[kind], train.x.numel() > LARGE_NUMBERS

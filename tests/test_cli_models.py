@@ -244,6 +244,11 @@ def test_options_of_svi_reach_it(seen, folder, tmp_path):
     assert len(seen["valid"]) == 12
 
 
+def test_options_of_em_reach_it(seen, folder, tmp_path):
+    look(seen, folder, tmp_path, "fa --latent-dim 1 --restarts 3 --seed 4")
+    assert {"num_restarts": 3, "seed": 4, "accelerate": True, "tolerance": 1e-6}.items() <= seen.items()
+
+
 @pytest.mark.parametrize(
     ("options", "cls", "values"),
     [

@@ -43,8 +43,8 @@ def add_to(commands: Any) -> None:
         "--floor",
         type=shared.positive_number,
         metavar="ε",
-        help="lower bound of covariances, in squared units of what the model sees; default: relative to the variance "
-        "of the data",
+        help="lower bound of covariances, in squared units of what the model sees (of probabilities, for "
+        "bernoulli-mixture); default: relative to the variance of the data",
     )
     model.add_argument(
         "--likelihood",
@@ -136,6 +136,8 @@ def run(options: argparse.Namespace) -> None:
     say(f"{kind}: {how}")
     if how == "svi":
         of_fit = {**recipes.svi_options(kind, dataset.train), "valid": dataset.valid, **of_fit}
+    elif how == "em":
+        of_fit = {**recipes.em_options(kind, dataset.train), **of_fit}
     result = _fit(how, model, dataset, of_fit, options)
     score = _score(result, dataset, options)
     description = {
