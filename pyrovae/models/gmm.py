@@ -388,7 +388,8 @@ class GaussianMixture(Mixture):
         mass = statistics["mass"].clamp_min(torch.finfo(torch.float64).tiny)
         shift = statistics["first"] / mass[:, None]
         second = statistics["second"] / mass.reshape(-1, *[1] * (statistics["second"].ndim - 1))
-        return shift, second - (shift[:, :, None] * shift[:, None] if self.model.matrix_valued else shift.square())
+        outer = shift[:, :, None] * shift[:, None] if self.model.matrix_valued else shift.square()
+        return shift, second.sub_(outer)
 
     def _of_one_form(self, scatter: Tensor, mass: Tensor) -> Tensor:
         """Covariances of all components (K, D, D) or (K, D), pooled where the form asks for it; of the shape of A."""
@@ -423,8 +424,8 @@ class GaussianMixture(Mixture):
         if not self.model.matrix_valued:
             self.model.covariance_factor.copy_((covariance - self.floor).clamp_min(0).sqrt())
             return
-        covariance = (covariance + covariance.mT) / 2
-        excess = covariance - self.floor * torch.eye(self.num_dims, dtype=covariance.dtype, device=covariance.device)
+        excess = covariance.clone()  # of which only the lower triangle is read
+        excess.diagonal(dim1=-2, dim2=-1).sub_(self.floor)
         factor, info = torch.linalg.cholesky_ex(excess)
         clipped = info != 0  # the floor binds
         if clipped.any():

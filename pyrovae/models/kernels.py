@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-BLOCK = 128  # rows of a block: few enough to skip nearly half of the products, enough to keep them efficient
+BLOCK = 196  # rows of a block: few enough to skip nearly half of the products, enough to keep them efficient
 CHUNK_FLOATS = {"cpu": 2**19, "cuda": 2**26}  # numbers held for a chunk of data: on a CPU they stay in its cache
 
 

@@ -11,6 +11,8 @@ from pyrovae.models.base import Missing
 from pyrovae.models.kernels import chunk_rows, symmetric_product
 from pyrovae.models.linear_gaussian import LinearGaussian
 
+MOST_LOST = 100.0  # squared mean over variance up to which moments about zero lose two digits of sixteen, at most
+
 
 class PPCA(LinearGaussian):
     """Probabilistic PCA, exact likelihood and posterior.
@@ -105,8 +107,6 @@ class PPCA(LinearGaussian):
             Tipping and Bishop (1999); Lucas et al. (2019), Don't blame the ELBO! A linear VAE perspective on posterior
             collapse, for a given σ².
         """
-        if x.isnan().any():
-            raise ValueError("`data` must have nothing missing for a closed form, got NaN; use fit.em.")
         if not 0 < beta < math.inf:
             raise ValueError(f"`beta` must be a positive number, got {beta}.")
         mean, values, directions = _spectrum(x, weight, self.latent_dim)
@@ -133,24 +133,46 @@ class PPCA(LinearGaussian):
 
 
 def _spectrum(x: Tensor, weight: Tensor | None, number: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean (D,), all eigenvalues (D,) in descending order and ``number`` leading eigenvectors of the covariance."""
-    share = torch.full((len(x),), 1 / len(x), dtype=torch.float64, device=x.device)
-    if weight is not None:
-        share = weight.double() / weight.double().sum()
+    """Mean (D,), all eigenvalues (D,) in descending order and ``number`` leading eigenvectors of the covariance.
+
+    Products are of the type of ``x``, and added up over chunks in float64.
+    """
     num_dims = x.shape[1]
-    rows = chunk_rows(num_dims, 2 * num_dims, x.device)
-    pieces = list(zip(x.split(rows), share.split(rows), strict=True))
-    mean = sum(part @ chunk.double() for chunk, part in pieces)
+    count = len(x) if weight is None else weight.double().sum()
+    chunks = x.split(chunk_rows(num_dims, 8 * num_dims, x.device))
+    weights = [None] * len(chunks) if weight is None else weight.split(len(chunks[0]))
+    mean = torch.stack([_column_sums(*pair) for pair in zip(chunks, weights, strict=True)]).sum(0) / count
+    if mean.isnan().any():
+        raise ValueError("`data` must have nothing missing for a closed form, got NaN; use fit.em.")
     if len(x) < num_dims:
-        deviations = (x.double() - mean) * share.sqrt()[:, None]
-        values, vectors = torch.linalg.eigh(symmetric_product(deviations, deviations))
+        deviations = x.double() - mean
+        deviations = deviations if weight is None else deviations * weight.sqrt()[:, None]
+        values, vectors = torch.linalg.eigh(deviations @ deviations.T / count)
         directions = torch.nn.functional.normalize(deviations.T @ vectors.flip(1)[:, :number], dim=0)
     else:
-        covariance = torch.zeros(num_dims, num_dims, dtype=torch.float64, device=x.device)
-        for chunk, part in pieces:
-            deviations = ((chunk.double() - mean) * part.sqrt()[:, None]).T
-            covariance += symmetric_product(deviations, deviations)
+        pieces = list(zip(chunks, weights, strict=True))
+        if x.dtype == torch.float64:  # moments about zero save a pass, and lose digits where the mean is large
+            covariance = _second_moments([(x, None)] if weight is None else pieces, None) / count - mean.outer(mean)
+        if x.dtype != torch.float64 or not mean.square().sum() < MOST_LOST * covariance.trace():
+            covariance = _second_moments(pieces, mean.to(x.dtype)) / count
         values, vectors = torch.linalg.eigh(covariance)
         directions = vectors.flip(1)[:, :number]
     values = torch.nn.functional.pad(values.flip(0).clamp_min(0), (0, max(0, num_dims - len(values))))[:num_dims]
     return mean, values, torch.nn.functional.pad(directions, (0, number - directions.shape[1]))
+
+
+def _column_sums(chunk: Tensor, weight: Tensor | None) -> Tensor:
+    return chunk.sum(0).double() if weight is None else weight.double() @ chunk.double()
+
+
+def _second_moments(pieces: list[tuple[Tensor, Tensor | None]], shift: Tensor | None) -> Tensor:
+    """Σ w (x − shift)(x − shift)ᵀ over chunks, (D, D), float64."""
+    total = torch.zeros((), dtype=torch.float64)
+    changed = shift is not None or pieces[0][1] is not None
+    room = torch.empty_like(pieces[0][0][: None if changed else 0])  # for every chunk in turn: fresh memory is slow
+    for chunk, weight in pieces:
+        rows = chunk if shift is None else torch.sub(chunk, shift, out=room[: len(chunk)])
+        if weight is not None:
+            rows = torch.mul(rows, weight.sqrt()[:, None], out=room[: len(chunk)])
+        total = total.to(rows.device) + symmetric_product(rows.T, rows.T).double()
+    return total
