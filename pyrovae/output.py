@@ -1,4 +1,4 @@
-"""A scoreboard as a folder of files, written whole or not at all."""
+"""What the commands write: a scoreboard as a folder of files, and where files may go; whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyrovae import checkpoint, interchange, plots
+from pyrovae.files import check_place
 from pyrovae.fit import FitResult
 
 if TYPE_CHECKING:
@@ -20,6 +21,15 @@ if TYPE_CHECKING:
 
 DRAWN_NUMBERS = 4_000_000  # of a model's draws of z in its ArviZ file, about
 MARK = "scoreboard.json"  # a folder that holds it is earlier output, and may be replaced
+EVALUATION = "pyrovae evaluation, version 1"
+MARKS = {  # a file that has one of these in its beginning is earlier output, and may be replaced
+    ".pt": (checkpoint.FORMAT.encode(),),
+    ".json": (f'"format": "{EVALUATION}"'.encode(),),
+    ".png": (b"Software\0pyrovae",),
+    ".npz": (b"pyrovae_space.npy",),
+    ".csv": (b"sample_1", b"mean_1"),
+}
+BEGINNING = 2**16  # bytes
 
 
 def check_folder(folder: str | Path) -> Path:
@@ -48,7 +58,35 @@ def check_folder(folder: str | Path) -> Path:
     return folder
 
 
-def save(board: Scoreboard, folder: str | Path) -> Path:
+def check_file(out: str | Path, *suffixes: str) -> Path:
+    """Whether a file can be written, asked before the work is done rather than after.
+
+    Args:
+        out: The file, in a folder that exists; new, or earlier output, which is to be replaced.
+        suffixes: How its name may end.
+
+    Raises:
+        ValueError: If its name ends otherwise, or it is there and no earlier output.
+        OSError: If its folder is not there or cannot be written, or it is a folder itself.
+    """
+    out = Path(out)
+    suffix = out.suffix.lower()
+    if suffix not in suffixes:
+        raise ValueError(f"`out` must be a file with a name in {' or '.join(suffixes)}, got {str(out)!r}.")
+    check_place(out, "out")
+    if not os.access(out.parent, os.W_OK):
+        raise PermissionError(f"`out` must be in a folder that can be written, got {str(out)!r}; name another.")
+    if out.exists():
+        with out.open("rb") as file:
+            beginning = file.read(BEGINNING)
+        if not any(mark in beginning for mark in MARKS[suffix]):
+            raise ValueError(
+                f"`out` must be new or earlier output, got {str(out)!r}, which is another file; name another."
+            )
+    return out
+
+
+def save(board: Scoreboard, folder: str | Path, *, description: Mapping[str, Any] | None = None) -> Path:
     """Write everything that a scoreboard knows to a folder.
 
     ``scoreboard.json``, ``.csv`` and ``.png``; ``training.png``, ``samples.png`` and ``latents.png``; for every model
@@ -58,6 +96,7 @@ def save(board: Scoreboard, folder: str | Path) -> Path:
     Args:
         board: The scoreboard.
         folder: New, empty, or earlier output, which is replaced.
+        description: Written beside every model; see :func:`pyrovae.checkpoint.save`.
 
     Returns:
         The folder.
@@ -69,7 +108,7 @@ def save(board: Scoreboard, folder: str | Path) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        _write(board, scratch)
+        _write(board, scratch, description)
         scratch.chmod(0o755)
         if folder.is_dir():
             shutil.rmtree(folder)
@@ -79,7 +118,7 @@ def save(board: Scoreboard, folder: str | Path) -> Path:
     return folder
 
 
-def _write(board: Scoreboard, folder: Path) -> None:
+def _write(board: Scoreboard, folder: Path, description: Mapping[str, Any] | None) -> None:
     table = board.to_dataframe()
     table.to_csv(folder / "scoreboard.csv")
     content = {
@@ -108,7 +147,7 @@ def _write(board: Scoreboard, folder: Path) -> None:
     largest = len(board.data) * max(getattr(model, "latent_dim", 1) for model in models.values())
     draws = board.to_inference_data(num_draws=max(4, min(100, DRAWN_NUMBERS // largest)))
     for name, file in file_names(models).items():
-        checkpoint.save(models[name], folder / "models" / f"{file}.pt")
+        checkpoint.save(models[name], folder / "models" / f"{file}.pt", description=description)
         interchange.to_netcdf(draws[name], folder / "arviz" / f"{file}.nc")
 
 

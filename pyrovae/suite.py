@@ -7,19 +7,19 @@ validation likelihood.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 
-from pyrovae import fit
+from pyrovae import fit, recipes
 from pyrovae.data import DataSet, Observations
+from pyrovae.data.observations import MASSES
 from pyrovae.fit import FitResult
-from pyrovae.models import PPCA, VAE, Bernoulli, BernoulliMixture, Gaussian, GaussianMixture
-from pyrovae.models.base import TractableModel
+from pyrovae.models import PPCA, BernoulliMixture, GaussianMixture
+from pyrovae.models.base import LatentVariableModel, TractableModel
 from pyrovae.models.gmm import Covariance
 from pyrovae.seeding import seeded
 
@@ -27,9 +27,9 @@ FORMS: tuple[Covariance, ...] = ("full", "diag")
 COMPONENTS = (2, 3, 5, 10, 20, 30, 60, 100)
 LARGE_COMPONENTS: dict[str, tuple[int, ...]] = {"full": (10,), "diag": (10, 30), "Bernoulli": (30, 100)}
 LATENT_DIMS = (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 80, 120, 200, 300, 400)
-RELATIVE_FLOORS = (1e-3, 4e-3, 1.6e-2)  # times the mean variance of a dimension
+RELATIVE_FLOORS = (recipes.FLOOR / 4, recipes.FLOOR, 4 * recipes.FLOOR)  # times the mean variance of a dimension
 PROBABILITY_FLOORS = (1e-3, 1e-2)  # of a mixture of Bernoullis
-SELECTION_NUMBERS = 4_000_000  # mixtures are chosen on so many numbers of the training data, N × D, at most
+SELECTION_NUMBERS = recipes.LARGE_NUMBERS  # mixtures are chosen on so many numbers of the training data, N × D, at most
 
 
 AnyMixture = GaussianMixture | BernoulliMixture
@@ -61,7 +61,8 @@ def standard_fits(
 ) -> Suite:
     """Fit one Gaussian, a mixture, probabilistic PCA and variational autoencoders, each every way it can be.
 
-    On binary data, whose likelihood is a mass, the mixture and the autoencoders are of Bernoullis.
+    On binary data, whose likelihood is a mass, the mixture and the autoencoders are of Bernoullis.  On integer pixels
+    there are autoencoders only, with discretised logistics: no model here has an exact mass of integers.
 
     Args:
         dataset: Train and validation splits; the test split is not looked at.
@@ -81,19 +82,20 @@ def standard_fits(
         raise ValueError("`dataset` must have validation data, on which the baselines are chosen, got None.")
     builder = _Builder(dataset.train, dataset.valid, device, seed, progress, report)
     builder.check(latent_dim, num_components)
-    size = latent_dim or min(16 if builder.num_dims >= 256 else 8, max(1, builder.num_dims - 1))
-    if dataset.train.space.support == "boolean":
+    size = latent_dim or recipes.default_latent_dim(builder.num_dims)
+    support = dataset.train.space.support
+    if support == "boolean":
         builder.mixture(num_components)
-        builder.autoencoder(f"VAE-{size}", size, Bernoulli(), num_epochs)
-        builder.autoencoder(f"linear VAE-{size}", size, Bernoulli(), num_epochs, hidden=())
+        builder.autoencoder(f"VAE-{size}", size, num_epochs)
+        builder.autoencoder(f"linear VAE-{size}", size, num_epochs, hidden=())
         return Suite(builder.fits, tuple(builder.chosen))
-    builder.gaussian()
-    builder.mixture(num_components)
-    if builder.num_dims > 1:
-        builder.ppca(latent_dim)
-    floor = _round(RELATIVE_FLOORS[1] * builder.variance)
-    builder.autoencoder(f"VAE-{size}, one σ", size, Gaussian("shared", floor), num_epochs)
-    builder.autoencoder(f"VAE-{size}, σ(z)", size, Gaussian("decoder", floor), num_epochs)
+    if support != "integer":
+        builder.gaussian()
+        builder.mixture(num_components)
+        if builder.num_dims > 1:
+            builder.ppca(latent_dim)
+    builder.autoencoder(f"VAE-{size}, one σ", size, num_epochs, scale="shared")
+    builder.autoencoder(f"VAE-{size}, σ(z)", size, num_epochs, scale="decoder")
     return Suite(builder.fits, tuple(builder.chosen))
 
 
@@ -113,8 +115,7 @@ class _Builder:
         self.seed, self.progress, self.report = seed, progress, report
         self.num_dims = train.num_dims
         self.large = train.x.numel() > SELECTION_NUMBERS
-        self.variance = train.x.double().var(0, correction=0).mean().clamp_min(1e-12).item()
-        self.floors = [_round(relative * self.variance) for relative in RELATIVE_FLOORS]
+        self.floors = [recipes.relative_floor(train, relative) for relative in RELATIVE_FLOORS]
         self.fits: dict[str, FitResult] = {}
         self.chosen: list[str] = []
 
@@ -123,10 +124,9 @@ class _Builder:
         for name, size in (("latent_dim", latent_dim), ("num_components", num_components)):
             if size is not None and size < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {size}.")
-        binary = self.train.space.support == "boolean"
         if (self.train.x == self.train.x[0]).all():
             raise ValueError("`dataset` must hold training data that differ, got one value throughout.")
-        if latent_dim is not None and latent_dim >= self.num_dims > 1 and not binary:
+        if latent_dim is not None and latent_dim >= self.num_dims > 1 and self.train.space.support not in MASSES:
             raise ValueError(
                 f"`latent_dim` must be below the number of dimensions, {self.num_dims}, got {latent_dim}; "
                 "probabilistic PCA would have no noise left to model."
@@ -166,8 +166,7 @@ class _Builder:
         tolerance, iterations = (1e-3, 30 if binary else 8) if self.large else (1e-6, 1000)
         self.fits[f"{name}, EM"] = self._em(chosen, self.train, tolerance, iterations, planned=self.large)
         self.report(f"{name}: SVI, z enumerated")
-        lr = 0.03 if binary else 2e-3
-        self.fits[f"{name}, SVI"] = self._svi(chosen, batch_size=128, num_steps=60 if self.large else 450, lr=lr)
+        self.fits[f"{name}, SVI"] = self._svi("bernoulli-mixture" if binary else "gmm", chosen)
 
     def _mixtures(self, num_components: int | None, num_data: int) -> list[AnyMixture]:
         """The candidates: every K worth trying, form of the covariance and floor."""
@@ -190,7 +189,7 @@ class _Builder:
             if latent_dim is None
             else [latent_dim]
         )
-        floor = _round(1e-6 * self.variance)
+        floor = recipes.relative_floor(self.train, recipes.NOISE_FLOOR)
         candidates = [PPCA(q, (self.num_dims,), floor).to(self.device) for q in dims]
         self.report(f"probabilistic PCA: closed form at {len(dims)} latent dimensions")
         selection = fit.select(candidates, lambda m: fit.closed_form(m, self.train), self.valid, progress=self.progress)
@@ -204,34 +203,13 @@ class _Builder:
             chosen, self.train, tolerance, iterations, planned=self.large, accelerate=True
         )
         self.report(f"{name}: SVI, guide = exact posterior")
-        self.fits[f"{name}, SVI"] = self._svi(
-            chosen, batch_size=2048, num_steps=400, lr=0.03 * math.sqrt(self.variance / 0.07)
-        )
+        self.fits[f"{name}, SVI"] = self._svi("ppca", chosen)
 
-    def autoencoder(
-        self,
-        name: str,
-        latent_dim: int,
-        likelihood: Bernoulli | Gaussian,
-        num_epochs: int | None,
-        hidden: Sequence[int] = (256, 256),
-    ) -> None:
+    def autoencoder(self, name: str, latent_dim: int, num_epochs: int | None, **options: Any) -> None:
         """A variational autoencoder by SVI, the best on validation data kept."""
         self.report(f"{name}: SVI")
-        batch_size = 256 if self.large else 64
-        epochs = num_epochs or max(20, 1700 // math.ceil(len(self.train) / batch_size))
-        vae = VAE(latent_dim, self.train.data_shape, likelihood, hidden, activation="silu").to(self.device)
-        self.fits[f"{name}, SVI"] = fit.svi(
-            vae,
-            self.train,
-            valid=self.valid,
-            num_epochs=min(epochs, 400),
-            batch_size=batch_size,
-            lr=3e-3,
-            schedule="one_cycle",
-            seed=self.seed,
-            progress=self.progress,
-        )
+        vae = recipes.build("vae", self.train, latent_dim=latent_dim, **options).to(self.device)
+        self.fits[f"{name}, SVI"] = self._svi("vae", vae, valid=self.valid, num_epochs=num_epochs)
 
     def _em(
         self,
@@ -260,18 +238,11 @@ class _Builder:
                 progress=self.progress,
             )
 
-    def _svi(self, model: TractableModel, batch_size: int, num_steps: int, lr: float) -> FitResult:
-        """SVI for about so many steps."""
-        steps_per_epoch = math.ceil(len(self.train) / batch_size)
-        return fit.svi(
-            model,
-            self.train,
-            num_epochs=math.ceil(num_steps / steps_per_epoch),
-            batch_size=batch_size,
-            lr=lr,
-            seed=self.seed,
-            progress=self.progress,
-        )
+    def _svi(self, kind: str, model: LatentVariableModel, **options: Any) -> FitResult:
+        """SVI as suits the kind of model and the data, but for the options that are not None."""
+        given = {name: value for name, value in options.items() if value is not None}
+        arguments = {**recipes.svi_options(kind, self.train), **given}
+        return fit.svi(model, self.train, seed=self.seed, progress=self.progress, **arguments)
 
     def _mixture(self, num_components: int, covariance: Covariance, floor: float) -> GaussianMixture:
         return GaussianMixture(num_components, (self.num_dims,), covariance, floor).to(self.device)
@@ -297,8 +268,3 @@ class _Builder:
 
 def _floor(selection: fit.Selection) -> str:
     return f"{cast(AnyMixture, selection.best.model).floor:.2g}"
-
-
-def _round(value: float) -> float:
-    """To two significant digits, so that a reported floor is the floor."""
-    return float(f"{value:.1e}")

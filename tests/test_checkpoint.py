@@ -1,6 +1,7 @@
 """A model that was saved is the same model when it is loaded, and loading runs no code of the file."""
 
 import itertools
+import math
 import os
 import pickle
 import subprocess
@@ -16,13 +17,16 @@ from pyrovae import (
     PPCA,
     VAE,
     Bernoulli,
+    BernoulliMixture,
     ContinuousBernoulli,
     CrossEntropyLoss,
     DiscretizedLogistic,
+    FactorAnalysis,
     FullGaussian,
     Gaussian,
     GaussianMixture,
     LowRankGaussian,
+    PPCAMixture,
     checkpoint,
     evaluate,
 )
@@ -52,6 +56,9 @@ MODELS = {
         for covariance in ("full", "tied", "diag", "spherical")
     },
     "PPCA": lambda: PPCA(2, D, floor=0.1),
+    "factor analysis": lambda: FactorAnalysis(2, D, floor=0.1),
+    "mixture of PPCAs": lambda: PPCAMixture(3, 2, D, floor=0.1),
+    "Bernoulli mixture": lambda: BernoulliMixture(3, D, floor=0.1),
     "Bernoulli VAE": lambda: VAE(2, D, Bernoulli(), hidden=(8,)),
     **{
         f"Gaussian VAE, {scale}": lambda scale=scale: VAE(2, D, Gaussian(scale, 0.01), (8, 6), "silu")
@@ -101,7 +108,7 @@ def test_what_is_loaded_is_what_was_saved_to_the_last_bit(model, dtype, tmp_path
 
 def test_in_a_new_process_too(tmp_path):
     expected = {}
-    for number, build in enumerate([*MODELS.values()][::5]):
+    for number, build in enumerate([*MODELS.values()][:8] + [*MODELS.values()][8::5]):
         model = random_parameters(build())
         checkpoint.save(model, tmp_path / f"{number}.pt")
         expected[number] = values(model)
@@ -232,6 +239,49 @@ def test_another_version_is_refused(tmp_path):
 def test_a_missing_file_is_said_to_be_missing(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"`path` must be a file .*nothing.pt', which is no file"):
         checkpoint.load(tmp_path / "nothing.pt")
+
+
+@pytest.mark.parametrize("state", [[1], {"weight": 3}, {"weight": torch.zeros(1), "nested": {}}])
+def test_a_state_that_is_none_is_refused(state, tmp_path):
+    torch.save({"format": checkpoint.FORMAT, "model": "PPCA", "config": None, "state": state}, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=r"`path` must be a file written by checkpoint.save"):
+        checkpoint.load(tmp_path / "model.pt", PPCA(2, D))
+
+
+@pytest.mark.parametrize("config", [{}, {"data_shape": 3}, {"data_shape": [4], "latent_dim": 9}, {"likelihood": []}])
+def test_a_description_that_no_model_has_is_refused(config, tmp_path):
+    torch.save({"format": checkpoint.FORMAT, "model": "PPCA", "config": config, "state": {}}, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=r"`path` holds no PPCA that can be built|`into` must be given"):
+        checkpoint.load(tmp_path / "model.pt")
+
+
+def test_a_folder_that_is_not_there_is_said_to_be_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"`path` must be a file in a folder that exists, .* make it first"):
+        checkpoint.save(PPCA(2, D), tmp_path / "nowhere" / "model.pt")
+    assert not os.listdir(tmp_path)
+
+
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(IsADirectoryError, match=r"`path` must be a file, got .* which is a folder"):
+        checkpoint.save(PPCA(2, D), tmp_path)
+
+
+def test_a_description_is_kept_beside_the_model(tmp_path):
+    description = {"data": "digits", "numbers": [1, 0.1, None, True], "nested": {"ε": math.pi}}
+    path = checkpoint.save(PPCA(2, D), tmp_path / "model.pt", description=description)
+    assert checkpoint.describe(path) == description
+    assert checkpoint.describe(checkpoint.save(PPCA(2, D), path)) is None
+    with pytest.raises(TypeError, match=r"`description` must hold plain values, as JSON does, got others: .*Tensor"):
+        checkpoint.save(PPCA(2, D), path, description={"x": torch.zeros(1)})
+
+
+def test_a_file_of_an_earlier_release_has_no_description(tmp_path):
+    path = checkpoint.save(PPCA(2, D), tmp_path / "model.pt", description={"data": "digits"})
+    content = torch.load(path, weights_only=True)
+    del content["description"]
+    torch.save(content, path)
+    assert checkpoint.describe(path) is None
+    assert checkpoint.load(path).latent_dim == 2
 
 
 def test_nothing_is_left_behind_when_saving_fails(tmp_path, monkeypatch):

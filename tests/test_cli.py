@@ -1,5 +1,6 @@
-"""The command: what it prints and writes, and one sentence for what cannot be done, before the work starts."""
+"""The command, and `compare`: what it prints and writes, and one sentence for what cannot be done."""
 
+import json
 import os
 import re
 import tempfile
@@ -12,12 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from pyrovae import cli, data, fit, suite
+from pyrovae import cli, data, fit, output, suite
+from pyrovae.cli import options as shared
 
 NUM_DATA, D = 60, 3
 NAMES = [
     *("--latent-dim", "--components", "--epochs", "--particles", "--seeds", "--out"),
-    *("--observations", "--transform", "--device", "--seed", "--quiet"),
+    *("--observations", "--transform", "--max-images", "--threads", "--device", "--seed", "--quiet"),
 ]
 
 
@@ -94,6 +96,19 @@ def test_the_folder_is_written(finished):
     assert len(os.listdir(out / "models")) == len(os.listdir(out / "arviz")) == 8
 
 
+@pytest.mark.parametrize("name", ["PPCA-1, EM", "VAE-1, one σ, SVI"])
+def test_a_model_in_the_folder_is_evaluated_to_its_row(name, finished, tmp_path):
+    out, result = finished[3], tmp_path / "result.json"
+    model = out / "models" / f"{output.slug(name)}.pt"
+    with redirect_stdout(StringIO()):
+        assert cli.main(["evaluate", str(model), "--particles", "20", "--quiet", "--out", str(result)]) == 0
+    rows = json.loads((out / "scoreboard.json").read_text(encoding="utf-8"))["rows"]
+    row = next(row for row in rows if row["name"] == name)
+    values = json.loads(result.read_text(encoding="utf-8"))["values"]
+    assert values["log_likelihood"] == pytest.approx(row["mean"], rel=1e-9)
+    assert values["num_free_parameters"] == row["num_free_parameters"]
+
+
 def test_binary_digits_and_progress_on_standard_error(monkeypatch, capsys):
     original = fit.svi
     monkeypatch.setattr(fit, "svi", lambda *a, **options: original(*a, **{**options, "num_epochs": 1}))
@@ -109,7 +124,7 @@ def test_a_fit_that_did_not_converge_is_noted_once(monkeypatch, capsys):
         for _ in range(2):
             warnings.warn("EM did not converge within `max_iterations` = 3", fit.ConvergenceWarning, stacklevel=1)
 
-    monkeypatch.setattr(cli, "_compare", warn)
+    monkeypatch.setattr("pyrovae.cli.compare.run", warn)
     assert cli.main(["compare"]) == 0
     assert capsys.readouterr().err == "pyrovae: note: EM did not converge within `max_iterations` = 3\n"
 
@@ -152,7 +167,7 @@ def test_version(capsys):
 def test_tables_are_standardised_unless_told_otherwise(name, options, transform, monkeypatch):
     seen = {}
     monkeypatch.setattr(data, "load", lambda name, **arguments: seen.update(arguments))
-    cli._load(cli.build_parser().parse_args(["compare", name, *options]))
+    shared.load(cli.build_parser().parse_args(["compare", name, *options]), torch.float64)
     assert seen["transform"] == transform
 
 
@@ -311,7 +326,7 @@ def test_what_goes_wrong_later_is_one_line_too(error, status, message, monkeypat
     def fail(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(cli, "standard_fits", fail)
+    monkeypatch.setattr("pyrovae.cli.compare.standard_fits", fail)
     assert cli.main(["compare", "--quiet"]) == status
     out, err = capsys.readouterr()
     assert out == ""
@@ -323,4 +338,4 @@ def test_the_library_and_the_command_mean_the_same_options():
     """Every argument of the suite that the command offers under another name is called by that name in messages."""
     for argument in ("latent_dim", "num_components", "num_epochs"):
         assert argument in suite.standard_fits.__kwdefaults__
-        assert cli.OPTIONS[argument].startswith("--")
+        assert shared.NAMES[argument].startswith("--")

@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "pyrovae"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LEVEL = {
     "data": 0,
+    "files": 0,
     "seeding": 0,
     "models": 1,
     "fit": 2,
@@ -19,6 +20,8 @@ LEVEL = {
     "scoreboard": 3,
     "plots": 3,
     "suite": 3,
+    "recipes": 3,
+    "origin": 3,
     "checkpoint": 3,
     "interchange": 3,
     "output": 3,

@@ -84,6 +84,19 @@ def test_binary_data_have_bernoulli_models_only(quick_svi):
     assert [line.partition(":")[0] for line in binary.chosen] == ["Bernoulli mixture"]
 
 
+def test_integers_have_autoencoders_only(quick_svi):
+    """No exact model here has a mass on integers."""
+    whole = data_set("boolean")
+    integers = DataSet("toy", *(Observations(part.x, space=Space("toy", "integer", levels=2)) for part in whole))
+    fits = suite.standard_fits(integers, latent_dim=4, progress=False).fits
+    assert list(fits) == ["VAE-4, one σ, SVI", "VAE-4, σ(z), SVI"]
+    likelihoods = [result.model.config["likelihood"] for result in fits.values()]
+    assert [(each["kind"], each["levels"], each["scale"]) for each in likelihoods] == [
+        ("DiscretizedLogistic", 2, "shared"),
+        ("DiscretizedLogistic", 2, "decoder"),
+    ]
+
+
 def test_one_column_has_no_principal_components(quick_svi):
     whole = data_set()
     column = DataSet("toy", *(Observations(part.x[:, :1], space=part.space) for part in whole))
@@ -142,6 +155,13 @@ def test_sizes_that_are_given_are_taken(quick_svi):
     assert "PPCA-2, EM" in given.fits
     assert "VAE-2, one σ, SVI" in given.fits
     assert given.chosen[2] == "probabilistic PCA: latent dimension 2"  # a choice of one is none
+
+
+def test_epochs_that_are_given_are_taken(quick_svi):
+    before = len(quick_svi)
+    suite.standard_fits(data_set("boolean"), num_components=2, num_epochs=401, progress=False)
+    given = [options["num_epochs"] for model, options in quick_svi[before:] if isinstance(model, VAE)]
+    assert given == [401, 401]
 
 
 def test_autoencoders_are_chosen_by_epoch_on_validation_data_and_mixtures_trained_to_the_end(standard, quick_svi):

@@ -118,7 +118,8 @@ def load(
         x = grey if source.levels == 2 else torch.bernoulli(grey, generator=generator)
     elif observations == "integer":
         top = cast(int, source.levels) - 1
-        x, space = source.x.double() / top, Space(f"{source.name}, integers v as v/{top}", "integer")
+        space = Space(f"{source.name}, integers v as v/{top}", "integer", levels=top + 1)
+        x = source.x.double() / top
     else:
         x, space = _continuous(source, dequantize, dtype, generator)
 
@@ -235,7 +236,7 @@ def _grey(source: Source) -> tuple[Tensor, Space]:
     return x, Space(f"{source.name}, {'as given' if exact else 'binarized by Bernoulli(x)'}", "boolean")
 
 
-class _Logit(Transform):
+class Logit(Transform):
     """y = log x − log(1 − x), as torch's ``SigmoidTransform().inv``, which can be neither copied nor pickled."""
 
     domain = constraints.unit_interval
@@ -244,7 +245,7 @@ class _Logit(Transform):
     sign = +1
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Logit)
+        return isinstance(other, Logit)
 
     __hash__ = Transform.__hash__
 
@@ -267,7 +268,7 @@ def _logit(x: Tensor, alpha: float) -> tuple[Transform, str]:
             "`transform` must be 'standardize' or None for values outside [0, 1], got 'logit' for values from "
             f"{x.min():g} to {x.max():g}; rescale them."
         )
-    return ComposeTransform([AffineTransform(alpha, 1 - 2 * alpha), _Logit()]), f"logit, alpha {alpha:g}"
+    return ComposeTransform([AffineTransform(alpha, 1 - 2 * alpha), Logit()]), f"logit, alpha {alpha:g}"
 
 
 def _standardize(x: Tensor) -> tuple[Transform, str]:

@@ -32,7 +32,7 @@ class Space:
         support: ``"boolean"`` (a probability mass on {0, 1}), ``"integer"`` (a mass on integers, or on evenly spaced
             levels that stand for them), ``"real"`` (a density), or None when nobody has said.
         levels: For dequantised integers the number of integer levels in one unit of the reference space, so that
-            bits per dimension can be quoted; None where that has no meaning.
+            bits per dimension can be quoted; for integers themselves the number of their levels; else None.
         transform: An invertible, elementwise :class:`torch.distributions.Transform`, reference → x.
         transform_name: How it is called in a message or a table.
 

@@ -263,6 +263,7 @@ def test_integers_are_the_levels_themselves(pixels):
     v = torch.cat([part.x for part in d]).double() * 255
     torch.testing.assert_close(v, torch.from_numpy(np.load(pixels)).flatten(1).double(), rtol=0, atol=1e-4)
     assert (d.train.space.support, d.train.space.reference) == ("integer", "pixels.npy, integers v as v/255")
+    assert d.train.space.levels == 256
     vae = VAE(1, d.train.data_shape, DiscretizedLogistic(), hidden=(4,))
     assert vae.as_input(d.train).shape == d.train.x.shape
     digits = load("digits", observations="integer")

@@ -1,0 +1,86 @@
+"""``pyrovae compare``: every model on one data set, ranked in nats."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+
+import torch
+
+from pyrovae import output
+from pyrovae.cli import options as shared
+from pyrovae.scoreboard import compare
+from pyrovae.suite import standard_fits
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to the parser's commands."""
+    parser = commands.add_parser(
+        "compare",
+        parents=[shared.data_options(), shared.size_options(), shared.run_options()],
+        help="fit a Gaussian, a mixture, PPCA and VAEs, and rank them in nats per datum on test data",
+        description="Fit one Gaussian, a Gaussian mixture, probabilistic PCA and variational autoencoders, each every "
+        "way it can be, and rank them by log p(x) on test data, in nats per datum.  The exact models are chosen on "
+        "validation data.",
+    )
+    parser.add_argument(
+        "--particles",
+        dest="num_particles",
+        type=shared.positive,
+        default=1000,
+        metavar="S",
+        help="importance samples for each datum (default 1000)",
+    )
+    parser.add_argument(
+        "--seeds",
+        type=shared.positive,
+        default=1,
+        metavar="N",
+        help="fit everything with N seeds and show the spread (default 1)",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="FOLDER",
+        help="write table, pictures, ArviZ files and fitted models there, whole or not at all",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Do what was asked."""
+    began = time.perf_counter()
+    say = shared.reporter(options)
+    progress = False if options.quiet else None
+    device = shared.device_of(options.device)
+    if options.out is not None:
+        output.check_folder(options.out)
+    dataset = shared.load(options, torch.float64)
+    say(shared.describe(dataset))
+    shared.set_threads(options.threads, dataset.train.x.numel())
+    suite = standard_fits(
+        dataset,
+        latent_dim=options.latent_dim,
+        num_components=options.num_components,
+        num_epochs=options.num_epochs,
+        device=device,
+        seed=options.seed,
+        progress=progress,
+        report=say,
+    )
+    say("scoreboard: log p(x) of the test data")
+    board = compare(
+        suite.fits,
+        dataset.test,
+        num_particles=options.num_particles,
+        seeds=options.seeds,
+        seed=options.seed,
+        progress=progress,
+    )
+    print(board)
+    if suite.chosen:
+        print("\n".join(["Chosen on validation data:", *(f"  {line}" for line in suite.chosen)]))
+    if options.out is not None:
+        description = {"data": shared.origin_of(options, dataset).to_plain()}
+        print(f"Written to {output.save(board, options.out, description=description)}")
+    say(f"{time.perf_counter() - began:.0f} s in all")

@@ -1,0 +1,152 @@
+"""``pyrovae sample``: what a fitted model generates."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyrovae import checkpoint, output
+from pyrovae.cli import options as shared
+from pyrovae.data.observations import MASSES
+from pyrovae.files import written_whole
+from pyrovae.models.base import LatentVariableModel
+from pyrovae.origin import Origin, in_reference
+from pyrovae.plots.images import Row, caption, grey_limits, image_rows
+
+COLUMNS = 8  # of pictures, if there are no classes
+MOST_COLUMNS = 20
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to the parser's commands."""
+    parser = commands.add_parser(
+        "sample",
+        parents=[shared.run_options("draws")],
+        help="write what a model in a file generates",
+        description="Ancestral samples of a model that pyrovae fit or pyrovae compare has written: z from the prior, "
+        "then x from p(x given z), in the reference space of the data, which are not needed.  No code of the file is "
+        "run.",
+    )
+    parser.add_argument("file", metavar="FILE", help="the model")
+    parser.add_argument("--number", type=shared.positive, default=64, metavar="N", help="how many (default 64)")
+    parser.add_argument(
+        "--means", action="store_true", help="E[x given z] in their place: smoother, and no samples of the model"
+    )
+    parser.add_argument(
+        "--label",
+        type=shared.seed,
+        metavar="Y",
+        help="the class, for a model of p(x given y); default: the classes in turn",
+    )
+    parser.add_argument(
+        "--out",
+        required=True,
+        metavar="FILE",
+        help=".png, a picture of images; .npz, an array called samples (or means), with z and labels; or .csv, with "
+        "columns sample_1, … (or mean_1, …); earlier output is replaced",
+    )
+    parser.set_defaults(run=run)
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What a model generated, in the reference space of its data.
+
+    Args:
+        x: Shape (N, D), float64.
+        z: What they came from, shape (N, ...).
+        labels: Their classes, shape (N,), or None.
+        means: Whether they are means of p(x given z), and no samples.
+        model: The model.
+        origin: Its data.
+    """
+
+    x: Tensor
+    z: Tensor
+    labels: Tensor | None
+    means: bool
+    model: LatentVariableModel
+    origin: Origin
+
+
+def run(options: argparse.Namespace) -> None:
+    """Do what was asked."""
+    device = shared.device_of(options.device)
+    out = output.check_file(options.out, *WRITERS)
+    model = checkpoint.load(options.file, device=device)
+    origin = shared.saved_origin(options.file)
+    if out.suffix.lower() == ".png" and (origin.image_shape or (0,))[0] not in (1, 3):
+        raise ValueError(
+            f"`out` must be a .npz or .csv file for data that are no images to be shown, got {out.name!r}."
+        )
+    if options.label is not None and model.num_classes is not None and options.label >= model.num_classes:
+        raise ValueError(f"`labels` must be a class of the model, 0, …, {model.num_classes - 1}, got {options.label}.")
+    shared.set_threads(options.threads, options.number * math.prod(model.data_shape or ()))
+    generate = model.sample_means if options.means else model.sample
+    x, z = generate(options.number, labels=options.label, seed=options.seed)
+    x = in_reference(x.flatten(1), origin.space)
+    generated = Generated(x, z.cpu(), _labels(model, options), options.means, model, origin)
+    with written_whole(out) as temporary:
+        WRITERS[out.suffix.lower()](generated, temporary)
+    what = "means E[x given z], no samples," if options.means else "samples"
+    print(f"{options.number:,} {what} in the space {origin.space.reference!r} written to {out}")
+
+
+def _labels(model: LatentVariableModel, options: argparse.Namespace) -> Tensor | None:
+    """The classes that were generated."""
+    if model.num_classes is None:
+        return None
+    if options.label is not None:
+        return torch.full((options.number,), options.label)
+    return torch.arange(options.number) % model.num_classes
+
+
+def _write_arrays(generated: Generated, path: Path) -> None:
+    x = generated.x.reshape(-1, *(generated.origin.image_shape or generated.x.shape[1:]))
+    arrays = {
+        "pyrovae_space": np.array(generated.origin.space.reference),  # first: output.check_file knows it by this
+        "means" if generated.means else "samples": x.numpy(),
+        "z": generated.z.numpy(),
+    }
+    if generated.labels is not None:
+        arrays["labels"] = generated.labels.numpy()
+    with path.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def _write_table(generated: Generated, path: Path) -> None:
+    import pandas as pd
+
+    stem = "mean" if generated.means else "sample"
+    table = pd.DataFrame(generated.x.numpy(), columns=[f"{stem}_{d + 1}" for d in range(generated.x.shape[1])])
+    if generated.labels is not None:
+        table["label"] = generated.labels.numpy()
+    table.to_csv(path, index=False)
+
+
+def _write_picture(generated: Generated, path: Path) -> None:
+    origin, kind = generated.origin, type(generated.model).__name__
+    shape = cast(tuple[int, ...], origin.image_shape)
+    x, columns = generated.x, COLUMNS
+    if generated.labels is not None and (generated.labels != generated.labels[0]).any():
+        columns = min(cast(int, generated.model.num_classes), MOST_COLUMNS)  # a column is a class
+    pixels = origin.space.levels is not None or origin.space.support in MASSES
+    limits = (0.0, 1.0) if pixels else grey_limits(x)
+    what = "means E[x given z], not samples" if generated.means else "ancestral samples x ~ p(x given z)"
+    title = f"{kind} of {origin.space.reference}: {what}"
+    said = caption(limits, shape, {kind: x}, {kind: (generated.model, origin.space)})
+    rows = [Row("", part) for part in x.split(columns)]
+    figure, panels = image_rows(rows, shape, limits, title, said)
+    for axes in panels:
+        axes.set_anchor("C")  # there is no label beside it
+    figure.savefig(path, dpi=150, format="png", metadata={"Software": "pyrovae", "Title": title})
+
+
+WRITERS = {".png": _write_picture, ".npz": _write_arrays, ".csv": _write_table}
