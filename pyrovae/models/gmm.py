@@ -24,7 +24,7 @@ from pyrovae.models.base import (
 )
 from pyrovae.models.kernels import lower_triangular_product, symmetric_product
 from pyrovae.models.missing import ConditionalGaussians, column_means, fill_columns
-from pyrovae.models.mixture import MarginalGuide, Mixture, start_clusters
+from pyrovae.models.mixture import HELD_UP, MarginalGuide, Mixture, start_clusters
 
 if TYPE_CHECKING:
     import sklearn.mixture
@@ -435,18 +435,18 @@ class GaussianMixture(Mixture):
 
     @torch.no_grad()
     def degeneracies(self, statistics: dict[str, Tensor]) -> list[str]:
-        """Components with next to no data, and those whose data are flatter than half the floor, where not all are."""
+        """Components with next to no data, and those whose data are far flatter than the floor, where not all are."""
         shift, scatter = self._scatter(statistics)
         share = statistics["mass"] / statistics["mass"].sum()
         centred = self.means + shift - share @ (self.means + shift)
         own = self._of_one_form(scatter, statistics["mass"])
         if self.model.matrix_valued:
             whole = torch.einsum("k,kij->ij", share, scatter) + centred.T @ (centred * share[:, None])
-            flat = (torch.linalg.eigvalsh(own)[:, 0] < self.floor / 2) & (
+            flat = (torch.linalg.eigvalsh(own)[:, 0] < HELD_UP * self.floor) & (
                 torch.linalg.eigvalsh(whole)[0] > 10 * self.floor
             )
         else:
-            flat = ((own < self.floor / 2) & (share @ (scatter + centred.square()) > 10 * self.floor)).any(1)
+            flat = ((own < HELD_UP * self.floor) & (share @ (scatter + centred.square()) > 10 * self.floor)).any(1)
         names = ["the tied covariance"] if self.covariance == "tied" else [f"component {k}" for k in range(len(flat))]
         return super().degeneracies(statistics) + [
             f"{names[k]} is held up by the floor, {self.floor:g}, in a direction in which the data vary"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.models.base import Program, check_floor, derived
-from pyrovae.models.mixture import MarginalGuide, Mixture, start_clusters
+from pyrovae.models.mixture import HELD_UP, MarginalGuide, Mixture, start_clusters
 from pyrovae.models.ppca import PPCA
 
 
@@ -195,7 +195,9 @@ class PPCAMixture(Mixture):
         """Components with next to no data, and noises that the floor holds up, though the mixture varies by more."""
         spread = (self.means - self.weights @ self.means).square().mean(1)
         own = self.model.weight.square().sum(2).mean(1) + self.model.noise_variance()
-        flat = (self._regression(statistics)[1] < self.floor / 2) & (self.weights @ (own + spread) > 10 * self.floor)
+        flat = (self._regression(statistics)[1] < HELD_UP * self.floor) & (
+            self.weights @ (own + spread) > 10 * self.floor
+        )
         return super().degeneracies(statistics) + [
             f"the noise of component {k} is held up by the floor, {self.floor:g}"
             for k in flat.nonzero().flatten().tolist()
