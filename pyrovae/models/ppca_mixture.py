@@ -195,9 +195,9 @@ class PPCAMixture(Mixture):
         """Components with next to no data, and noises that the floor holds up, though the mixture varies by more."""
         spread = (self.means - self.weights @ self.means).square().mean(1)
         own = self.model.weight.square().sum(2).mean(1) + self.model.noise_variance()
-        flat = (self._regression(statistics)[1] < HELD_UP * self.floor) & (
-            self.weights @ (own + spread) > 10 * self.floor
-        )
+        varies = self.weights @ (own + spread) > 10 * self.floor
+        share = self.latent_dim / self.num_dims  # of σ² = ε, which the factors' own uncertainty leaves in any case
+        flat = varies & (self._regression(statistics)[1] < (share + HELD_UP) * self.floor)
         return super().degeneracies(statistics) + [
             f"the noise of component {k} is held up by the floor, {self.floor:g}"
             for k in flat.nonzero().flatten().tolist()
