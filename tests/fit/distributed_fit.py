@@ -34,7 +34,8 @@ def fits(distributed: bool) -> dict[str, dict[str, torch.Tensor]]:
     """The parameters of every model, and the traces, from the default starts."""
     result = {}
     for name, build in MODELS.items():
-        options = {"max_iterations": 15, "num_restarts": 2, "distributed": distributed, "accelerate": name == "full"}
+        # Not accelerated: an extrapolation's length is a ratio of differences that vanish, and magnifies rounding.
+        options = {"max_iterations": 15, "num_restarts": 2, "distributed": distributed}
         weight = torch.linspace(0.5, 2, 103) if name == "tied" else None
         fitted = fit.em(build(), data_for(name), sample_weight=weight, **options)
         result[name] = {**fitted.model.state_dict(), "trace": fitted.trace}
