@@ -1,0 +1,357 @@
+"""Where the ELBO loses: to the family of q, to the encoder that must serve every datum; and in EM, step by step.
+
+log p(x) − ELBO[q] = (log p(x) − ELBO[q*]) + (ELBO[q*] − ELBO[q]), q* being the best q of its family for this one datum:
+the approximation gap and the amortization gap.  The whole is KL(q(z given x) ‖ p(z given x)), known exactly where the
+posterior is.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from pyrovae.data import Observations
+from pyrovae.evaluate.importance import PAIRS, LogLikelihood
+from pyrovae.evaluate.joint import Joint, block_seed, evaluating, pairs_at_once
+from pyrovae.evaluate.latents import is_continuous, posteriors
+from pyrovae.evaluate.local import Family, GaussianPosteriors, as_gaussian, best_gaussians, log_weights_at
+from pyrovae.models.base import LatentVariableModel, Program, TractableModel, check_whole
+from pyrovae.seeding import seeded
+
+
+@dataclass(frozen=True, eq=False)
+class GapLedger:
+    """What the ELBO is short of log p(x), per datum, and why; nats, each shape (N,).
+
+    Attributes:
+        log_prob: log p(x), exact or the estimate given.
+        elbo: ELBO of the guide's q.
+        best_elbo: ELBO of q*, the best of ``family`` for the datum.
+        log_prob_standard_error, elbo_standard_error, best_elbo_standard_error: Monte-Carlo standard errors; 0 where
+            exact.
+        amortization_standard_error: That of :attr:`amortization_gap`, whose two ELBOs share their noise.
+        family: The family of q*.
+        method: ``"exact"``, all in closed form, or ``"optimized"``.
+        num_steps: The most steps that the search for q* took in any block of data.
+    """
+
+    log_prob: Tensor
+    elbo: Tensor
+    best_elbo: Tensor
+    log_prob_standard_error: Tensor
+    elbo_standard_error: Tensor
+    best_elbo_standard_error: Tensor
+    amortization_standard_error: Tensor
+    family: Family
+    method: Literal["exact", "optimized"]
+    num_steps: int = 0
+
+    @property
+    def gap(self) -> Tensor:
+        """log p(x) − ELBO = KL(q ‖ p(z given x))."""
+        return self.log_prob - self.elbo
+
+    @property
+    def approximation_gap(self) -> Tensor:
+        """log p(x) − ELBO[q*]: what the family cannot express.  With log p(x) bounded from below, so is this."""
+        return self.log_prob - self.best_elbo
+
+    @property
+    def approximation_standard_error(self) -> Tensor:
+        """Monte-Carlo standard error of :attr:`approximation_gap`."""
+        return (self.log_prob_standard_error.square() + self.best_elbo_standard_error.square()).sqrt()
+
+    @property
+    def amortization_gap(self) -> Tensor:
+        """ELBO[q*] − ELBO: what the encoder loses by serving all data.  Negative if q is outside of ``family``."""
+        return self.best_elbo - self.elbo
+
+    def __str__(self) -> str:
+        rows = [
+            ("log p(x)", self.log_prob, self.log_prob_standard_error),
+            ("approximation gap", -self.approximation_gap, self.approximation_standard_error),
+            (f"ELBO, best {self.family} q", self.best_elbo, self.best_elbo_standard_error),
+            ("amortization gap", -self.amortization_gap, self.amortization_standard_error),
+            ("ELBO", self.elbo, self.elbo_standard_error),
+        ]
+        lines = [f"{name:<22} {value.mean():12.4f} ± {_error_of_mean(error):.4f}" for name, value, error in rows]
+        return "\n".join([*lines, f"nats per datum, N = {len(self.elbo):,}, {self.method}; ± Monte-Carlo error"])
+
+
+@dataclass(frozen=True, eq=False)
+class EMLedger:
+    """One iteration of EM, from θ to θ', per datum; nats, each shape (N,).
+
+    With q = p(z given x; θ), the bound touches log p(x; θ).  The M step raises it, which opens KL(q ‖ p(z given x;
+    θ')); the E step of the next iteration closes that: log p(x; θ') = log p(x; θ) + ``raised`` + ``closed``.
+
+    Attributes:
+        log_prob_before: log p(x; θ), where the bound starts.
+        bound: ELBO of q at θ'.
+        log_prob_after: log p(x; θ'), to which the next E step lifts the bound.
+    """
+
+    log_prob_before: Tensor
+    bound: Tensor
+    log_prob_after: Tensor
+
+    @property
+    def raised(self) -> Tensor:
+        """What the M step raised the bound by; its sum over the data that it was fitted to is not negative."""
+        return self.bound - self.log_prob_before
+
+    @property
+    def closed(self) -> Tensor:
+        """KL(p(z given x; θ) ‖ p(z given x; θ')), which the next E step closes; not negative for any datum."""
+        return self.log_prob_after - self.bound
+
+    def __str__(self) -> str:
+        means = [each.mean().item() for each in (self.log_prob_before, self.raised, self.closed, self.log_prob_after)]
+        return "log p {:.6f}, bound raised by {:.6f}, KL closed {:.6f}, log p {:.6f} nats per datum".format(*means)
+
+
+@torch.no_grad()
+def posterior_gap(model: LatentVariableModel, data: Observations | Tensor, *, guide: Program | None = None) -> Tensor:
+    """KL(q(z given x) ‖ p(z given x)) in closed form, for a model whose posterior is known: all that the ELBO loses.
+
+    Args:
+        model: A tractable model, with a Gaussian or a categorical posterior.
+        data: N data.
+        guide: q; by default ``model.guide``.
+
+    Returns:
+        Tensor (N,), nats.
+
+    Raises:
+        TypeError: If the posterior is not known.
+
+    Example:
+        >>> from pyrovae import PPCA
+        >>> ppca = PPCA(latent_dim=1, data_shape=(3,))  # whose guide is the posterior
+        >>> posterior_gap(ppca, torch.zeros(2, 3)).abs().max().item() < 1e-12
+        True
+    """
+    pairs = zip(*_both(model, data, guide), strict=True)
+    return torch.cat([_kl(q, p) for q, p in pairs])
+
+
+def gap_ledger(
+    model: LatentVariableModel,
+    data: Observations | Tensor,
+    family: Family = "diag",
+    *,
+    log_prob: LogLikelihood | None = None,
+    method: Literal["auto", "exact", "optimized"] = "auto",
+    guide: Program | None = None,
+    num_particles: int = 1000,
+    step_particles: int = 16,
+    max_steps: int = 2000,
+    tolerance: float = 1e-3,
+    chunk_size: int | None = None,
+    seed: int = 0,
+) -> GapLedger:
+    """log p(x) − ELBO of every datum, split into what q's family costs and what amortization costs.
+
+    Where the posterior is known, all is in closed form: the best diagonal q of a Gaussian posterior with precision Λ
+        has
+    its mean and the variances 1/Λ_ii, at a distance of ½(Σ log Λ_ii − log|Λ|).  Otherwise q* is searched for, from the
+    guide's q, and both ELBOs are taken at noise that the search has not seen.
+
+    Args:
+        model: Any model with one latent site z of event shape (L,), unconstrained, and a Gaussian q.
+        data: N data.
+        family: That of q*: a Gaussian of ``"diag"`` or ``"full"`` covariance.
+        log_prob: log p(x) of these data as :func:`log_likelihood` or :func:`ais` gives it; left out for a tractable
+            model, which has it exactly.
+        method: ``"exact"``, ``"optimized"``, or ``"auto"``: exact if the model's posterior is known.
+        guide: q; by default ``model.guide``.
+        num_particles: Particles of the two ELBOs.
+        step_particles: Particles of a step of the search.
+        max_steps: Most steps of the search.
+        tolerance: Nats per datum; the search ends when 50 steps at its lowest rate gain less.
+        chunk_size: (particle, datum) pairs decoded at once; bounds the memory.
+        seed: Seed of all noise.
+
+    Returns:
+        The ledger.
+
+    Raises:
+        ValueError: If an argument is out of range, or log p(x) is neither known nor given.
+        TypeError: If q is no Gaussian.
+
+    Example:
+        >>> from pyrovae import PPCA
+        >>> ledger = gap_ledger(PPCA(latent_dim=2, data_shape=(5,)), torch.zeros(3, 5), "full")
+        >>> ledger.method, ledger.gap.abs().max().item() < 1e-12
+        ('exact', True)
+
+    Reference:
+        Cremer, Li and Duvenaud (2018), Inference suboptimality in variational autoencoders.
+    """
+    if family not in ("diag", "full"):
+        raise ValueError(f'`family` must be "diag" or "full", got {family!r}.')
+    if method not in ("auto", "exact", "optimized"):
+        raise ValueError(f'`method` must be "auto", "exact" or "optimized", got {method!r}.')
+    for name, value in (
+        ("num_particles", num_particles),
+        ("step_particles", step_particles),
+        ("max_steps", max_steps),
+    ):
+        check_whole(name, value, 2 if name == "num_particles" else 1)
+    known = hasattr(model, "posterior")
+    if method == "exact" or (method == "auto" and known):
+        return _exact_ledger(model, data, family, guide)
+    exact, error = _log_prob(model, data, log_prob)
+    elbo, best, steps = _optimized(
+        model, data, family, guide, num_particles, step_particles, max_steps, tolerance, chunk_size, seed
+    )
+    return GapLedger(
+        log_prob=exact.to(elbo.dtype),
+        elbo=elbo.mean(0),
+        best_elbo=best.mean(0),
+        log_prob_standard_error=error.to(elbo.dtype),
+        elbo_standard_error=_standard_error(elbo),
+        best_elbo_standard_error=_standard_error(best),
+        amortization_standard_error=_standard_error(best - elbo),
+        family=family,
+        method="optimized",
+        num_steps=steps,
+    )
+
+
+@torch.no_grad()
+def em_ledger(before: TractableModel, after: TractableModel, data: Observations | Tensor) -> EMLedger:
+    """One iteration of EM in two parts: how far the M step raised the bound, and the KL that the next E step closes.
+
+    Args:
+        before: The model with the parameters that the E step was taken at.
+        after: The same with those of the M step, or any others.
+        data: N data.
+
+    Returns:
+        The ledger.
+
+    Raises:
+        TypeError: If a model's posterior is not known.
+
+    Example:
+        >>> from pyrovae import GaussianMixture
+        >>> gmm = GaussianMixture(num_components=2, data_shape=(3,))
+        >>> em_ledger(gmm, gmm, torch.zeros(4, 3)).closed.max().item()
+        0.0
+
+    Reference:
+        Neal and Hinton (1998), A view of the EM algorithm that justifies incremental, sparse, and other variants.
+    """
+    closed = torch.cat([_kl(q, p) for q, p in zip(_known(before, data), _known(after, data), strict=True)])
+    log_prob_after = after.log_prob(data)
+    return EMLedger(before.log_prob(data), log_prob_after - closed, log_prob_after)
+
+
+def _exact_ledger(model: Any, data: Observations | Tensor, family: Family, guide: Program | None) -> GapLedger:
+    with torch.no_grad():
+        pairs = list(zip(*_both(model, data, guide), strict=True))
+        kl = torch.cat([_kl(q, p) for q, p in pairs])
+        smallest = torch.cat([_smallest_kl(p, family) for _, p in pairs])
+        log_prob = model.log_prob(data)
+    zeros = torch.zeros_like(log_prob)
+    return GapLedger(log_prob, log_prob - kl, log_prob - smallest, zeros, zeros, zeros, zeros, family, "exact")
+
+
+def _smallest_kl(posterior: Any, family: Family) -> Tensor:
+    """The distance from the nearest q of the family, for a block of exact posteriors, (n,)."""
+    if not is_continuous(posterior):
+        return torch.zeros_like(posterior.logits[..., 0])  # a categorical q is as good as any
+    if family == "full":
+        return torch.zeros_like(posterior.mean[..., 0])
+    factor = as_gaussian(posterior).scale_tril
+    precision = torch.cholesky_inverse(factor).diagonal(dim1=-2, dim2=-1)
+    return 0.5 * precision.log().sum(-1) + factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+
+def _optimized(
+    model: LatentVariableModel,
+    data: Observations | Tensor,
+    family: Family,
+    guide: Program | None,
+    num_particles: int,
+    step_particles: int,
+    max_steps: int,
+    tolerance: float,
+    chunk_size: int | None,
+    seed: int,
+) -> tuple[Tensor, Tensor, int]:
+    """Log weights (S, N) of the guide's q and of q* at the same noise, and the most steps that a search took."""
+    guide = guide or model.guide
+    inputs = model.program_inputs(data)
+    pairs = pairs_at_once(model, inputs[0], chunk_size)
+    with torch.no_grad():
+        amortized = [as_gaussian(q) for q in posteriors(model, data, guide=guide)]
+    means, factors = (torch.cat(each) for each in zip(*((q.mean, q.scale_tril) for q in amortized), strict=True))
+    size = max(1, PAIRS // num_particles)
+    elbos, bests, most = [], [], 0
+    with evaluating(model):
+        for number, start in enumerate(range(0, len(means), size)):
+            part = slice(start, start + size)
+            q = GaussianPosteriors(means[part], factors[part])
+            with seeded(block_seed(seed, number)):
+                joint = Joint(model.model, tuple(each[part] for each in inputs), pairs)
+                best, steps = best_gaussians(joint, q, family, step_particles, max_steps, tolerance)
+                noise = torch.randn(num_particles, *q.mean.shape, dtype=q.mean.dtype, device=q.mean.device)
+                elbos.append(log_weights_at(joint, q, noise).detach())
+                bests.append(log_weights_at(joint, best, noise).detach())
+            most = max(most, steps)
+    return torch.cat(elbos, dim=1), torch.cat(bests, dim=1), most
+
+
+def _log_prob(
+    model: LatentVariableModel, data: Observations | Tensor, given: LogLikelihood | None
+) -> tuple[Tensor, Tensor]:
+    """log p(x) and its standard error: exact where that is known, else what is given."""
+    if hasattr(model, "log_prob"):
+        with torch.no_grad():
+            exact = cast(TractableModel, model).log_prob(data)
+        return exact, torch.zeros_like(exact)
+    if given is None:
+        raise ValueError(
+            "`log_prob` must be given for a model without an exact one, got None; pass evaluate.log_likelihood(model, "
+            "data) or evaluate.ais(model, data)."
+        )
+    if len(given.values) != len(data):
+        raise ValueError(f"`log_prob` must be of the same {len(data)} data, got {len(given.values)} values.")
+    return given.values, given.standard_error
+
+
+def _both(model: LatentVariableModel, data: Observations | Tensor, guide: Program | None) -> tuple[Any, Any]:
+    """q and the exact posterior, block after block of data."""
+    return posteriors(model, data, guide=guide or model.guide), _known(model, data)
+
+
+def _known(model: LatentVariableModel, data: Observations | Tensor) -> Any:
+    """The exact posterior, block after block of data."""
+    if not hasattr(model, "posterior"):
+        raise TypeError(
+            f"`model` must have a posterior in closed form, got {type(model).__name__}; bound log p(x) by evaluate.ais."
+        )
+    return posteriors(model, data)
+
+
+def _kl(q: Any, p: Any) -> Tensor:
+    """KL(q ‖ p) of two Gaussians, or of two categorical distributions, (n,)."""
+    if not is_continuous(p):
+        return kl_divergence(q, p)
+    return as_gaussian(q).kl(as_gaussian(p))
+
+
+def _standard_error(log_w: Tensor) -> Tensor:
+    """That of the mean over particles, (n,)."""
+    return log_w.std(0, correction=1) / math.sqrt(len(log_w))
+
+
+def _error_of_mean(error: Tensor) -> float:
+    return (error.double().square().sum().sqrt() / len(error)).item()
