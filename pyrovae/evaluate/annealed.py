@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 from pyrovae.data import Observations
 from pyrovae.evaluate.hmc import Path, transition
 from pyrovae.evaluate.importance import PAIRS, LogLikelihood, is_latent, summarize
-from pyrovae.evaluate.joint import Inputs, Joint, block_seed, evaluating, pairs_at_once
+from pyrovae.evaluate.joint import Joint, block_seed, evaluating, pairs_at_once
 from pyrovae.models.base import LatentVariableModel, Program, check_whole
 from pyrovae.seeding import seeded
 
@@ -44,6 +44,9 @@ SIGMOID_REACH = 4.0
 @dataclass(frozen=True, eq=False)
 class AnnealedLikelihood(LogLikelihood):
     """log p(x) by annealed importance sampling: a :class:`LogLikelihood`, of which ``num_particles`` are chains.
+
+    The chains of an upper bound all start from the one exact z of their datum, and ``standard_error`` knows nothing of
+    what another z would have changed; over many data, each with its own z, that averages out.
 
     Attributes:
         bound: ``"lower"``, or from reverse chains ``"upper"``: on which side of log p(x) the expectation is.
@@ -93,8 +96,9 @@ class Sandwich:
 
     @property
     def gap_standard_error(self) -> float:
-        """Monte-Carlo standard error of :attr:`gap`."""
-        return math.hypot(self.upper.monte_carlo_standard_error, self.lower.monte_carlo_standard_error)
+        """Standard error of :attr:`gap`, by its spread over data: that of the z the chains start from is in it."""
+        difference = self.upper.values - self.lower.values
+        return (difference.std(correction=1) / math.sqrt(len(difference))).item()
 
     def __str__(self) -> str:
         rows = [
@@ -305,11 +309,12 @@ def _run(
             part = slice(number * size, (number + 1) * size)
             block = tuple(each[part] for each in inputs)
             with seeded(block_seed(seed, number)):
-                path = Path(Joint(model.model, block, pairs), guide if settings.start == "guide" else None)
+                joint = Joint(model.model, block, pairs)
+                exact = None if latents is None else _exact_draws(joint, latents, inputs[0], part)
+                path = Path(joint, guide if settings.start == "guide" else None)
                 steps = _pilot(path, settings, bar)
                 for bound in (bound for bound, wanted in runs.items() if wanted):
-                    exact = None if bound == "lower" else _exact_draws(path, latents, inputs, part, settings.num_chains)
-                    log_w, rate = _anneal(path, settings, steps, exact, bar)
+                    log_w, rate = _anneal(path, settings, steps, exact if bound == "upper" else None, bar)
                     weights[bound].append(log_w)
                     rates[bound].append(rate)
     return {
@@ -340,7 +345,7 @@ def _anneal(path: Path, settings: _Settings, steps: Tensor, exact: Tensor | None
     """log w (S, n) of chains from f_0 up, or from ``exact`` draws of the posterior down; and their mean acceptance."""
     betas = settings.betas
     up = exact is None
-    point = path.at(path.start(settings.num_chains) if exact is None else exact)
+    point = path.at(path.start(settings.num_chains) if exact is None else exact.expand(settings.num_chains, -1, -1))
     log_w, accepted = torch.zeros_like(point.rise, dtype=torch.float64), torch.zeros_like(point.base[0])
     legs = range(1, len(betas))  # leg t lies between β_{t−1} and β_t, and adds its part of log w
     for number, t in enumerate(legs if up else reversed(legs)):
@@ -354,17 +359,15 @@ def _anneal(path: Path, settings: _Settings, steps: Tensor, exact: Tensor | None
     return log_w, accepted / max(1, len(betas) - 2) if len(betas) > 2 else torch.full_like(accepted, math.nan)
 
 
-def _exact_draws(path: Path, latents: Any, inputs: Inputs, part: slice, num_chains: int) -> Tensor:
-    """The given z of a block of data, once for every chain, (S, n, L)."""
-    x = inputs[0]
+def _exact_draws(joint: Joint, latents: Any, x: Tensor, part: slice) -> Tensor:
+    """The given z of a block of data, (n, L)."""
     for name, value in latents.items():
         if len(value) != len(x):
             raise ValueError(
                 f"`reverse_from` must hold one z for each of the {len(x)} data, got shape {tuple(value.shape)} of site "
                 f"{name!r}."
             )
-    z = path.joint.flat({name: value[part].to(x) for name, value in latents.items()}, "`reverse_from` must hold")
-    return z.expand(num_chains, *z.shape)
+    return joint.flat({name: value[part].to(x) for name, value in latents.items()}, "`reverse_from` must hold")
 
 
 def _likelihood(bound: Any, log_w: Tensor, acceptance: Tensor, num_temperatures: int) -> AnnealedLikelihood:

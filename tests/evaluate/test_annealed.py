@@ -14,7 +14,7 @@ from pyrovae.data import Observations
 from pyrovae.evaluate import annealed
 from pyrovae.evaluate.annealed import inverse_temperatures
 from pyrovae.evaluate.hmc import Path, transition
-from pyrovae.evaluate.joint import Joint
+from pyrovae.evaluate.joint import Joint, evaluating
 from pyrovae.models.base import Program
 from pyrovae.models.networks import LinearGaussianEncoder
 
@@ -79,7 +79,7 @@ def test_a_transition_leaves_its_tilted_density_as_it_is():
     ppca = random_ppca(2, 4, floor=0.2)
     x, beta = ppca.sample(3)[0], 0.4
     q, precision = tilted(ppca, x, beta)
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(ppca):
         path = Path(Joint(ppca.model, (x,), 10**6), None)
         point, acceptances = path.at(q.sample((3000,))), []
         for _ in range(5):
@@ -97,7 +97,8 @@ def test_the_path_is_the_geometric_one_with_its_gradient():
     ppca = random_ppca(3, 5)
     x, beta = ppca.sample(4)[0], 0.3
     q, _ = tilted(ppca, x, beta)
-    point = Path(Joint(ppca.model, (x,), 10**6), None).at(torch.randn(6, 4, 3, dtype=x.dtype))
+    with evaluating(ppca):
+        point = Path(Joint(ppca.model, (x,), 10**6), None).at(torch.randn(6, 4, 3, dtype=x.dtype))
     offset = point.log_density(beta) - q.log_prob(point.z)
     torch.testing.assert_close(offset, offset[:1].expand(6, 4).clone(), rtol=0, atol=1e-10)  # one constant a datum
     z = point.z.clone().requires_grad_()
@@ -105,32 +106,45 @@ def test_the_path_is_the_geometric_one_with_its_gradient():
     torch.testing.assert_close(point.gradient(beta), gradient, rtol=0, atol=1e-10)
 
 
+def with_a_guide_of_its_own(ppca):
+    """A linear q, far from the posterior."""
+    ppca.guide.encoder = LinearGaussianEncoder(ppca.num_dims, ppca.latent_dim, torch.float64)
+    nn.init.normal_(ppca.guide.encoder.loc.weight, std=0.1)
+    return ppca
+
+
+OPTIONS = {"num_temperatures": 4, "num_leapfrog": 3}
+
+
 @pytest.mark.parametrize("schedule", ["sigmoid", "linear"])
 @pytest.mark.parametrize("start", ["prior", "guide"])
-def test_weights_have_mean_p_and_their_reciprocals_one_over_p(schedule, start):
-    """Of 4 temperatures and 2,000 chains: no bound, but the identity that makes either bound one."""
-    ppca = random_ppca(2, 3)
-    if start == "guide":
-        ppca.guide.encoder = LinearGaussianEncoder(3, 2, torch.float64)  # any Gaussian, wider than the posterior
-        nn.init.normal_(ppca.guide.encoder.loc.weight, std=0.1)
+def test_weights_have_mean_p(schedule, start):
+    """Of 4 temperatures and 1,000 chains: no tight bound, but the identity that makes it one."""
+    ppca = with_a_guide_of_its_own(random_ppca(2, 3))
     x, _ = ppca.sample(3, seed=4)
-    options = {"num_chains": 2000, "num_temperatures": 4, "num_leapfrog": 3, "start": start, "schedule": schedule}
-    log_prob = ppca.log_prob(x).detach()
-    lower = evaluate.ais(ppca, x, **options).log_weights - log_prob
-    assert all(abs(excess(column.exp())) < STANDARD_ERRORS for column in lower.T)
-    # 1/w has mean 1/p over draws of the posterior, so that every chain needs one of its own
-    many = x[:1].expand(2000, -1)
-    draws = ppca.posterior(many).sample()
-    upper = evaluate.ais(ppca, many, **(options | {"num_chains": 1}), reverse_from=draws).log_weights - log_prob[0]
-    assert abs(excess((-upper).exp())) < STANDARD_ERRORS
+    log_weights = evaluate.ais(ppca, x, num_chains=1000, start=start, schedule=schedule, **OPTIONS).log_weights
+    ratios = (log_weights - ppca.log_prob(x).detach()).exp()
+    assert all(abs(excess(column)) < STANDARD_ERRORS for column in ratios.T)
 
 
-@pytest.mark.parametrize("chunk_size", [1, 7, 10**6])
+@pytest.mark.parametrize("start", ["prior", "guide"])
+def test_reciprocals_of_reverse_weights_have_mean_one_over_p(start):
+    """Over draws of the posterior, one for each chain; of a posterior near the prior, or 1/w has no variance."""
+    ppca = with_a_guide_of_its_own(random_ppca(2, 3, floor=1.0, std=0.4))
+    x = (ppca.mean + torch.tensor([0.3, -0.2, 0.1])).detach().expand(3000, -1)
+    draws = ppca.posterior(x).sample()
+    estimate = evaluate.ais(ppca, x, num_chains=1, start=start, reverse_from=draws, **OPTIONS)
+    ratios = (ppca.log_prob(x).detach() - estimate.log_weights).exp()
+    assert ratios.std() > 0.1
+    assert abs(excess(ratios)) < STANDARD_ERRORS
+
+
+@pytest.mark.parametrize("chunk_size", [1, 4])
 def test_the_result_does_not_depend_on_the_chunks(chunk_size):
     vae = VAE(2, 4, Bernoulli(), hidden=(6,)).double()
-    x = (torch.rand(5, 4) > 0.5).double()
+    x = (torch.rand(3, 4) > 0.5).double()
     whole, chunked = (
-        evaluate.ais(vae, x, num_chains=3, num_temperatures=3, num_leapfrog=2, chunk_size=size, seed=5)
+        evaluate.ais(vae, x, num_chains=3, num_temperatures=2, num_leapfrog=2, chunk_size=size, seed=5)
         for size in (None, chunk_size)
     )
     torch.testing.assert_close(chunked.log_weights, whole.log_weights, rtol=1e-9, atol=1e-9)
@@ -151,13 +165,13 @@ def test_blocks_of_data_have_draws_of_their_own(monkeypatch):
 def test_ppca_of_twenty_latents_is_sandwiched_from_the_prior():
     ppca = random_ppca(20, 30, floor=0.5, std=0.3)
     gaps = []
-    for num_temperatures in (8, 100):
-        both = evaluate.sandwich(ppca, 16, num_temperatures=num_temperatures, num_chains=8, num_leapfrog=4)
+    for num_temperatures in (8, 60):
+        both = evaluate.sandwich(ppca, 16, num_temperatures=num_temperatures, num_chains=6, num_leapfrog=3)
         exact = ppca.score(both.data)
         assert both.lower.mean - STANDARD_ERRORS * both.lower.monte_carlo_standard_error <= exact
         assert exact <= both.upper.mean + STANDARD_ERRORS * both.upper.monte_carlo_standard_error
         gaps.append(both.gap)
-    assert 0 < gaps[1] < 0.2 * gaps[0]
+    assert 0 < gaps[1] < 0.3 * gaps[0]
     assert "gap" in str(both)
 
 
@@ -167,18 +181,17 @@ def test_a_component_of_a_mixture_is_sandwiched():
     for parameter in mixture.parameters():
         nn.init.normal_(parameter, std=0.7)
     component = mixture.component(1)
-    both = evaluate.sandwich(component, 20, num_temperatures=60, num_chains=8, num_leapfrog=4)
+    both = evaluate.sandwich(component, 20, num_temperatures=30, num_chains=8, num_leapfrog=3)
     exact = component.score(both.data)
     assert both.lower.mean - STANDARD_ERRORS * both.lower.monte_carlo_standard_error <= exact
     assert exact <= both.upper.mean + STANDARD_ERRORS * both.upper.monte_carlo_standard_error
-    assert both.gap < 1.0
 
 
 def test_a_pilot_run_brings_the_acceptance_to_what_is_asked(monkeypatch):
     monkeypatch.setattr(annealed, "PILOT_WARM_UP", 50)
     ppca = random_ppca(10, 12)
     estimate = evaluate.ais(
-        ppca, ppca.sample(20)[0], num_temperatures=60, num_chains=8, num_leapfrog=4, acceptance=0.8, schedule="linear"
+        ppca, ppca.sample(20)[0], num_temperatures=40, num_chains=8, num_leapfrog=3, acceptance=0.8, schedule="linear"
     )
     assert 0.7 < estimate.acceptance.mean() < 0.9
 
@@ -188,12 +201,11 @@ def test_a_pilot_run_brings_the_acceptance_to_what_is_asked(monkeypatch):
 
 def test_several_sites_with_constraints_are_annealed_together(two_sites):
     """Against p(x) by quadrature, which scipy's agrees with in its own test."""
-    both = evaluate.sandwich(two_sites, 4, num_chains=300, num_temperatures=4, num_leapfrog=3)
+    both = evaluate.sandwich(two_sites, 30, num_chains=60, num_temperatures=6, num_leapfrog=3)
     assert set(both.latents) == {"tau", "z"}
     exact = evaluate.quadrature(two_sites, both.data).values
-    ratios = (both.lower.log_weights - exact).exp()
-    assert all(abs(excess(column)) < STANDARD_ERRORS for column in ratios.T)
-    assert (both.upper.values > exact - STANDARD_ERRORS * both.upper.standard_error).all()
+    for ratios in ((both.lower.log_weights - exact).exp(), (exact - both.upper.log_weights).exp()):
+        assert abs(excess(ratios.mean(0))) < STANDARD_ERRORS  # chains of one datum share the z they start down from
 
 
 @pytest.mark.parametrize("start", ["prior", "guide"])
