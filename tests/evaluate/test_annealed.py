@@ -106,6 +106,22 @@ def test_the_path_is_the_geometric_one_with_its_gradient():
     torch.testing.assert_close(point.gradient(beta), gradient, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("start", ["prior", "guide"])
+def test_a_positive_latent_is_on_the_path_by_its_logarithm(two_sites, start):
+    """log Gamma(τ) + log τ + log Normal(z) at β = 0, by torch; and log p(x, z) at β = 1, volume included."""
+    x, z = torch.randn(4, 3, dtype=torch.float64), torch.randn(5, 4, 2, dtype=torch.float64)
+    with evaluating(two_sites):
+        joint = Joint(two_sites.model, (x,), 7)
+        point = Path(joint, two_sites.guide if start == "guide" else None).at(z)
+    log_tau, real = z.unbind(-1)
+    tau = log_tau.exp()
+    shape, rate = torch.tensor([3.0, 2.0], dtype=torch.float64)
+    prior = dist.Gamma(shape, rate).log_prob(tau) + log_tau + dist.Normal(0.0, 1.0).log_prob(real)
+    noise = dist.Normal(real[..., None], tau.rsqrt()[..., None]).log_prob(x).sum(-1)
+    torch.testing.assert_close(point.log_density(0), prior, rtol=0, atol=1e-10)
+    torch.testing.assert_close(point.log_density(1), prior + noise, rtol=0, atol=1e-10)
+
+
 def with_a_guide_of_its_own(ppca):
     """A linear q, far from the posterior."""
     ppca.guide.encoder = LinearGaussianEncoder(ppca.num_dims, ppca.latent_dim, torch.float64)

@@ -45,10 +45,11 @@ def smooth_vae(latent_dim, likelihood, std=0.8):
 @pytest.mark.parametrize("noise_variance", [1.0, 1e-2, 1e-6])
 @pytest.mark.parametrize("latent_dim", [1, 2])
 def test_ppca_is_integrated_to_its_log_prob(latent_dim, noise_variance):
-    """Wide posteriors and narrow ones, and a datum 30 standard deviations of z out."""
+    """Wide posteriors and narrow ones, and two data 30 standard deviations of z out."""
     ppca = random_ppca(latent_dim, 5, noise_variance)
     x, _ = ppca.sample(6)
-    x[0] = (ppca.mean + 30 * ppca.weight.sum(1)).detach()
+    x[0], x[1] = (ppca.mean + side * ppca.weight.sum(1) for side in (30, -30))
+    x = x.detach()
     result = evaluate.quadrature(ppca, x, tolerance=1e-9)
     torch.testing.assert_close(result.values, ppca.log_prob(x).detach(), rtol=1e-12, atol=1e-8)
     assert (result.error <= 1e-8).all()
