@@ -145,7 +145,7 @@ def gap_ledger(
     data: Observations | Tensor,
     family: Family = "diag",
     *,
-    log_prob: LogLikelihood | None = None,
+    log_prob: LogLikelihood | Tensor | None = None,
     method: Literal["auto", "exact", "optimized"] = "auto",
     guide: Program | None = None,
     num_particles: int = 1000,
@@ -166,8 +166,8 @@ def gap_ledger(
         model: Any model with one latent site z of event shape (L,), unconstrained, and a Gaussian q.
         data: N data.
         family: That of q*: a Gaussian of ``"diag"`` or ``"full"`` covariance.
-        log_prob: log p(x) of these data as :func:`log_likelihood` or :func:`ais` gives it; left out for a tractable
-            model, which has it exactly.
+        log_prob: log p(x) of these data as :func:`log_likelihood` or :func:`ais` gives it, or a tensor (N,) without
+            error, as the values of :func:`quadrature`; left out for a tractable model, which has it exactly.
         method: ``"exact"``, ``"optimized"``, or ``"auto"``: exact if the model's posterior is known.
         guide: q; by default ``model.guide``.
         num_particles: Particles of the two ELBOs.
@@ -310,7 +310,7 @@ def _optimized(
 
 
 def _log_prob(
-    model: LatentVariableModel, data: Observations | Tensor, given: LogLikelihood | None
+    model: LatentVariableModel, data: Observations | Tensor, given: LogLikelihood | Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """log p(x) and its standard error: exact where that is known, else what is given."""
     if hasattr(model, "log_prob"):
@@ -322,9 +322,10 @@ def _log_prob(
             "`log_prob` must be given for a model without an exact one, got None; pass evaluate.log_likelihood(model, "
             "data) or evaluate.ais(model, data)."
         )
-    if len(given.values) != len(data):
-        raise ValueError(f"`log_prob` must be of the same {len(data)} data, got {len(given.values)} values.")
-    return given.values, given.standard_error
+    values = given if isinstance(given, Tensor) else given.values
+    if values.shape != (len(data),):
+        raise ValueError(f"`log_prob` must be of the same {len(data)} data, got shape {tuple(values.shape)}.")
+    return values, torch.zeros_like(values) if isinstance(given, Tensor) else given.standard_error
 
 
 def _both(model: LatentVariableModel, data: Observations | Tensor, guide: Program | None) -> tuple[Any, Any]:

@@ -11,7 +11,6 @@ from pyrovae.evaluate.importance import score_latents
 from pyrovae.evaluate.joint import Inputs, Joint
 from pyrovae.models.base import Program
 
-FARTHEST = 1e6  # a trajectory that leaves |z| ≤ this is rejected; so is its reverse, so the balance holds
 JITTER = 0.2  # every trajectory's step is its datum's times 1 ± this, lest it close on itself
 
 
@@ -75,6 +74,8 @@ class Path:
 def transition(path: Path, start: Point, beta: float, step: Tensor, num_leapfrog: int) -> tuple[Point, Tensor]:
     """One transition that leaves f_β invariant, and is its own reverse.
 
+    A trajectory that goes beyond ``joint.farthest`` is rejected, and so is its reverse, so that the balance holds.
+
     Args:
         path: The path.
         start: Where the chains are.
@@ -96,7 +97,7 @@ def transition(path: Path, start: Point, beta: float, step: Tensor, num_leapfrog
     momentum = momentum + 0.5 * size * point.gradient(beta)
     for leap in range(num_leapfrog):
         z = point.z + size * momentum
-        inside = inside & (z.abs().amax(-1) <= FARTHEST)  # false for NaN too
+        inside = inside & (z.abs() <= path.joint.farthest).all(-1)  # false for NaN too
         point = path.at(torch.where(inside[..., None], z, start.z))
         momentum = momentum + (0.5 if leap == num_leapfrog - 1 else 1.0) * size * point.gradient(beta)
     gain = point.log_density(beta) - start.log_density(beta) + kinetic - 0.5 * momentum.square().sum(-1)

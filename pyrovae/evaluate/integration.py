@@ -21,7 +21,7 @@ from pyrovae.seeding import seeded
 
 LOOK_NODES = {1: 513, 2: 65}  # along an axis, when looking for where the posterior is
 FIRST_NODES = {1: 33, 2: 17}
-NEGLIGIBLE = 45.0  # nats below the largest: e^−45 is below rounding
+NEGLIGIBLE = 37.0  # nats below the largest: e^−37 is below rounding
 LOWEST = -1e30  # in place of log 0, which has no steepness
 PRIOR_DRAWS = 4096
 REACH = 10.0  # standard deviations of the prior in the first look, to either side
@@ -38,7 +38,7 @@ class Quadrature:
         values: log p(x), shape (N,), nats.
         error: What the last doubling of the nodes changed, shape (N,), nats; the error is about that or less.
         num_nodes: Nodes along each axis in the last rule, shape (N,).
-        low, high: The box that holds the posterior, but for a share of about e^−45, shape (N, L).
+        low, high: The box that holds the posterior, but for a share of about e^−37, shape (N, L).
     """
 
     values: Tensor
@@ -70,8 +70,8 @@ def quadrature(
     model: LatentVariableModel,
     data: Observations | Tensor,
     *,
-    tolerance: float = 1e-8,
-    max_nodes: int = 2**18,
+    tolerance: float = 1e-6,
+    max_nodes: int = 2**17,
     chunk_size: int | None = None,
 ) -> Quadrature:
     """log p(x) = log ∫ p(x given z) p(z) dz for a model of one or two latents, by a rule doubled until it is stable.

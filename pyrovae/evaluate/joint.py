@@ -14,7 +14,8 @@ import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
-from torch.distributions import biject_to
+from torch.distributions import biject_to, identity_transform
+from torch.distributions.transforms import IndependentTransform
 
 from pyrovae.evaluate.importance import DECODED_FLOATS, SEED_STRIDE, is_latent, score_latents
 from pyrovae.models.base import LatentVariableModel, Program
@@ -34,6 +35,8 @@ class Joint:
 
     Attributes:
         latent_dim: L, unconstrained numbers in the latents of one datum.
+        farthest: Bounds of |z|, shape (L,), beyond which a program cannot be trusted to compute: of a constrained site
+            60, as e^60 is still a number in single precision, of a real one 10⁶.
 
     Raises:
         ValueError: If the program has no latent site, a discrete one, or one outside the plate over data.
@@ -60,6 +63,10 @@ class Joint:
             transform = biject_to(site["fn"].support)
             shape = transform.inverse_shape(site["fn"].event_shape)
             self._transforms[name], self._shapes[name], self._sizes[name] = transform, shape, shape.numel()
+
+        like = inputs[0]
+        bounds = [like.new_full((size,), _farthest(self._transforms[name])) for name, size in self._sizes.items()]
+        self.farthest = torch.cat(bounds)
 
     @property
     def latent_dim(self) -> int:
@@ -125,6 +132,12 @@ class Joint:
 
     def _named(self, parts: Any) -> Iterator[tuple[str, Tensor]]:
         return zip(self._transforms, parts, strict=True)
+
+
+def _farthest(transform: Any) -> float:
+    while isinstance(transform, IndependentTransform):
+        transform = transform.base_transform
+    return 1e6 if transform == identity_transform else 60.0
 
 
 @contextmanager

@@ -239,6 +239,17 @@ def test_a_conditional_model_is_annealed_at_the_labels_of_the_data(start):
     assert (exact - flipped).abs().min() > 1e-3
 
 
+def test_a_trajectory_that_runs_away_is_rejected(two_sites):
+    """At a step of 1,000, τ = exp(z) leaves what a number can hold, and NaN follows; the chains stay where they are."""
+    with torch.no_grad(), evaluating(two_sites):
+        path = Path(Joint(two_sites.model, (torch.randn(3, 3, dtype=torch.float64),), 10**6), None)
+        assert path.joint.farthest.tolist() == [60, 1e6]
+        start = path.at(path.start(5))
+        point, probability = transition(path, start, 1.0, torch.full((3,), 1e3, dtype=torch.float64), 3)
+    assert torch.equal(point.z, start.z)
+    assert probability.max() == 0
+
+
 # ------------------------------------------------------------------------------------------------------------- contract
 
 

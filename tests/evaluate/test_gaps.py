@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from pyrovae import PPCA, VAE, FactorAnalysis, Gaussian, GaussianMixture, evaluate
+from pyrovae.data import Observations
 from pyrovae.evaluate.local import GaussianPosteriors, as_gaussian
 from pyrovae.models.networks import CategoricalEncoder, LinearGaussianEncoder
 
@@ -183,6 +184,18 @@ def test_the_search_does_not_depend_on_the_chunks_and_repeats_itself():
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_a_conditional_model_is_taken_at_its_labels():
+    vae = VAE(1, 3, Gaussian(0.7), hidden=(5,), activation="tanh", num_classes=2).double()
+    x = Observations(vae.sample(8, labels=1)[0], labels=torch.ones(8, dtype=torch.long))
+    truth = evaluate.quadrature(vae, x).values
+    ledger = evaluate.gap_ledger(vae, x, log_prob=truth, max_steps=10, num_particles=400)
+    assert ledger.log_prob_standard_error.abs().max() == 0
+    elbo = evaluate.log_weights(vae, x, 400)
+    error = (ledger.elbo_standard_error.square() + elbo.var(0) / 400).sqrt()
+    assert ((ledger.elbo - elbo.mean(0)).abs() < STANDARD_ERRORS * error).all()
+    assert (ledger.approximation_gap > -STANDARD_ERRORS * ledger.best_elbo_standard_error).all()
+
+
 # ------------------------------------------------------------------------------------------------------------------- EM
 
 
@@ -240,7 +253,7 @@ def test_options_out_of_range_are_refused(options, message):
 
 def test_estimates_of_other_data_and_unknown_posteriors_are_refused():
     vae, x = VAE(2, 4, hidden=(6,)), torch.zeros(3, 4)
-    with pytest.raises(ValueError, match=r"`log_prob` must be of the same 3 data, got 2 values"):
+    with pytest.raises(ValueError, match=r"`log_prob` must be of the same 3 data, got shape \(2,\)"):
         evaluate.gap_ledger(vae, x, log_prob=evaluate.log_likelihood(vae, x[:2], 10))
     with pytest.raises(TypeError, match=r"`model` must have a posterior in closed form, got VAE"):
         evaluate.posterior_gap(vae, x)
