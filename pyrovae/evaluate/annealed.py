@@ -223,7 +223,7 @@ def sandwich(
     """
     settings = _settings(model, num_chains, num_temperatures, start, num_leapfrog, acceptance, schedule)
     check_whole("num_data", num_data)
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(model):
         sites = model._generate(num_data, labels, seed)
         given = model._labels_to_generate(num_data, labels)
     observations = Observations(sites["x"]["value"], labels=given[0] if given else None)

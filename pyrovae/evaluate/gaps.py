@@ -14,14 +14,17 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 from torch.distributions import kl_divergence
+from tqdm.auto import tqdm
 
 from pyrovae.data import Observations
-from pyrovae.evaluate.importance import PAIRS, LogLikelihood
+from pyrovae.evaluate.importance import LogLikelihood
 from pyrovae.evaluate.joint import Joint, block_seed, evaluating, pairs_at_once
 from pyrovae.evaluate.latents import is_continuous, posteriors
 from pyrovae.evaluate.local import Family, GaussianPosteriors, as_gaussian, best_gaussians, log_weights_at
 from pyrovae.models.base import LatentVariableModel, Program, TractableModel, check_whole
 from pyrovae.seeding import seeded
+
+BLOCK = 256  # data whose q* are searched for together; part of the definition of what a seed gives
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +118,16 @@ class EMLedger:
         return "log p {:.6f}, bound raised by {:.6f}, KL closed {:.6f}, log p {:.6f} nats per datum".format(*means)
 
 
+@dataclass(frozen=True)
+class _Search:
+    """How q* is searched for; see :func:`best_gaussians`."""
+
+    family: Family
+    num_particles: int
+    max_steps: int
+    tolerance: float
+
+
 @torch.no_grad()
 def posterior_gap(model: LatentVariableModel, data: Observations | Tensor, *, guide: Program | None = None) -> Tensor:
     """KL(q(z given x) ‖ p(z given x)) in closed form, for a model whose posterior is known: all that the ELBO loses.
@@ -154,6 +167,7 @@ def gap_ledger(
     tolerance: float = 1e-3,
     chunk_size: int | None = None,
     seed: int = 0,
+    progress: bool | None = None,
 ) -> GapLedger:
     """log p(x) − ELBO of every datum, split into what q's family costs and what amortization costs.
 
@@ -176,6 +190,7 @@ def gap_ledger(
         tolerance: Nats per datum; the search ends when 50 steps at its lowest rate gain less.
         chunk_size: (particle, datum) pairs decoded at once; bounds the memory.
         seed: Seed of all noise.
+        progress: Show a progress bar; by default one appears after a second.
 
     Returns:
         The ledger.
@@ -207,20 +222,21 @@ def gap_ledger(
     if method == "exact" or (method == "auto" and known):
         return _exact_ledger(model, data, family, guide)
     exact, error = _log_prob(model, data, log_prob)
-    elbo, best, steps = _optimized(
-        model, data, family, guide, num_particles, step_particles, max_steps, tolerance, chunk_size, seed
+    search = _Search(family, step_particles, max_steps, tolerance)
+    means, errors, num_steps = _optimized(
+        model, data, search, guide or model.guide, num_particles, chunk_size, seed, progress
     )
     return GapLedger(
-        log_prob=exact.to(elbo.dtype),
-        elbo=elbo.mean(0),
-        best_elbo=best.mean(0),
-        log_prob_standard_error=error.to(elbo.dtype),
-        elbo_standard_error=_standard_error(elbo),
-        best_elbo_standard_error=_standard_error(best),
-        amortization_standard_error=_standard_error(best - elbo),
+        log_prob=exact.to(means),
+        elbo=means[0],
+        best_elbo=means[1],
+        log_prob_standard_error=error.to(means),
+        elbo_standard_error=errors[0],
+        best_elbo_standard_error=errors[1],
+        amortization_standard_error=errors[2],
         family=family,
         method="optimized",
-        num_steps=steps,
+        num_steps=num_steps,
     )
 
 
@@ -277,36 +293,49 @@ def _smallest_kl(posterior: Any, family: Family) -> Tensor:
 def _optimized(
     model: LatentVariableModel,
     data: Observations | Tensor,
-    family: Family,
-    guide: Program | None,
+    search: _Search,
+    guide: Program,
     num_particles: int,
-    step_particles: int,
-    max_steps: int,
-    tolerance: float,
     chunk_size: int | None,
     seed: int,
+    progress: bool | None,
 ) -> tuple[Tensor, Tensor, int]:
-    """Log weights (S, N) of the guide's q and of q* at the same noise, and the most steps that a search took."""
-    guide = guide or model.guide
+    """Of ELBO[q], ELBO[q*] and their difference, at the same noise, the means and standard errors, each (3, N); and the
+    most steps that a search took."""
     inputs = model.program_inputs(data)
     pairs = pairs_at_once(model, inputs[0], chunk_size)
     with torch.no_grad():
         amortized = [as_gaussian(q) for q in posteriors(model, data, guide=guide)]
-    means, factors = (torch.cat(each) for each in zip(*((q.mean, q.scale_tril) for q in amortized), strict=True))
-    size = max(1, PAIRS // num_particles)
-    elbos, bests, most = [], [], 0
-    with evaluating(model):
-        for number, start in enumerate(range(0, len(means), size)):
-            part = slice(start, start + size)
-            q = GaussianPosteriors(means[part], factors[part])
+    every_q = zip(
+        *(torch.cat(part).split(BLOCK) for part in zip(*((q.mean, q.scale_tril) for q in amortized), strict=True)),
+        strict=True,
+    )
+    bar = tqdm(
+        total=len(inputs[0]),
+        desc="best q of each datum",
+        unit="datum",
+        delay=1.0,
+        leave=False,
+        disable=None if progress is None else not progress,
+    )
+    means, errors, most = [], [], 0
+    with bar, evaluating(model):
+        for number, block in enumerate(zip(*(each.split(BLOCK) for each in inputs), strict=True)):
+            q = GaussianPosteriors(*next(every_q))
             with seeded(block_seed(seed, number)):
-                joint = Joint(model.model, tuple(each[part] for each in inputs), pairs)
-                best, steps = best_gaussians(joint, q, family, step_particles, max_steps, tolerance)
+                joint = Joint(model.model, block, pairs)
+                best, num_steps = best_gaussians(
+                    joint, q, search.family, search.num_particles, search.max_steps, search.tolerance
+                )
                 noise = torch.randn(num_particles, *q.mean.shape, dtype=q.mean.dtype, device=q.mean.device)
-                elbos.append(log_weights_at(joint, q, noise).detach())
-                bests.append(log_weights_at(joint, best, noise).detach())
-            most = max(most, steps)
-    return torch.cat(elbos, dim=1), torch.cat(bests, dim=1), most
+            with torch.no_grad():
+                elbo, best_elbo = (log_weights_at(joint, each, noise) for each in (q, best))
+                log_w = torch.stack([elbo, best_elbo, best_elbo - elbo])
+                means.append(log_w.mean(1))
+                errors.append(log_w.std(1, correction=1) / math.sqrt(num_particles))
+            most = max(most, num_steps)
+            bar.update(len(block[0]))
+    return torch.cat(means, dim=1), torch.cat(errors, dim=1), most
 
 
 def _log_prob(
@@ -347,11 +376,6 @@ def _kl(q: Any, p: Any) -> Tensor:
     if not is_continuous(p):
         return kl_divergence(q, p)
     return as_gaussian(q).kl(as_gaussian(p))
-
-
-def _standard_error(log_w: Tensor) -> Tensor:
-    """That of the mean over particles, (n,)."""
-    return log_w.std(0, correction=1) / math.sqrt(len(log_w))
 
 
 def _error_of_mean(error: Tensor) -> float:

@@ -34,8 +34,8 @@ class LatentInformation:
         mutual_information_upper: The same with q(z) taken over the other N − 1 data, nats: for the population an upper
             bound in expectation.  Infinite where a datum's code has no mass under any other's.
         marginal_kl: KL(q(z) ‖ p(z)), nats.
-        standard_errors: Of these four, over data, the Monte-Carlo noise included, by name; that of a lower bound tells
-            nothing of how far it is below.
+        standard_errors: Of these four, by name, from their spread over data, the Monte-Carlo noise included, as if the
+            data did not share q(z); that of a bound tells nothing of how far it is off.
         ceiling: log N, what the mutual information could be at most on so many data.
         exact: Whether there is no Monte-Carlo noise, which is so for a discrete z.
     """

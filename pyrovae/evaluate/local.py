@@ -31,7 +31,7 @@ class GaussianPosteriors:
 
     def at(self, noise: Tensor) -> Tensor:
         """z = m + A ε for noise (S, n, L)."""
-        return self.mean + (self.scale_tril @ noise[..., None]).squeeze(-1)
+        return self.mean + torch.einsum("nij,snj->sni", self.scale_tril, noise)  # one copy of A, not S
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log q(z), (S, n)."""

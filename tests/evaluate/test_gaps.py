@@ -8,6 +8,7 @@ from torch import nn
 
 from pyrovae import PPCA, VAE, FactorAnalysis, Gaussian, GaussianMixture, evaluate
 from pyrovae.data import Observations
+from pyrovae.evaluate import gaps
 from pyrovae.evaluate.local import GaussianPosteriors, as_gaussian
 from pyrovae.models.networks import CategoricalEncoder, LinearGaussianEncoder
 
@@ -153,11 +154,11 @@ def test_a_nonlinear_model_between_its_bounds():
     vae = VAE(2, 4, Gaussian(0.4), hidden=(8,), activation="tanh").double()
     for parameter in vae.decoder.parameters():
         nn.init.normal_(parameter, std=0.6)
-    x, _ = vae.sample(6)
+    x, _ = vae.sample(4)
     truth = evaluate.quadrature(vae, x).values
     likelihood = evaluate.log_likelihood(vae, x, 500)
     ledgers = {
-        family: evaluate.gap_ledger(vae, x, family, log_prob=likelihood, num_particles=300, max_steps=300)
+        family: evaluate.gap_ledger(vae, x, family, log_prob=likelihood, num_particles=300, max_steps=200)
         for family in ("diag", "full")
     }
     diag, full = ledgers["diag"], ledgers["full"]
@@ -194,6 +195,17 @@ def test_a_conditional_model_is_taken_at_its_labels():
     error = (ledger.elbo_standard_error.square() + elbo.var(0) / 400).sqrt()
     assert ((ledger.elbo - elbo.mean(0)).abs() < STANDARD_ERRORS * error).all()
     assert (ledger.approximation_gap > -STANDARD_ERRORS * ledger.best_elbo_standard_error).all()
+
+
+def test_blocks_of_data_each_have_their_search(monkeypatch):
+    monkeypatch.setattr(gaps, "BLOCK", 2)
+    model = detuned()
+    x = model.sample(1)[0].expand(5, -1)
+    ledger = evaluate.gap_ledger(model, x, method="optimized", num_particles=400, max_steps=20)
+    exact = evaluate.gap_ledger(model, x)
+    assert ledger.elbo.shape == ledger.best_elbo.shape == (5,)
+    assert ((ledger.elbo - exact.elbo).abs() < STANDARD_ERRORS * ledger.elbo_standard_error).all()
+    assert len(ledger.elbo.unique()) == 5  # no two with the same noise
 
 
 # ------------------------------------------------------------------------------------------------------------------- EM
