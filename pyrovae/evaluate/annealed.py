@@ -21,12 +21,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pyrovae.data import Observations
 from pyrovae.evaluate.hmc import Path, transition
 from pyrovae.evaluate.importance import PAIRS, LogLikelihood, is_latent, summarize
-from pyrovae.evaluate.joint import Joint, block_seed, evaluating, pairs_at_once
+from pyrovae.evaluate.joint import Joint, block_seed, evaluating, pairs_at_once, progress_bar
 from pyrovae.models.base import LatentVariableModel, Program, check_whole
 from pyrovae.seeding import seeded
 
@@ -292,36 +291,22 @@ def _run(
     guide = guide or model.guide
     pairs = pairs_at_once(model, inputs[0], chunk_size)
     size = max(1, PAIRS // settings.num_chains)
-    num_blocks = math.ceil(len(inputs[0]) / size)
-    runs = {"lower": forward, "upper": latents is not None}
-    bar = tqdm(
-        total=num_blocks * (1 + sum(runs.values())) * (len(settings.betas) - 1),
-        desc="annealing",
-        unit="β",
-        delay=1.0,
-        leave=False,
-        disable=None if progress is None else not progress,
-    )
-    weights: dict[str, list[Tensor]] = {"lower": [], "upper": []}
-    rates: dict[str, list[Tensor]] = {"lower": [], "upper": []}
-    with bar, evaluating(model, guide):
+    num_blocks, num_legs = math.ceil(len(inputs[0]) / size), len(settings.betas) - 1
+    num_runs = 1 + forward + (latents is not None)
+    parts: dict[str, list[tuple[Tensor, Tensor]]] = {"lower": [], "upper": []}
+    with progress_bar(num_blocks * num_runs * num_legs, "annealing", "β", progress) as bar, evaluating(model, guide):
         for number in range(num_blocks):
             part = slice(number * size, (number + 1) * size)
-            block = tuple(each[part] for each in inputs)
             with seeded(block_seed(seed, number)):
-                joint = Joint(model.model, block, pairs)
+                joint = Joint(model.model, tuple(each[part] for each in inputs), pairs)
                 exact = None if latents is None else _exact_draws(joint, latents, inputs[0], part)
                 path = Path(joint, guide if settings.start == "guide" else None)
                 steps = _pilot(path, settings, bar)
-                for bound in (bound for bound, wanted in runs.items() if wanted):
-                    log_w, rate = _anneal(path, settings, steps, exact if bound == "upper" else None, bar)
-                    weights[bound].append(log_w)
-                    rates[bound].append(rate)
-    return {
-        bound: _likelihood(bound, torch.cat(weights[bound], dim=1), torch.cat(rates[bound]), len(settings.betas) - 1)
-        for bound, wanted in runs.items()
-        if wanted
-    }
+                if forward:
+                    parts["lower"].append(_anneal(path, settings, steps, None, bar))
+                if exact is not None:
+                    parts["upper"].append(_anneal(path, settings, steps, exact, bar))
+    return {bound: _likelihood(bound, each, num_legs) for bound, each in parts.items() if each}
 
 
 def _pilot(path: Path, settings: _Settings, bar: Any) -> Tensor:
@@ -370,9 +355,19 @@ def _exact_draws(joint: Joint, latents: Any, x: Tensor, part: slice) -> Tensor:
     return joint.flat({name: value[part].to(x) for name, value in latents.items()}, "`reverse_from` must hold")
 
 
-def _likelihood(bound: Any, log_w: Tensor, acceptance: Tensor, num_temperatures: int) -> AnnealedLikelihood:
-    sign = 1 if bound == "lower" else -1
+def _likelihood(bound: Any, parts: list[tuple[Tensor, Tensor]], num_temperatures: int) -> AnnealedLikelihood:
+    log_weights, acceptances = zip(*parts, strict=True)
+    log_w, sign = torch.cat(log_weights, dim=1), 1 if bound == "lower" else -1
     values, standard_error, ess, k_hat = summarize(sign * log_w)
     return AnnealedLikelihood(
-        sign * values, "annealed", len(log_w), standard_error, ess, k_hat, bound, log_w, acceptance, num_temperatures
+        values=sign * values,
+        method="annealed",
+        num_particles=len(log_w),
+        standard_error=standard_error,
+        ess=ess,
+        k_hat=k_hat,
+        bound=bound,
+        log_weights=log_w,
+        acceptance=torch.cat(acceptances),
+        num_temperatures=num_temperatures,
     )

@@ -14,11 +14,10 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 from torch.distributions import kl_divergence
-from tqdm.auto import tqdm
 
 from pyrovae.data import Observations
 from pyrovae.evaluate.importance import LogLikelihood
-from pyrovae.evaluate.joint import Joint, block_seed, evaluating, pairs_at_once
+from pyrovae.evaluate.joint import Joint, block_seed, evaluating, pairs_at_once, progress_bar
 from pyrovae.evaluate.latents import is_continuous, posteriors
 from pyrovae.evaluate.local import Family, GaussianPosteriors, as_gaussian, best_gaussians, log_weights_at
 from pyrovae.models.base import LatentVariableModel, Program, TractableModel, check_whole
@@ -310,16 +309,8 @@ def _optimized(
         *(torch.cat(part).split(BLOCK) for part in zip(*((q.mean, q.scale_tril) for q in amortized), strict=True)),
         strict=True,
     )
-    bar = tqdm(
-        total=len(inputs[0]),
-        desc="best q of each datum",
-        unit="datum",
-        delay=1.0,
-        leave=False,
-        disable=None if progress is None else not progress,
-    )
     means, errors, most = [], [], 0
-    with bar, evaluating(model):
+    with progress_bar(len(inputs[0]), "best q of each datum", "datum", progress) as bar, evaluating(model):
         for number, block in enumerate(zip(*(each.split(BLOCK) for each in inputs), strict=True)):
             q = GaussianPosteriors(*next(every_q))
             with seeded(block_seed(seed, number)):

@@ -16,6 +16,7 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import biject_to, identity_transform
 from torch.distributions.transforms import IndependentTransform
+from tqdm.auto import tqdm
 
 from pyrovae.evaluate.importance import DECODED_FLOATS, SEED_STRIDE, is_latent, score_latents
 from pyrovae.models.base import LatentVariableModel, Program
@@ -152,6 +153,12 @@ def evaluating(*programs: torch.nn.Module) -> Iterator[None]:
     finally:
         for program, training in modes:
             program.train(training)
+
+
+def progress_bar(total: int, desc: str, unit: str, progress: bool | None) -> Any:
+    """A progress bar, which appears after a second where there is a terminal, or as ``progress`` says."""
+    disable = None if progress is None else not progress
+    return tqdm(total=total, desc=desc, unit=unit, delay=1.0, leave=False, disable=disable)
 
 
 def block_seed(seed: int, block: int = 0) -> int:

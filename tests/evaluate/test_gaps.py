@@ -155,7 +155,7 @@ def test_a_nonlinear_model_between_its_bounds():
     for parameter in vae.decoder.parameters():
         nn.init.normal_(parameter, std=0.6)
     x, _ = vae.sample(4)
-    truth = evaluate.quadrature(vae, x).values
+    truth = evaluate.quadrature(vae, x, tolerance=1e-4).values
     likelihood = evaluate.log_likelihood(vae, x, 500)
     ledgers = {
         family: evaluate.gap_ledger(vae, x, family, log_prob=likelihood, num_particles=300, max_steps=200)
