@@ -14,8 +14,9 @@ from pyrovae.evaluate.decoding import (
     reconstruct_samples,
 )
 from pyrovae.evaluate.downstream import Downstream, downstream
+from pyrovae.evaluate.exact_gaps import EMLedger, em_ledger, posterior_gap
 from pyrovae.evaluate.fid import FID, FIDHistory, fid
-from pyrovae.evaluate.gaps import EMLedger, GapLedger, em_ledger, gap_ledger, posterior_gap
+from pyrovae.evaluate.gaps import GapLedger, gap_ledger
 from pyrovae.evaluate.importance import (
     ELBOTerms,
     LogLikelihood,

@@ -1,4 +1,4 @@
-"""Where the ELBO loses: to the family of q, to the encoder that must serve every datum; and in EM, step by step.
+"""Where the ELBO loses: to the family of q, and to the encoder that must serve every datum.
 
 log p(x) − ELBO[q] = (log p(x) − ELBO[q*]) + (ELBO[q*] − ELBO[q]), q* being the best q of its family for this one datum:
 the approximation gap and the amortization gap.  The whole is KL(q(z given x) ‖ p(z given x)), known exactly where the
@@ -13,9 +13,9 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
-from torch.distributions import kl_divergence
 
 from pyrovae.data import Observations
+from pyrovae.evaluate.exact_gaps import exact_kl, guide_and_posterior
 from pyrovae.evaluate.importance import LogLikelihood
 from pyrovae.evaluate.joint import Joint, block_seed, evaluating, pairs_at_once, progress_bar
 from pyrovae.evaluate.latents import is_continuous, posteriors
@@ -85,38 +85,6 @@ class GapLedger:
         return "\n".join([*lines, f"nats per datum, N = {len(self.elbo):,}, {self.method}; ± Monte-Carlo error"])
 
 
-@dataclass(frozen=True, eq=False)
-class EMLedger:
-    """One iteration of EM, from θ to θ', per datum; nats, each shape (N,).
-
-    With q = p(z given x; θ), the bound touches log p(x; θ).  The M step raises it, which opens KL(q ‖ p(z given x;
-    θ')); the E step of the next iteration closes that: log p(x; θ') = log p(x; θ) + ``raised`` + ``closed``.
-
-    Attributes:
-        log_prob_before: log p(x; θ), where the bound starts.
-        bound: ELBO of q at θ'.
-        log_prob_after: log p(x; θ'), to which the next E step lifts the bound.
-    """
-
-    log_prob_before: Tensor
-    bound: Tensor
-    log_prob_after: Tensor
-
-    @property
-    def raised(self) -> Tensor:
-        """What the M step raised the bound by; its sum over the data that it was fitted to is not negative."""
-        return self.bound - self.log_prob_before
-
-    @property
-    def closed(self) -> Tensor:
-        """KL(p(z given x; θ) ‖ p(z given x; θ')), which the next E step closes; not negative for any datum."""
-        return self.log_prob_after - self.bound
-
-    def __str__(self) -> str:
-        means = [each.mean().item() for each in (self.log_prob_before, self.raised, self.closed, self.log_prob_after)]
-        return "log p {:.6f}, bound raised by {:.6f}, KL closed {:.6f}, log p {:.6f} nats per datum".format(*means)
-
-
 @dataclass(frozen=True)
 class _Search:
     """How q* is searched for; see :func:`best_gaussians`."""
@@ -125,31 +93,6 @@ class _Search:
     num_particles: int
     max_steps: int
     tolerance: float
-
-
-@torch.no_grad()
-def posterior_gap(model: LatentVariableModel, data: Observations | Tensor, *, guide: Program | None = None) -> Tensor:
-    """KL(q(z given x) ‖ p(z given x)) in closed form, for a model whose posterior is known: all that the ELBO loses.
-
-    Args:
-        model: A tractable model, with a Gaussian or a categorical posterior.
-        data: N data.
-        guide: q; by default ``model.guide``.
-
-    Returns:
-        Tensor (N,), nats.
-
-    Raises:
-        TypeError: If the posterior is not known.
-
-    Example:
-        >>> from pyrovae import PPCA
-        >>> ppca = PPCA(latent_dim=1, data_shape=(3,))  # whose guide is the posterior
-        >>> posterior_gap(ppca, torch.zeros(2, 3)).abs().max().item() < 1e-12
-        True
-    """
-    pairs = zip(*_both(model, data, guide), strict=True)
-    return torch.cat([_kl(q, p) for q, p in pairs])
 
 
 def gap_ledger(
@@ -239,39 +182,10 @@ def gap_ledger(
     )
 
 
-@torch.no_grad()
-def em_ledger(before: TractableModel, after: TractableModel, data: Observations | Tensor) -> EMLedger:
-    """One iteration of EM in two parts: how far the M step raised the bound, and the KL that the next E step closes.
-
-    Args:
-        before: The model with the parameters that the E step was taken at.
-        after: The same with those of the M step, or any others.
-        data: N data.
-
-    Returns:
-        The ledger.
-
-    Raises:
-        TypeError: If a model's posterior is not known.
-
-    Example:
-        >>> from pyrovae import GaussianMixture
-        >>> gmm = GaussianMixture(num_components=2, data_shape=(3,))
-        >>> em_ledger(gmm, gmm, torch.zeros(4, 3)).closed.max().item()
-        0.0
-
-    Reference:
-        Neal and Hinton (1998), A view of the EM algorithm that justifies incremental, sparse, and other variants.
-    """
-    closed = torch.cat([_kl(q, p) for q, p in zip(_known(before, data), _known(after, data), strict=True)])
-    log_prob_after = after.log_prob(data)
-    return EMLedger(before.log_prob(data), log_prob_after - closed, log_prob_after)
-
-
 def _exact_ledger(model: Any, data: Observations | Tensor, family: Family, guide: Program | None) -> GapLedger:
     with torch.no_grad():
-        pairs = list(zip(*_both(model, data, guide), strict=True))
-        kl = torch.cat([_kl(q, p) for q, p in pairs])
+        pairs = list(zip(*guide_and_posterior(model, data, guide), strict=True))
+        kl = torch.cat([exact_kl(q, p) for q, p in pairs])
         smallest = torch.cat([_smallest_kl(p, family) for _, p in pairs])
         log_prob = model.log_prob(data)
     zeros = torch.zeros_like(log_prob)
@@ -346,27 +260,6 @@ def _log_prob(
     if values.shape != (len(data),):
         raise ValueError(f"`log_prob` must be of the same {len(data)} data, got shape {tuple(values.shape)}.")
     return values, torch.zeros_like(values) if isinstance(given, Tensor) else given.standard_error
-
-
-def _both(model: LatentVariableModel, data: Observations | Tensor, guide: Program | None) -> tuple[Any, Any]:
-    """q and the exact posterior, block after block of data."""
-    return posteriors(model, data, guide=guide or model.guide), _known(model, data)
-
-
-def _known(model: LatentVariableModel, data: Observations | Tensor) -> Any:
-    """The exact posterior, block after block of data."""
-    if not hasattr(model, "posterior"):
-        raise TypeError(
-            f"`model` must have a posterior in closed form, got {type(model).__name__}; bound log p(x) by evaluate.ais."
-        )
-    return posteriors(model, data)
-
-
-def _kl(q: Any, p: Any) -> Tensor:
-    """KL(q ‖ p) of two Gaussians, or of two categorical distributions, (n,)."""
-    if not is_continuous(p):
-        return kl_divergence(q, p)
-    return as_gaussian(q).kl(as_gaussian(p))
 
 
 def _error_of_mean(error: Tensor) -> float:
