@@ -1,5 +1,8 @@
-"""How good a model is: log p(x) exactly or by importance weights, what the weights themselves say, what z holds."""
+"""How good a model is: log p(x) exactly, by quadrature, or bounded by importance weights and annealing; where the ELBO
+loses; what z holds."""
 
+from pyrovae.evaluate.annealed import AnnealedLikelihood, Sandwich, ais, sandwich
+from pyrovae.evaluate.collapse import CollapseReport, LinearForecast, collapse_report, linear_forecast
 from pyrovae.evaluate.decoding import (
     decode_deviations,
     decode_means,
@@ -11,7 +14,9 @@ from pyrovae.evaluate.decoding import (
     reconstruct_samples,
 )
 from pyrovae.evaluate.downstream import Downstream, downstream
+from pyrovae.evaluate.exact_gaps import EMLedger, em_ledger, posterior_gap
 from pyrovae.evaluate.fid import FID, FIDHistory, fid
+from pyrovae.evaluate.gaps import GapLedger, gap_ledger
 from pyrovae.evaluate.importance import (
     ELBOTerms,
     LogLikelihood,
@@ -22,18 +27,31 @@ from pyrovae.evaluate.importance import (
     log_likelihood_by_class,
     log_weights,
 )
+from pyrovae.evaluate.information import LatentInformation, latent_information
+from pyrovae.evaluate.integration import PosteriorGrid, Quadrature, posterior_grid, quadrature
 from pyrovae.evaluate.latents import Encoding, LatentReport, encode, latent_report
 from pyrovae.evaluate.parameters import match_components, principal_angles
 from pyrovae.evaluate.pareto import k_hat_threshold, pareto_k
 
 __all__ = [
     "FID",
+    "AnnealedLikelihood",
+    "CollapseReport",
     "Downstream",
     "ELBOTerms",
+    "EMLedger",
     "Encoding",
     "FIDHistory",
+    "GapLedger",
+    "LatentInformation",
     "LatentReport",
+    "LinearForecast",
     "LogLikelihood",
+    "PosteriorGrid",
+    "Quadrature",
+    "Sandwich",
+    "ais",
+    "collapse_report",
     "decode_deviations",
     "decode_means",
     "decode_samples",
@@ -41,19 +59,27 @@ __all__ = [
     "draws",
     "elbo",
     "elbo_terms",
+    "em_ledger",
     "encode",
     "fid",
+    "gap_ledger",
     "interpolate",
     "k_hat_threshold",
     "latent_grid",
+    "latent_information",
     "latent_report",
+    "linear_forecast",
     "log_likelihood",
     "log_likelihood_by_class",
     "log_weights",
     "manifold_means",
     "match_components",
     "pareto_k",
+    "posterior_gap",
+    "posterior_grid",
     "principal_angles",
+    "quadrature",
     "reconstruct_means",
     "reconstruct_samples",
+    "sandwich",
 ]

@@ -46,8 +46,8 @@ class LogLikelihood:
 
     Attributes:
         values: log p(x) or its estimate, shape (N,).
-        method: ``"exact"``, or ``"importance"``: the log-mean-exp of S weights, a lower bound of log p(x) in
-            expectation.
+        method: ``"exact"``; ``"importance"``, the log-mean-exp of S weights, a lower bound of log p(x) in expectation;
+            or ``"annealed"``, the same of S annealed chains.
         num_particles: S; 0 when exact.
         standard_error: Monte-Carlo standard error of each value (delta method), shape (N,); 0 when exact.
         ess: Effective sample size of the weights, (Σw)²/Σw², shape (N,); infinite when exact.
@@ -55,7 +55,7 @@ class LogLikelihood:
     """
 
     values: Tensor
-    method: Literal["exact", "importance"]
+    method: Literal["exact", "importance", "annealed"]
     num_particles: int
     standard_error: Tensor
     ess: Tensor
@@ -70,6 +70,32 @@ class LogLikelihood:
     def mean_standard_error(self) -> float:
         """Standard error of ``mean`` over data, the spread of the Monte-Carlo noise included."""
         return (self.values.double().std(correction=1) / math.sqrt(len(self.values))).item()
+
+    @property
+    def monte_carlo_standard_error(self) -> float:
+        """The part of it that other particles would change: √(Σ_n SE_n²) / N, what ``mean`` errs by on these data."""
+        return (self.standard_error.double().square().sum().sqrt() / len(self.values)).item()
+
+    @property
+    def data_standard_error(self) -> float:
+        """The part of it that other data would change: what is left when the Monte-Carlo part is taken out."""
+        return math.sqrt(max(0.0, self.mean_standard_error**2 - self.monte_carlo_standard_error**2))
+
+    @property
+    def bias(self) -> Tensor:
+        """What each value is off by in expectation, to the first order in 1/S: −½ SE², shape (N,), nats.
+
+        By the delta method, E[log p̂] = log p − Var(p̂)/(2p²) + …; of no use where the weights are so heavy-tailed (see
+        :attr:`k_hat`) that SE itself cannot be trusted.
+        """
+        return -0.5 * self.standard_error.square()
+
+    @property
+    def meaning(self) -> str:
+        """One sentence on what ``values`` are: exact, or a bound in expectation, and from which side."""
+        if self.method == "exact":
+            return "log p(x), exact."
+        return f"A lower bound of log p(x) in expectation, by {self.num_particles:,} importance weights a datum."
 
     @property
     def k_hat_share(self) -> float:
@@ -348,7 +374,7 @@ def _block(model: Program, guide: Program, inputs: tuple[Tensor, ...], num_parti
     x = inputs[0]
     with pyro.plate("particles", num_particles, dim=-2):
         drawn = poutine.trace(guide).get_trace(*inputs)
-    latents: dict[str, Any] = {name: site for name, site in drawn.nodes.items() if _is_latent(site)}
+    latents: dict[str, Any] = {name: site for name, site in drawn.nodes.items() if is_latent(site)}
     columns = min(pairs, len(x))
     rows = pairs // columns
     tiles = []
@@ -357,17 +383,17 @@ def _block(model: Program, guide: Program, inputs: tuple[Tensor, ...], num_parti
         for j in range(0, len(x), columns):
             values = {name: site["value"][i : i + rows, j : j + columns] for name, site in latents.items()}
             part = tuple(each[j : j + columns] for each in inputs)
-            row.append(_score(model, part, values, min(rows, num_particles - i)))
+            row.append(score_latents(model, part, values, min(rows, num_particles - i)))
         tiles.append([torch.cat(parts, dim=1) for parts in zip(*row, strict=True)])
     likelihood, prior = (torch.cat(parts) for parts in zip(*tiles, strict=True))
     values = {name: site["value"] for name, site in latents.items()}
     return _Terms(likelihood, prior, _total(latents.values(), num_particles, x), values)
 
 
-def _score(
+def score_latents(
     model: Program, inputs: tuple[Tensor, ...], values: dict[str, Tensor], num_particles: int
 ) -> tuple[Tensor, Tensor]:
-    """log p(x given z) and log p(z) at given z, each (S, n)."""
+    """log p(x given z) and log p(z) at the given latents, each (S, n); nothing is drawn, and gradients flow."""
     x = inputs[0]
     with pyro.plate("particles", num_particles, dim=-2):
         scored = poutine.trace(poutine.condition(model, values)).get_trace(*inputs)
@@ -400,5 +426,6 @@ def _is_plate(site: Any) -> bool:
     return type(site["fn"]).__name__ == "_Subsample"
 
 
-def _is_latent(site: Any) -> bool:
+def is_latent(site: Any) -> bool:
+    """Whether a node of a trace is a random variable that is not observed."""
     return site["type"] == "sample" and not site["is_observed"] and not _is_plate(site)

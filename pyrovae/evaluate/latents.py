@@ -229,7 +229,10 @@ def is_continuous(q: Any) -> bool:
 def _guide_distribution(guide: Program, *inputs: Tensor) -> Any:
     """What the guide draws z from."""
     with pyro.get_param_store().scope(), seeded(0):
-        return poutine.trace(guide).get_trace(*inputs).nodes["z"]["fn"]
+        nodes = poutine.trace(guide).get_trace(*inputs).nodes
+    if "z" not in nodes:
+        raise ValueError("`guide` must sample the site 'z', got none; pass exact_guide(model), or one with an encoder.")
+    return nodes["z"]["fn"]
 
 
 def check_encoding(encoding: Any, name: str = "encoding") -> None:

@@ -8,6 +8,7 @@ from pyrovae.plots.board import scoreboard
 from pyrovae.plots.curves import training_curves
 from pyrovae.plots.latents import latents
 from pyrovae.plots.manifolds import clouds_and_manifolds, manifold
+from pyrovae.plots.posteriors import posterior_contours
 from pyrovae.plots.reconstructions import reconstructions, sigma_maps, strips
 from pyrovae.plots.samples import samples
 from pyrovae.plots.tradeoffs import fid_by_epoch, rate_distortion
@@ -17,6 +18,7 @@ __all__ = [
     "fid_by_epoch",
     "latents",
     "manifold",
+    "posterior_contours",
     "rate_distortion",
     "reconstructions",
     "samples",

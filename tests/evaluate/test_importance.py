@@ -157,6 +157,29 @@ def test_elbo_and_likelihood_are_read_off_the_weights(model):
     assert likelihood.num_particles == 40
 
 
+def test_the_error_of_a_mean_is_that_of_other_particles_and_of_other_data(monkeypatch):
+    """Over 200 seeds on the same data: the spread of the mean is the Monte-Carlo part, its shift the bias."""
+    monkeypatch.setattr(importance, "pareto_k", lambda log_w: torch.zeros(log_w.shape[1]))  # for speed
+    ppca = detuned_ppca()
+    x, _ = ppca.sample(40, seed=1000)
+    runs = [evaluate.log_likelihood(ppca, x, 50, "importance", seed=seed) for seed in range(200)]
+    means = torch.tensor([run.mean for run in runs])
+    reported = torch.tensor([run.monte_carlo_standard_error for run in runs])
+    assert abs((means.std() / reported.square().mean().sqrt()).item() - 1) < 4 / math.sqrt(2 * 200)
+    shift, bias = means.mean().item() - ppca.score(x), sum(run.bias.mean().item() for run in runs) / 200
+    assert bias < 0
+    assert abs(shift - bias) < 4 * means.std().item() / math.sqrt(200)
+    one = runs[0]
+    assert one.data_standard_error == pytest.approx(
+        math.sqrt(one.mean_standard_error**2 - one.monte_carlo_standard_error**2)
+    )
+    exact = evaluate.log_likelihood(ppca, x)
+    assert (exact.monte_carlo_standard_error, exact.bias.abs().max().item()) == (0, 0)
+    assert exact.data_standard_error == pytest.approx(exact.mean_standard_error)
+    assert exact.meaning == "log p(x), exact."
+    assert one.meaning == "A lower bound of log p(x) in expectation, by 50 importance weights a datum."
+
+
 def test_statistics_of_the_weights_are_their_formulas(model):
     """Mean, its standard error by the delta method sd(w)/(mean(w)√S), and ESS, from the weights themselves in numpy."""
     x = data_for(model)

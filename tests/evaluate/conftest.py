@@ -1,0 +1,34 @@
+"""A model of the user's own that several tests share."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+from pyrovae.models.base import LatentVariableModel, Program
+
+
+class PositiveAndReal(Program):
+    """τ ~ Gamma(3, 2), z ~ Normal(0, 1), x ~ Normal(z, τ^-½) in three dimensions: two latents, one of them positive."""
+
+    def forward(self, x=None, *, num_data=1):
+        with pyro.plate("data", num_data if x is None else len(x), dim=-1):
+            one = torch.ones((), dtype=torch.float64)
+            tau = pyro.sample("tau", dist.Gamma(3 * one, 2 * one))
+            z = pyro.sample("z", dist.Normal(0 * one, one))
+            scale = tau.rsqrt()[..., None].expand(*tau.shape, 3)
+            return pyro.sample("x", dist.Normal(z[..., None].expand_as(scale), scale).to_event(1), obs=x)
+
+
+class TwoSites(LatentVariableModel):
+    data_shape = (3,)
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("like", torch.zeros((), dtype=torch.float64))
+        self.model, self.guide = PositiveAndReal(), PositiveAndReal()
+
+
+@pytest.fixture
+def two_sites():
+    return TwoSites()
