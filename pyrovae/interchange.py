@@ -11,7 +11,8 @@ from torch import Tensor
 
 from pyrovae import evaluate
 from pyrovae.data import Observations
-from pyrovae.models.base import LatentVariableModel, TractableModel
+from pyrovae.models.base import LatentVariableModel
+from pyrovae.models.tractable import TractableModel
 from pyrovae.seeding import seeded
 
 

@@ -14,7 +14,8 @@ from tqdm.auto import tqdm
 from pyrovae import evaluate
 from pyrovae.data import Observations, Space, as_observations
 from pyrovae.fit import FitResult
-from pyrovae.models.base import LatentVariableModel, TractableModel
+from pyrovae.models.base import LatentVariableModel
+from pyrovae.models.tractable import TractableModel
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -19,8 +19,9 @@ from pyrovae.data import DataSet, Observations
 from pyrovae.data.observations import MASSES
 from pyrovae.fit import FitResult
 from pyrovae.models import PPCA, BernoulliMixture, GaussianMixture
-from pyrovae.models.base import LatentVariableModel, TractableModel
+from pyrovae.models.base import LatentVariableModel
 from pyrovae.models.gmm import Covariance
+from pyrovae.models.tractable import TractableModel
 from pyrovae.seeding import seeded
 
 FORMS: tuple[Covariance, ...] = ("full", "diag")

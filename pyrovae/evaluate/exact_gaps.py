@@ -15,7 +15,8 @@ from torch.distributions import kl_divergence
 from pyrovae.data import Observations
 from pyrovae.evaluate.latents import is_continuous, posteriors
 from pyrovae.evaluate.local import as_gaussian
-from pyrovae.models.base import LatentVariableModel, Program, TractableModel
+from pyrovae.models.base import LatentVariableModel, Program
+from pyrovae.models.tractable import TractableModel
 
 
 @dataclass(frozen=True, eq=False)

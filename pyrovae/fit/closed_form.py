@@ -10,7 +10,7 @@ from torch import Tensor
 from pyrovae.data import Observations
 from pyrovae.fit.result import FitResult, nats
 from pyrovae.fit.sources import checked_weight
-from pyrovae.models.base import TractableModel
+from pyrovae.models.tractable import TractableModel
 
 
 def closed_form(

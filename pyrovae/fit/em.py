@@ -22,7 +22,7 @@ from pyrovae.data import Observations
 from pyrovae.fit.progress import hidden
 from pyrovae.fit.result import ConvergenceWarning, DegeneracyWarning, DivergenceError, FitResult, nats
 from pyrovae.fit.sources import Source, open_source
-from pyrovae.models.base import TractableModel
+from pyrovae.models.tractable import TractableModel
 from pyrovae.seeding import seeded
 
 Statistics = dict[str, Tensor]

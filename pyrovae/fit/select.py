@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from pyrovae.data import Observations
 from pyrovae.fit.progress import hidden
 from pyrovae.fit.result import FitResult
-from pyrovae.models.base import TractableModel
+from pyrovae.models.tractable import TractableModel
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import Observations, Space
-from pyrovae.models.base import TractableModel
 from pyrovae.models.kernels import chunk_rows
+from pyrovae.models.tractable import TractableModel
 
 START_FLOATS = 2**24  # numbers of data outside of memory, 128 MiB, from which a fit starts
 WINDOW_BYTES = 2**22  # of a mapped file that are in memory at once while single rows are picked out of it

@@ -1,6 +1,6 @@
 """The models: each an explicit Pyro program with its guide."""
 
-from pyrovae.models.base import LatentVariableModel, Program, TractableModel, exact_guide
+from pyrovae.models.base import LatentVariableModel, Program
 from pyrovae.models.bernoulli_mixture import BernoulliMixture
 from pyrovae.models.factor_analysis import FactorAnalysis
 from pyrovae.models.gmm import GaussianMixture
@@ -16,6 +16,7 @@ from pyrovae.models.likelihoods import (
 )
 from pyrovae.models.ppca import PPCA
 from pyrovae.models.ppca_mixture import PPCAMixture
+from pyrovae.models.tractable import TractableModel, exact_guide
 from pyrovae.models.vae import VAE
 
 __all__ = [

@@ -16,19 +16,10 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from pyrovae.data import Observations
-from pyrovae.models.base import (
-    AmortizedGuide,
-    Missing,
-    Program,
-    TractableModel,
-    check_floor,
-    check_missing,
-    derived,
-    exact_guide,
-    flat_dims,
-)
+from pyrovae.models.base import AmortizedGuide, Missing, Program, check_floor, check_missing, flat_dims
 from pyrovae.models.missing import column_means, fill_columns
 from pyrovae.models.networks import LinearGaussianEncoder
+from pyrovae.models.tractable import TractableModel, derived, exact_guide
 
 
 class LinearGaussianModel(Program):

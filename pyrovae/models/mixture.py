@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import Observations
-from pyrovae.models.base import Program, TractableModel, flat_dims
+from pyrovae.models.base import Program, flat_dims
 from pyrovae.models.kernels import chunk_rows
+from pyrovae.models.tractable import TractableModel
 
 HELD_UP = 0.1  # data flatter than this share of the floor are held up by it, rather than near it
 START_STEPS = 10  # of Lloyd's algorithm, after the centres are drawn

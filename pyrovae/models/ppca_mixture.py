@@ -10,9 +10,10 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.models.base import Program, check_floor, derived
+from pyrovae.models.base import Program, check_floor
 from pyrovae.models.mixture import HELD_UP, MarginalGuide, Mixture, start_clusters
 from pyrovae.models.ppca import PPCA
+from pyrovae.models.tractable import derived
 
 
 class PPCAMixtureModel(Program):

@@ -1,0 +1,179 @@
+"""A model whose likelihood and posterior are known: what it gives, and the guide that its posterior makes."""
+
+from __future__ import annotations
+
+import functools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from pyrovae.data import Observations
+from pyrovae.models.base import AmortizedGuide, LatentVariableModel
+from pyrovae.models.kernels import chunk_rows
+
+Result = TypeVar("Result")
+
+
+def derived(method: Callable[[Any], Result]) -> Callable[[Any], Result]:
+    """For a method that computes something from the parameters alone: once in a block of ``model.unchanged()``."""
+
+    @functools.wraps(method)
+    def once(self: TractableModel) -> Result:
+        if self._derived is None:
+            return method(self)
+        if method.__name__ not in self._derived:
+            self._derived[method.__name__] = method(self)
+        return self._derived[method.__name__]
+
+    return once
+
+
+class TractableModel(LatentVariableModel, ABC):
+    """A model whose likelihood and posterior are known exactly, and which EM can fit.
+
+    A subclass gives ``log_prob``, ``posterior`` and ``posterior_kl``, and, to be fitted by EM, ``expected_statistics``
+    (the E step, sums over data) and ``maximize`` (the M step).
+    """
+
+    data_shape: tuple[int, ...]
+
+    floats_per_datum: int  # numbers that an E step holds for each datum
+    smallest_chunk: int = 1  # data below which the sums of a chunk cost more to add up than to compute
+    _derived: dict[str, Any] | None = None
+
+    @abstractmethod
+    def log_prob(self, x: Observations | Tensor) -> Tensor:
+        """Exact log p(x), shape (N,), nats per datum; with missing values that of the observed ones."""
+
+    @abstractmethod
+    def posterior(self, x: Observations | Tensor) -> pyro.distributions.Distribution:
+        """Exact p(z given x), batch shape (N,)."""
+
+    @abstractmethod
+    def posterior_kl(self, x: Observations | Tensor) -> Tensor:
+        """Exact KL(p(z given x) ‖ p(z)), shape (N,), nats: what x tells of z.  With the exact posterior as guide, the
+        reconstruction term of the ELBO is log p(x) + this."""
+
+    def as_distribution(self) -> pyro.distributions.TorchDistribution:
+        """p(x) as a distribution of Pyro, event shape ``data_shape``: the prior of another program, say.
+
+        Its parameters are this model's own: gradients flow into them, and a later change of them does not show.
+        """
+        raise NotImplementedError(f"p(x) of a {type(self).__name__} is no distribution that Pyro has.")
+
+    def initialize(self, x: Tensor, weight: Tensor | None = None) -> None:
+        """Set the starting parameters from data ``x``, each counting for ``weight``, and torch's random state."""
+        raise NotImplementedError
+
+    def expected_statistics(self, x: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
+        """E step: sums over data of the expected sufficient statistics, with ``log_prob`` and ``count`` among them.
+
+        Args:
+            x: Data as :meth:`as_input` gives them, shape (N, *data_shape).
+            weight: What each datum counts for, shape (N,); one each if left out.
+        """
+        raise NotImplementedError
+
+    def maximize(self, statistics: dict[str, Tensor]) -> None:
+        """M step: set the parameters, in place, to the maximum of the expected complete-data log-likelihood."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def impute(self, x: Observations | Tensor) -> tuple[Tensor, Tensor]:
+        """What is missing, from what is observed: E[x given the observed] and its variance.
+
+        Args:
+            x: Data with NaN for missing values, shape (N, D).
+
+        Returns:
+            Means (N, D), which are the data where those are observed, and variances (N, D), zero there.
+
+        Raises:
+            ValueError: If the model does not take missing values.
+        """
+        if self.missing != "nan":
+            raise ValueError('`missing` must be "nan" for a model that imputes, got "error"; build the model with it.')
+        data = self.as_input(x)
+        with self.unchanged():
+            moments = [self._moments_given_observed(chunk) for chunk in self._chunks(data)]
+        mean, variance = (torch.cat(part) for part in zip(*moments, strict=True))
+        return torch.where(data.isnan(), mean, data), torch.where(data.isnan(), variance, 0.0)
+
+    def _moments_given_observed(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and variances (n, D) of the missing entries of a chunk, and anything in the others."""
+        raise NotImplementedError
+
+    def _incomplete(self, x: Tensor) -> bool:
+        """Whether a value is missing from a chunk."""
+        return self.missing == "nan" and bool(x.isnan().any())
+
+    def _chunks(self, x: Observations | Tensor) -> tuple[Tensor, ...]:
+        """Data as :meth:`as_input` gives them, in chunks whose intermediate values are small."""
+        data = self.as_input(x)
+        return data.split(chunk_rows(self.floats_per_datum, self.smallest_chunk, data.device))
+
+    def degeneracies(self, statistics: dict[str, Tensor]) -> list[str]:
+        """Where the likelihood comes from a floor or a handful of data, by the E step's sums; a line for each place."""
+        return []
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """A block in which no parameter changes, so that what is derived from them alone is computed once."""
+        outer = self._derived
+        self._derived = {} if outer is None else outer
+        try:
+            yield
+        finally:
+            self._derived = outer
+
+    @torch.no_grad()
+    def score_samples(self, x: Observations | Tensor) -> Tensor:
+        """:meth:`log_prob` under scikit-learn's name: exact log p(x), shape (N,), nats per datum, without gradients."""
+        return self.log_prob(x)
+
+    def score(self, x: Observations | Tensor) -> float:
+        """Mean exact log-likelihood, nats per datum; higher is better."""
+        return self.score_samples(x).double().mean().item()
+
+    def bic(self, x: Observations | Tensor) -> float:
+        """Bayesian information criterion on ``x``, as in scikit-learn: lower is better."""
+        log_likelihood = self.score_samples(x).double()
+        return -2 * log_likelihood.sum().item() + self.num_free_parameters * math.log(len(log_likelihood))
+
+    def aic(self, x: Observations | Tensor) -> float:
+        """Akaike information criterion on ``x``, as in scikit-learn: lower is better."""
+        return -2 * self.score_samples(x).double().sum().item() + 2 * self.num_free_parameters
+
+
+class ExactPosterior(nn.Module):
+    """The encoder that knows: x → the exact p(z given x) of a tractable model."""
+
+    def __init__(self, tractable: TractableModel) -> None:
+        super().__init__()
+        self._tractable = (tractable,)  # in a tuple: its parameters are θ, not this encoder's
+
+    def forward(self, x: Tensor) -> pyro.distributions.Distribution:
+        return self._tractable[0].posterior(x)
+
+
+def exact_guide(model: TractableModel) -> AmortizedGuide:
+    """The exact posterior of a tractable model as a Pyro guide: every importance weight then equals log p(x).
+
+    Args:
+        model: Any model with ``posterior``.
+
+    Returns:
+        A guide for stock Pyro, ``guide(x, *, num_data=1)``.
+
+    Raises:
+        TypeError: If the model's posterior is not known.
+    """
+    if not hasattr(model, "posterior"):
+        raise TypeError(f"`model` must have a closed-form posterior, got {type(model).__name__}; use its own guide.")
+    return AmortizedGuide(ExactPosterior(model))
