@@ -26,3 +26,12 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         yield
+
+
+STRIDE = 0x9E3779B1  # from block to block, modulo 2³²: torch's generator on the CPU keeps no more bits of a seed
+OFFSET = 0x2545F491  # so that data sampled by a seed and draws given them by the same seed have no noise in common
+
+
+def block_seed(seed: int, block: int = 0) -> int:
+    """The seed of the draws for a block of data: never that of the data themselves, nor of another block."""
+    return (seed + OFFSET + STRIDE * block) % 2**32

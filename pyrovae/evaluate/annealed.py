@@ -25,9 +25,9 @@ from torch import Tensor
 from pyrovae.data import Observations
 from pyrovae.evaluate.hmc import Path, transition
 from pyrovae.evaluate.importance import PAIRS, LogLikelihood, is_latent, summarize
-from pyrovae.evaluate.joint import Joint, block_seed, evaluating, pairs_at_once, progress_bar
+from pyrovae.evaluate.joint import Joint, evaluating, pairs_at_once, progress_bar
 from pyrovae.models.base import LatentVariableModel, Program, check_whole
-from pyrovae.seeding import seeded
+from pyrovae.seeding import block_seed, seeded
 
 Start = Literal["prior", "guide"]
 Schedule = Literal["sigmoid", "linear"]

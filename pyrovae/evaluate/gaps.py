@@ -17,12 +17,12 @@ from torch import Tensor
 from pyrovae.data import Observations
 from pyrovae.evaluate.exact_gaps import exact_kl, guide_and_posterior
 from pyrovae.evaluate.importance import LogLikelihood
-from pyrovae.evaluate.joint import Joint, block_seed, evaluating, pairs_at_once, progress_bar
+from pyrovae.evaluate.joint import Joint, evaluating, pairs_at_once, progress_bar
 from pyrovae.evaluate.latents import is_continuous, posteriors
 from pyrovae.evaluate.local import Family, GaussianPosteriors, as_gaussian, best_gaussians, log_weights_at
 from pyrovae.models.base import LatentVariableModel, Program, check_whole
 from pyrovae.models.tractable import TractableModel
-from pyrovae.seeding import seeded
+from pyrovae.seeding import block_seed, seeded
 
 BLOCK = 256  # data whose q* are searched for together; part of the definition of what a seed gives
 

@@ -21,10 +21,9 @@ from tqdm.auto import tqdm
 from pyrovae.data import Observations, as_observations
 from pyrovae.evaluate.pareto import k_hat_threshold, pareto_k
 from pyrovae.models.base import LatentVariableModel, Program
-from pyrovae.seeding import seeded
+from pyrovae.seeding import block_seed, seeded
 
 PAIRS = 2**16  # (particle, datum) pairs whose z are drawn together; part of the definition of what a seed gives
-SEED_STRIDE = 0x9E3779B1  # from block to block, modulo 2³²: torch's generator on the CPU keeps no more bits of a seed
 DECODED_FLOATS = 2**22  # numbers in a decoded block, 16 MiB in float32
 
 
@@ -359,7 +358,7 @@ def _particles(
         guide.eval()
         blocks = zip(*(each.split(max(1, PAIRS // num_particles)) for each in inputs), strict=True)
         for number, block in enumerate(blocks):
-            with pyro.get_param_store().scope(), seeded((seed + SEED_STRIDE * number) % 2**32):
+            with pyro.get_param_store().scope(), seeded(block_seed(seed, number)):
                 terms = _block(model.model, guide, block, num_particles, pairs)
             yield terms
             bar.update(len(block[0]))

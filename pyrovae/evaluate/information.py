@@ -13,10 +13,10 @@ from torch import Tensor
 
 from pyrovae.data import Observations
 from pyrovae.evaluate.importance import is_latent
-from pyrovae.evaluate.joint import block_seed, evaluating
+from pyrovae.evaluate.joint import evaluating
 from pyrovae.evaluate.latents import is_continuous, posteriors
 from pyrovae.models.base import LatentVariableModel, Program, check_whole
-from pyrovae.seeding import seeded
+from pyrovae.seeding import block_seed, seeded
 
 DENSITIES = 2**22  # numbers in a block of densities of draws under all q
 

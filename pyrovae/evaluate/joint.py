@@ -18,12 +18,10 @@ from torch.distributions import biject_to, identity_transform
 from torch.distributions.transforms import IndependentTransform
 from tqdm.auto import tqdm
 
-from pyrovae.evaluate.importance import DECODED_FLOATS, SEED_STRIDE, is_latent, score_latents
+from pyrovae.evaluate.importance import DECODED_FLOATS, is_latent, score_latents
 from pyrovae.models.base import LatentVariableModel, Program
 
 Inputs = tuple[Tensor, ...]
-
-SEED_OFFSET = 0x2545F491  # so that data sampled by a seed and draws given them by the same seed have no noise in common
 
 
 class Joint:
@@ -159,11 +157,6 @@ def progress_bar(total: int, desc: str, unit: str, progress: bool | None) -> Any
     """A progress bar, which appears after a second where there is a terminal, or as ``progress`` says."""
     disable = None if progress is None else not progress
     return tqdm(total=total, desc=desc, unit=unit, delay=1.0, leave=False, disable=disable)
-
-
-def block_seed(seed: int, block: int = 0) -> int:
-    """The seed of the draws for a block of data: never that of the data themselves, nor of another block."""
-    return (seed + SEED_OFFSET + SEED_STRIDE * block) % 2**32
 
 
 def pairs_at_once(model: LatentVariableModel, x: Tensor, chunk_size: int | None) -> int:

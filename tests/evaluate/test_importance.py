@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from pyrovae import PPCA, VAE, Bernoulli, Gaussian, GaussianMixture, evaluate, exact_guide
+from pyrovae import PPCA, VAE, Bernoulli, Gaussian, GaussianMixture, evaluate, exact_guide, fit
 from pyrovae.data import Observations
 from pyrovae.evaluate import importance
 from pyrovae.models.base import Program
 from pyrovae.models.networks import CategoricalEncoder, LinearGaussianEncoder
+from pyrovae.seeding import block_seed
 
 D, N = 4, 10
 
@@ -82,7 +83,7 @@ def test_weights_are_the_three_densities_at_the_guides_z(model):
     log_weights = evaluate.log_weights(model, x, num_particles, seed=seed)
     terms = evaluate.elbo_terms(model, x, num_particles, seed=seed)
     with torch.no_grad(), torch.random.fork_rng():
-        torch.manual_seed(seed)
+        torch.manual_seed(block_seed(seed))
         q = model.guide.encoder(x)
         z = q.expand((num_particles, N)).sample()
     if isinstance(model, VAE):
@@ -419,3 +420,14 @@ def test_data_that_do_not_fit_are_refused():
         evaluate.log_likelihood(vae, torch.full((3, D), 0.5))
     with pytest.raises(ValueError, match=r"`x` must be finite"):
         evaluate.elbo(vae, torch.full((3, D), math.nan))
+
+
+def test_data_and_particles_of_one_seed_share_no_noise():
+    """A single draw from the exact posterior by the seed that made the data is not nearer to the true z than others."""
+    ppca = fit.closed_form(PPCA(2, 5), torch.randn(60, 5, dtype=torch.float64)).model
+    x, z = ppca.sample(4000, seed=3)
+    drawn = evaluate.draws(ppca, x, 1, guide=exact_guide(ppca), seed=3)[0].reshape(-1)
+    z = z.reshape(-1)
+    posterior = ppca.posterior(x).mean.reshape(-1)
+    correlation = torch.corrcoef(torch.stack([drawn - posterior, z - posterior]))[0, 1].abs().item()
+    assert correlation < 5 / len(z) ** 0.5  # five standard errors of a correlation of zero

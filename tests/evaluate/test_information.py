@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from pyrovae import PPCA, VAE, FactorAnalysis, Gaussian, GaussianMixture, evaluate
-from pyrovae.evaluate.joint import block_seed
 from pyrovae.models.base import Program
+from pyrovae.seeding import block_seed
 
 STANDARD_ERRORS = 4
 
