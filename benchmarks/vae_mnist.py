@@ -69,10 +69,12 @@ EXPERIMENTS = {"dynamic": dynamic, "importance-weighted": importance_weighted, "
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiment", nargs="*", choices=[*EXPERIMENTS, []], help="all by default")
+    parser.add_argument("experiment", nargs="*", metavar="EXPERIMENT", help="all by default")
     parser.add_argument("--epochs", type=int, help="instead of those that the claim's time allows")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
+    if unknown := set(options.experiment) - set(EXPERIMENTS):
+        parser.error(f"EXPERIMENT must be one of {', '.join(EXPERIMENTS)}, got {', '.join(sorted(unknown))}.")
     for name in options.experiment or EXPERIMENTS:
         EXPERIMENTS[name](options.epochs, options.device)
 
