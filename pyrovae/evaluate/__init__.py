@@ -32,6 +32,8 @@ from pyrovae.evaluate.integration import PosteriorGrid, Quadrature, posterior_gr
 from pyrovae.evaluate.latents import Encoding, LatentReport, encode, latent_report
 from pyrovae.evaluate.parameters import match_components, principal_angles
 from pyrovae.evaluate.pareto import k_hat_threshold, pareto_k
+from pyrovae.evaluate.smoothness import Smoothness, smoothness
+from pyrovae.evaluate.two_sample import TwoSampleTest, two_sample_test
 
 __all__ = [
     "FID",
@@ -50,6 +52,8 @@ __all__ = [
     "PosteriorGrid",
     "Quadrature",
     "Sandwich",
+    "Smoothness",
+    "TwoSampleTest",
     "ais",
     "collapse_report",
     "decode_deviations",
@@ -82,4 +86,6 @@ __all__ = [
     "reconstruct_means",
     "reconstruct_samples",
     "sandwich",
+    "smoothness",
+    "two_sample_test",
 ]
