@@ -96,7 +96,7 @@ class Graph:
 
         @torch.no_grad()
         def replay(*inputs: Tensor) -> Sequence[Any]:
-            return run(*inputs, *self.constants)  # type: ignore[operator,no-any-return]
+            return run(*inputs, *self.constants)
 
         return replay
 

@@ -2,7 +2,7 @@
 
 Pyro runs a model through its handlers in Python at every step, which takes longer than the arithmetic of a small model.
 A static one does the same at every step: :class:`CompiledELBO` writes it down once and replays it, with fresh draws, as
-it is or compiled by Inductor.  It serves any Pyro model and guide; :func:`~pyrovae.fit.svi` is one user of what is here.
+it is or compiled by Inductor.  It serves any Pyro model and guide; :func:`~pyrovae.fit.svi` uses what is here.
 """
 
 from __future__ import annotations
@@ -112,11 +112,11 @@ class CompiledLoss:
         except RuntimeError as error:
             self._restore(before)
             raise NotStatic(f"its graph fails on the next batch: {error}") from error
-        if not apart == 0:
+        if apart != 0:
             self._restore(before)
             raise NotStatic(
-                f"on the next batch its graph is {apart:.1e} off, relatively, so it depends on something besides tensors "
-                "that goes by values, or changes from call to call"
+                f"on the next batch its graph is {apart:.1e} off, relatively, so it depends on something that is no "
+                "tensor, and changes"
             )
         return values
 
@@ -184,15 +184,14 @@ class CompiledELBO:
         True
     """
 
-    def __init__(
-        self, model: Program, guide: Program, elbo: ELBO | None = None, *, backend: Backend = "graph"
-    ) -> None:
+    def __init__(self, model: Program, guide: Program, elbo: ELBO | None = None, *, backend: Backend = "graph") -> None:
         if backend not in BACKENDS:
             raise ValueError(f"`backend` must be one of {BACKENDS}, got {backend!r}.")
         self.elbo: Any = Trace_ELBO() if elbo is None else elbo
         if not hasattr(self.elbo, "differentiable_loss"):
             raise TypeError(
-                f"`elbo` must be a Pyro ELBO with a differentiable_loss, got {type(elbo).__name__}; use e.g. Trace_ELBO."
+                f"`elbo` must be a Pyro ELBO with a differentiable_loss, got {type(elbo).__name__}; "
+                "use e.g. Trace_ELBO."
             )
         self.model, self.guide, self.backend = model, guide, backend
         self._modules = nn.ModuleList([each for each in (model, guide) if isinstance(each, nn.Module)])
@@ -214,7 +213,9 @@ class CompiledELBO:
     def _prepared(self, args: tuple[Tensor, ...]) -> CompiledLoss:
         if self._loss is None:
             if other := [type(each).__name__ for each in args if not isinstance(each, Tensor)]:
-                raise TypeError(f"`args` must be tensors, got {other[0]}; bind what else there is by functools.partial.")
+                raise TypeError(
+                    f"`args` must be tensors, got {other[0]}; bind what else there is by functools.partial."
+                )
             weight = (1.0,) if has_weight(self.elbo) else ()
             parameters, state = tensors_of(self._modules, lambda: self._value(*args, *weight))
             self._loss = CompiledLoss(
@@ -243,8 +244,8 @@ def has_weight(elbo: Any) -> bool:
 def loss_of(elbo: Any, model: Program, guide: Program, inputs: tuple[Any, ...]) -> Tensor:
     """The loss of a model and a guide, called with the inputs, less the last if that is the weight of the ELBO."""
     if has_weight(elbo):
-        return elbo.weighted_loss(inputs[-1], model, guide, *inputs[:-1])  # type: ignore[no-any-return]
-    return elbo.differentiable_loss(model, guide, *inputs)  # type: ignore[no-any-return]
+        return elbo.weighted_loss(inputs[-1], model, guide, *inputs[:-1])
+    return elbo.differentiable_loss(model, guide, *inputs)
 
 
 def tensors_of(modules: nn.Module, run: Callable[[], object]) -> tuple[list[Tensor], list[Tensor]]:

@@ -1,4 +1,4 @@
-"""The training run inside of :func:`~pyrovae.fit.svi`: the loss of a batch, the optimizer and its schedule, the traces."""
+"""The training run inside of :func:`~pyrovae.fit.svi`: the loss of a batch, optimizer, schedule and traces."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Run:
             if not math.isfinite(value):  # on a GPU, where nobody has looked before
                 raise self._not_finite(self._batch(index))
         batch = (x, *(each[index] for each in self.given))
-        self._checked(lambda: [self.loss(*batch)], lambda: batch)  # no further step would notice what the last one did
+        self._checked_loss(batch)  # no further step would notice what the last one did
         self.trace.append(-sum(values) / len(self.observations))
 
     def validate(self, inputs: tuple[Tensor, ...], seed: int) -> float:
@@ -103,8 +103,7 @@ class Run:
         total = 0.0
         with seeded(seed):
             for batch in zip(*(each.split(max(self.batch_size, 1024)) for each in inputs), strict=True):
-                (loss,) = self._checked(lambda batch=batch: [self.loss(*batch)], lambda batch=batch: batch)
-                total -= loss.item()
+                total -= self._checked_loss(batch).item()
         self.valid_trace.append(total / len(inputs[0]))
         return self.valid_trace[-1]
 
@@ -160,6 +159,9 @@ class Run:
     def _batch(self, index: Tensor) -> tuple[Tensor, ...]:
         return self.observations.draw(index), *(each[index] for each in self.given)
 
+    def _checked_loss(self, batch: tuple[Tensor, ...]) -> Tensor:
+        return self._checked(lambda: [self.loss(*batch)], lambda: batch)[0]
+
     def _checked(
         self, evaluate: Callable[[], Sequence[Tensor]], batch: Callable[[], tuple[Tensor, ...]]
     ) -> Sequence[Tensor]:
@@ -173,8 +175,8 @@ class Run:
             raise
         except (ValueError, torch.linalg.LinAlgError) as error:  # Pyro's validation or a factorisation met it first
             cause = error
-        error = self._not_finite(batch(), cause)
-        raise error from (None if error is cause else cause)
+        refusal = self._not_finite(batch(), cause)
+        raise refusal from (None if refusal is cause else cause)
 
     def _not_finite(self, batch: tuple[Tensor, ...], cause: Exception | None = None) -> Exception:
         """What to raise: the step and the first offender, or the cause itself where all is finite."""
