@@ -25,15 +25,25 @@ class Ratio:
         return f"{self.median:.2f} ({self.low:.2f} to {self.high:.2f})"
 
 
-def paired(ours: Callable[[], object], peer: Callable[[], object], rounds: int = 5) -> Ratio:
-    """Time both in every round, after one unmeasured call of each; seconds are medians."""
-    seconds: dict[str, list[float]] = {"ours": [], "peer": []}
+def interleaved(calls: dict[str, Callable[[], object]], rounds: int = 5) -> dict[str, list[float]]:
+    """Seconds of each call in every round, all of them in turn, after one unmeasured round."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(rounds + 1):
-        for name, call in (("ours", ours), ("peer", peer)):
+        for name, call in calls.items():
             began = time.perf_counter()
             call()
             if turn:
                 seconds[name].append(time.perf_counter() - began)
-    ratios = sorted(peer / own for own, peer in zip(seconds["ours"], seconds["peer"], strict=True))
-    medians = [statistics.median(seconds[name]) for name in ("ours", "peer")]
-    return Ratio(statistics.median(ratios), ratios[0], ratios[-1], *medians)
+    return seconds
+
+
+def ratio(ours: list[float], peer: list[float]) -> Ratio:
+    """The peer's seconds over ours, round by round."""
+    ratios = sorted(theirs / own for own, theirs in zip(ours, peer, strict=True))
+    return Ratio(statistics.median(ratios), ratios[0], ratios[-1], statistics.median(ours), statistics.median(peer))
+
+
+def paired(ours: Callable[[], object], peer: Callable[[], object], rounds: int = 5) -> Ratio:
+    """Time both in every round, after one unmeasured call of each; seconds are medians."""
+    seconds = interleaved({"ours": ours, "peer": peer}, rounds)
+    return ratio(seconds["ours"], seconds["peer"])

@@ -11,6 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "pyrovae"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LEVEL = {
+    "capture": 0,
     "data": 0,
     "files": 0,
     "seeding": 0,

@@ -1,6 +1,8 @@
 """Three ways to fit, and the objectives of one of them; none knows a concrete model."""
 
+from pyrovae.capture import NotStatic
 from pyrovae.fit.closed_form import closed_form
+from pyrovae.fit.compiled import CompiledELBO, CompiledLoss
 from pyrovae.fit.em import em
 from pyrovae.fit.objectives import BetaELBO, ImportanceWeightedELBO, LinearWarmup
 from pyrovae.fit.result import ConvergenceWarning, DegeneracyWarning, DivergenceError, FitResult, FitWarning
@@ -9,6 +11,8 @@ from pyrovae.fit.svi import svi
 
 __all__ = [
     "BetaELBO",
+    "CompiledELBO",
+    "CompiledLoss",
     "ConvergenceWarning",
     "DegeneracyWarning",
     "DivergenceError",
@@ -16,6 +20,7 @@ __all__ = [
     "FitWarning",
     "ImportanceWeightedELBO",
     "LinearWarmup",
+    "NotStatic",
     "Selection",
     "closed_form",
     "em",

@@ -5,32 +5,24 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pyro
 import torch
-from pyro import poutine
-from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO
-from torch import Tensor, nn
+from pyro.infer import ELBO
+from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, OneCycleLR
 from tqdm.auto import tqdm
 
 from pyrovae.data import Observations, as_observations
+from pyrovae.fit.backends import Compile, check_way
 from pyrovae.fit.progress import hidden
 from pyrovae.fit.result import DivergenceError, FitResult, nats
+from pyrovae.fit.training import SCHEDULES, NotFinite, Run, Schedule
 from pyrovae.models.base import LatentVariableModel
 from pyrovae.seeding import seeded
-
-Schedule = Callable[[Optimizer, int], LRScheduler]
-
-SCHEDULES: dict[str, Schedule] = {
-    "constant": lambda optimizer, num_steps: LambdaLR(optimizer, lambda step: 1.0),
-    "cosine": lambda optimizer, num_steps: CosineAnnealingLR(optimizer, num_steps),
-    "one_cycle": lambda optimizer, num_steps: OneCycleLR(optimizer, optimizer.param_groups[0]["lr"], num_steps),
-}
 
 
 def svi(
@@ -50,11 +42,12 @@ def svi(
     callback: Callable[[int, LatentVariableModel], None] | None = None,
     seed: int = 0,
     progress: bool | None = None,
+    compile: Compile = "auto",
 ) -> FitResult:
     """Fit θ and φ together by stochastic ascent of the ELBO.
 
     This is the loop that a Pyro user would write, ``loss = elbo(model.model, model.guide)(batch)``, a torch optimizer
-    and its schedule.  Data, batches and shuffling live on the device.
+    and its schedule, captured as a graph where that pays.  Data, batches and shuffling live on the device.
 
     Args:
         model: Any model with ``model`` and ``guide``; it is left as it was.
@@ -77,6 +70,11 @@ def svi(
             with the model in evaluation mode (``evaluate.FIDHistory``, say); its draws do not change those of the fit.
         seed: Seed of the start, the shuffling and every draw.
         progress: Show a progress bar; by default one appears when a fit takes over a second.
+        compile: How a step is computed: ``False``, by Pyro in Python; ``"graph"``, by a graph of its operations, which
+            is captured once and replayed; ``"inductor"``, by what Inductor compiles of that, in some ten seconds and
+            with a C++ compiler; ``"cuda_graph"``, on a GPU, with the optimizer, in one launch.  ``"auto"`` takes what
+            is fastest for so many steps.  The draws, and but for rounding the results, are the same.  A model that is
+            not static, such as one with a branch on values, is interpreted, and a warning says why.
 
     Returns:
         The fit.  ``kept`` says which parameters it holds, and ``elbo`` is theirs, nats per datum.
@@ -123,6 +121,7 @@ def svi(
         "device": device,
         "callback": callback,
         "progress": progress,
+        "compile": compile,
     }
     began = time.perf_counter()
     observations = as_observations(data)
@@ -132,7 +131,8 @@ def svi(
     observations = replace(observations, x=observations.x.reshape(start_data.shape))
     valid_inputs = None if valid is None else fitted.program_inputs(valid, "valid")
 
-    run = _Run(fitted, elbo, lr, schedule, optimizer, num_epochs * math.ceil(len(observations) / batch_size))
+    check_way(compile, start_data.device)
+    run: Run
 
     def result(kept: str, elbo_kept: float) -> FitResult:
         return FitResult(
@@ -153,13 +153,24 @@ def svi(
     with pyro.get_param_store().scope(), seeded(seed):
         if not warm_start:
             fitted.initialize(start_data)
-        run.prepare((start_data, *given))
+        run = Run(
+            fitted,
+            observations,
+            given,
+            elbo=elbo,
+            lr=lr,
+            schedule=schedule,
+            optimizer=optimizer,
+            batch_size=batch_size,
+            num_epochs=num_epochs,
+            compile=compile,
+        )
         bar = tqdm(range(1, num_epochs + 1), desc="SVI", unit="epoch", delay=1.0, leave=False, disable=hidden(progress))
         for epoch in bar:
             try:
-                run.epoch(observations, given, batch_size)
-                current = run.trace[-1] if valid_inputs is None else run.validate(valid_inputs, batch_size, seed)
-            except _NotFinite as error:
+                run.epoch()
+                current = run.trace[-1] if valid_inputs is None else run.validate(valid_inputs, seed)
+            except NotFinite as error:
                 fitted.load_state_dict(best_state)
                 last_good = result(f"epoch {best_epoch}, before the loss left the finite numbers", best_elbo)
                 raise DivergenceError(
@@ -178,111 +189,3 @@ def svi(
         return result(f"last, epoch {num_epochs}", best_elbo)
     fitted.load_state_dict(best_state)
     return result(f"best on validation, epoch {best_epoch} of {epoch}", best_elbo)
-
-
-class _NotFinite(Exception):
-    """The loss of a step was not finite."""
-
-
-class _Run:
-    """The state of one training run: the loss as a function of a batch, the optimizer and its schedule, the traces."""
-
-    def __init__(
-        self,
-        model: LatentVariableModel,
-        elbo: ELBO | None,
-        lr: float,
-        schedule: str | Schedule,
-        optimizer: Callable[..., Optimizer] | None,
-        num_steps: int,
-    ) -> None:
-        self.model, self.elbo, self.lr, self.num_steps = model, elbo, lr, num_steps
-        self.schedule = SCHEDULES[schedule] if isinstance(schedule, str) else schedule
-        self.make_optimizer = optimizer or _adam
-        self.step = 0
-        self.trace: list[float] = []
-        self.valid_trace: list[float] = []
-
-    def prepare(self, inputs: tuple[Tensor, ...]) -> None:
-        """Build the loss and the optimizer, once the parameters are where training starts."""
-        enumerated = has_enumerated_site(self.model, *(each[:2] for each in inputs))
-        elbo = self.elbo or (TraceEnum_ELBO(max_plate_nesting=1) if enumerated else Trace_ELBO())
-        self.loss: nn.Module = elbo(self.model.model, self.model.guide)
-        self.optimizer = self.make_optimizer([p for p in self.loss.parameters() if p.requires_grad], lr=self.lr)
-        self.scheduler = self.schedule(self.optimizer, self.num_steps)
-
-    def epoch(self, observations: Observations, given: Sequence[Tensor], batch_size: int) -> None:
-        """One pass over the data in random order; appends the mean ELBO of its batches to the trace.
-
-        ``given`` is what the programs take beside x, such as labels.
-        """
-        self.model.train()
-        total = 0.0
-        for index in torch.randperm(len(observations), device=observations.x.device).split(batch_size):
-            batch = (observations.draw(index), *(each[index] for each in given))
-            self.step += 1
-            self.optimizer.zero_grad()
-            loss = self._checked_loss(batch)
-            (loss / len(index)).backward()
-            self.optimizer.step()
-            self.scheduler.step()
-            total -= loss.item()
-        self.model.eval()
-        self._checked_loss(batch)  # no further step would notice what the last one did
-        self.trace.append(total / len(observations))
-
-    def validate(self, inputs: tuple[Tensor, ...], batch_size: int, seed: int) -> float:
-        """ELBO on validation data, nats per datum, with the same draws after every epoch.
-
-        Not under ``no_grad``, where Pyro's ``TraceEnum_ELBO`` refuses to give its loss.
-        """
-        self.model.eval()
-        with seeded(seed):
-            batches = zip(*(each.split(max(batch_size, 1024)) for each in inputs), strict=True)
-            total = sum(-self._checked_loss(batch).item() for batch in batches)
-        self.valid_trace.append(total / len(inputs[0]))
-        return self.valid_trace[-1]
-
-    def _checked_loss(self, batch: tuple[Tensor, ...]) -> Tensor:
-        cause: Exception | None = None
-        try:
-            loss = self.loss(*batch)
-            if torch.isfinite(loss):
-                return loss
-        except (ValueError, torch.linalg.LinAlgError) as error:  # Pyro's validation or a factorisation met it first
-            cause = error
-        offender = self._first_offender(batch)
-        if offender is None and cause is not None:
-            raise cause
-        raise _NotFinite(f"the loss is not finite at step {self.step}: {offender or 'the ELBO'} is not") from cause
-
-    @torch.no_grad()
-    def _first_offender(self, batch: tuple[Tensor, ...]) -> str | None:
-        for name, parameter in self.model.named_parameters():
-            if not torch.isfinite(parameter).all():
-                return f"parameter {name!r}"
-        try:
-            with pyro.validation_enabled(False):  # else it raises before the site can be named
-                guide = poutine.trace(self.model.guide).get_trace(*batch)
-                trace = poutine.trace(poutine.replay(self.model.model, guide)).get_trace(*batch)
-                sites: list[Any] = [*guide.nodes.values(), *trace.nodes.values()]
-                for site in sites:
-                    if site["type"] == "sample" and not torch.isfinite(site["fn"].log_prob(site["value"])).all():
-                        return f"the log-density of site {site['name']!r}"
-        except torch.linalg.LinAlgError:
-            return "a covariance matrix"
-        return None
-
-
-@torch.no_grad()
-def has_enumerated_site(model: LatentVariableModel, *inputs: Tensor) -> bool:
-    """Whether the model or its guide marks a site for enumeration."""
-    with pyro.get_param_store().scope(), seeded(0):
-        guide = poutine.trace(model.guide).get_trace(*inputs)
-        trace = poutine.trace(poutine.replay(model.model, guide)).get_trace(*inputs)
-    sites: list[Any] = [*guide.nodes.values(), *trace.nodes.values()]
-    return any(site["type"] == "sample" and site["infer"].get("enumerate") for site in sites)
-
-
-def _adam(parameters: list[nn.Parameter], lr: float) -> Optimizer:
-    return torch.optim.Adam(parameters, lr=lr, fused=True)

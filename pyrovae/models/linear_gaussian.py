@@ -134,7 +134,10 @@ class LinearGaussian(TractableModel):
 
     def posterior(self, x: Observations | Tensor) -> dist.TorchDistribution:
         """Exact p(z given x) = Normal(P⁻¹WᵀΨ⁻¹(x − μ), P⁻¹), P = I + WᵀΨ⁻¹W; batch shape (N,), event shape (L,)."""
-        inferred = self._infer(self.as_input(x))
+        return self._posterior(self.as_input(x))
+
+    def _posterior(self, x: Tensor) -> dist.TorchDistribution:
+        inferred = self._infer(x)
         if self.latent_dim == 0:  # torch knows no multivariate normal of no dimension
             return dist.Normal(inferred.latent_mean, inferred.latent_mean.exp()).to_event(1)
         scale_tril = torch.linalg.cholesky(inferred.covariance())

@@ -132,25 +132,31 @@ class BetaELBO(ELBO):
 
     def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
         """The loss as a number, with the final β."""
-        return self.elbo.loss(*self._weighted(model, guide, math.inf), *args, **kwargs)
+        return self.elbo.loss(*_weighted(model, guide, self.beta_at(math.inf)), *args, **kwargs)
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         """The loss for autograd; a step in training mode."""
         training = torch.is_grad_enabled() and getattr(guide, "training", True)
-        step = self._next_step() if training else math.inf
-        return self.elbo.differentiable_loss(*self._weighted(model, guide, step), *args, **kwargs)
+        weight = self.next_weight() if training else self.beta_at(math.inf)
+        return self.weighted_loss(weight, model, guide, *args, **kwargs)
 
     def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
         """The loss as a number, its gradients added to the parameters: a step of stock ``SVI``."""
-        return self.elbo.loss_and_grads(*self._weighted(model, guide, self._next_step()), *args, **kwargs)
+        return self.elbo.loss_and_grads(*_weighted(model, guide, self.next_weight()), *args, **kwargs)
 
-    def _next_step(self) -> int:
+    def next_weight(self) -> float:
+        """Count a step, and give its β."""
         self.step += 1
-        return self.step
+        return self.beta_at(self.step)
 
-    def _weighted(self, model: Program, guide: Program, step: float) -> tuple[Program, Program]:
-        scale = LatentScale(self.beta_at(step))
-        return scale(model), scale(guide)
+    def weighted_loss(self, beta: float | Tensor, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+        """The loss for autograd with this β, which may be a tensor; no step."""
+        return self.elbo.differentiable_loss(*_weighted(model, guide, beta), *args, **kwargs)
 
     def _get_trace(self, *args: Any) -> Any:
         return self.elbo._get_trace(*args)
+
+
+def _weighted(model: Program, guide: Program, beta: float | Tensor) -> tuple[Program, Program]:
+    scale = LatentScale(beta)
+    return scale(model), scale(guide)

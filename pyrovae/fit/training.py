@@ -1,0 +1,217 @@
+"""The training run inside of :func:`~pyrovae.fit.svi`: the loss of a batch, optimizer, schedule and traces."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, OneCycleLR
+
+from pyrovae.capture import NotStatic
+from pyrovae.data import Observations
+from pyrovae.fit.backends import Compile, best_way
+from pyrovae.fit.compiled import CompiledLoss, loss_of, next_weight
+from pyrovae.fit.cuda_graph import CudaGraphStep
+from pyrovae.fit.result import FitWarning
+from pyrovae.models.base import LatentVariableModel
+from pyrovae.seeding import seeded
+
+Schedule = Callable[[Optimizer, int], LRScheduler]
+Update = Callable[..., Sequence[Tensor]]  # of a batch's index: gradients, a step of the optimizer; gives `_losses`
+
+SCHEDULES: dict[str, Schedule] = {
+    "constant": lambda optimizer, num_steps: LambdaLR(optimizer, lambda step: 1.0),
+    "cosine": lambda optimizer, num_steps: CosineAnnealingLR(optimizer, num_steps),
+    "one_cycle": lambda optimizer, num_steps: OneCycleLR(optimizer, optimizer.param_groups[0]["lr"], num_steps),
+}
+
+
+class NotFinite(Exception):
+    """The loss of a step was not finite."""
+
+
+class Run:
+    """The state of one training run.
+
+    Args:
+        model: The model, which is trained in place.
+        observations: Its data, on its device.
+        given: What its programs take beside x, such as labels.
+        elbo, lr, schedule, optimizer, batch_size, num_epochs, compile: As for :func:`~pyrovae.fit.svi`.
+    """
+
+    def __init__(
+        self,
+        model: LatentVariableModel,
+        observations: Observations,
+        given: Sequence[Tensor],
+        *,
+        elbo: ELBO | None,
+        lr: float,
+        schedule: str | Schedule,
+        optimizer: Callable[..., Optimizer] | None,
+        batch_size: int,
+        num_epochs: int,
+        compile: Compile,
+    ) -> None:
+        self.model, self.observations, self.given = model, observations, given
+        self.batch_size, self.num_epochs, self.compile = batch_size, num_epochs, compile
+        enumerated = has_enumerated_site(model, *(each[:2] for each in (observations.x, *given)))
+        elbo = elbo or (TraceEnum_ELBO(max_plate_nesting=1) if enumerated else Trace_ELBO())
+        self.loss: nn.Module = elbo(model.model, model.guide)
+        self.elbo: Any = getattr(self.loss, "elbo", elbo)  # the module's own, which counts the steps of a schedule
+        self.parameters = [each for each in self.loss.parameters() if each.requires_grad]
+        self.optimizer = (optimizer or _adam)(self.parameters, lr=lr)
+        make_scheduler = SCHEDULES[schedule] if isinstance(schedule, str) else schedule
+        self.scheduler = make_scheduler(self.optimizer, num_epochs * math.ceil(len(observations) / batch_size))
+        self.updates: dict[int, Update] = {}  # by the size of the batch
+        self.step = 0
+        self.trace: list[float] = []
+        self.valid_trace: list[float] = []
+
+    def epoch(self) -> None:
+        """One pass over the data in random order; appends the mean ELBO of its batches to the trace."""
+        self.model.train()
+        losses, first = [], self.step + 1
+        for index in torch.randperm(len(self.observations), device=self.observations.x.device).split(self.batch_size):
+            self.step += 1
+            loss, x = self._take_step(index)
+            losses.append(loss)
+        self.model.eval()
+        values = torch.stack(losses).tolist()
+        for self.step, value in enumerate(values, first):
+            if not math.isfinite(value):  # on a GPU, where nobody has looked before
+                raise self._not_finite(self._batch(index))
+        batch = (x, *(each[index] for each in self.given))
+        self._checked_loss(batch)  # no further step would notice what the last one did
+        self.trace.append(-sum(values) / len(self.observations))
+
+    def validate(self, inputs: tuple[Tensor, ...], seed: int) -> float:
+        """ELBO on validation data, nats per datum, with the same draws after every epoch.
+
+        Not under ``no_grad``, where Pyro's ``TraceEnum_ELBO`` refuses to give its loss.
+        """
+        self.model.eval()
+        total = 0.0
+        with seeded(seed):
+            for batch in zip(*(each.split(max(self.batch_size, 1024)) for each in inputs), strict=True):
+                total -= self._checked_loss(batch).item()
+        self.valid_trace.append(total / len(inputs[0]))
+        return self.valid_trace[-1]
+
+    def _take_step(self, index: Tensor) -> Sequence[Tensor]:
+        """A step of the optimizer and of the schedule; gives the loss, and the x that it is of."""
+        if len(index) not in self.updates:
+            self.updates[len(index)] = self._update(len(index))
+        inputs = (index, *next_weight(self.elbo, self.parameters[0]))
+        try:
+            outputs = self.updates[len(index)](*inputs)
+        except NotStatic as error:
+            self.compile, self.updates = False, {}
+            outputs = self._update(len(index))(*inputs)
+            warnings.warn(
+                f"the loss cannot be captured as a graph, so Pyro interprets the model at every step: {error}; "
+                "`compile=False` does so unasked.",
+                FitWarning,
+                stacklevel=5,
+            )
+        self.scheduler.step()
+        return outputs[1:]
+
+    def _update(self, size: int) -> Update:
+        """How steps are taken on batches of this size."""
+        device, count = self.observations.x.device, len(self.observations)
+        asked = self.compile if self.compile is False or size == min(self.batch_size, count) else "auto"
+        num_steps = self.num_epochs * (count // size if size == self.batch_size else 1)
+        way = best_way(device, num_steps, self.elbo) if asked == "auto" else asked
+        loss = CompiledLoss(
+            self._losses,
+            self.parameters,
+            [each for each in (*self.loss.parameters(), *self.loss.buffers()) if not each.requires_grad],
+            mode=lambda: tuple(each.training for each in self.loss.modules()),
+            backend="inductor" if way == "inductor" else "graph",
+        )
+        if way == "cuda_graph":
+            return CudaGraphStep(loss, self.optimizer)
+
+        def update(*inputs: Tensor) -> Sequence[Tensor]:
+            gradients = loss if way else loss.run
+            outputs = self._checked(lambda: gradients(*inputs), lambda: self._batch(inputs[0]))
+            self.optimizer.step()
+            return outputs
+
+        return update
+
+    def _losses(self, index: Tensor, *weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss a datum, which is descended; the loss; and the x that they are of."""
+        batch = self._batch(index)
+        loss = loss_of(self.elbo, self.model.model, self.model.guide, (*batch, *weight))
+        return loss / len(index), loss, batch[0]
+
+    def _batch(self, index: Tensor) -> tuple[Tensor, ...]:
+        return self.observations.draw(index), *(each[index] for each in self.given)
+
+    def _checked_loss(self, batch: tuple[Tensor, ...]) -> Tensor:
+        return self._checked(lambda: [self.loss(*batch)], lambda: batch)[0]
+
+    def _checked(
+        self, evaluate: Callable[[], Sequence[Tensor]], batch: Callable[[], tuple[Tensor, ...]]
+    ) -> Sequence[Tensor]:
+        """What ``evaluate`` returns, if the first of it is finite."""
+        cause: Exception | None = None
+        try:
+            values = evaluate()
+            if torch.isfinite(values[0]):
+                return values
+        except NotStatic:
+            raise
+        except (ValueError, torch.linalg.LinAlgError) as error:  # Pyro's validation or a factorisation met it first
+            cause = error
+        refusal = self._not_finite(batch(), cause)
+        raise refusal from (None if refusal is cause else cause)
+
+    def _not_finite(self, batch: tuple[Tensor, ...], cause: Exception | None = None) -> Exception:
+        """What to raise: the step and the first offender, or the cause itself where all is finite."""
+        offender = self._first_offender(batch)
+        if offender is None and cause is not None:
+            return cause
+        return NotFinite(f"the loss is not finite at step {self.step}: {offender or 'the ELBO'} is not")
+
+    @torch.no_grad()
+    def _first_offender(self, batch: tuple[Tensor, ...]) -> str | None:
+        for name, parameter in self.model.named_parameters():
+            if not torch.isfinite(parameter).all():
+                return f"parameter {name!r}"
+        try:
+            with pyro.validation_enabled(False):  # else it raises before the site can be named
+                guide = poutine.trace(self.model.guide).get_trace(*batch)
+                trace = poutine.trace(poutine.replay(self.model.model, guide)).get_trace(*batch)
+                sites: list[Any] = [*guide.nodes.values(), *trace.nodes.values()]
+                for site in sites:
+                    if site["type"] == "sample" and not torch.isfinite(site["fn"].log_prob(site["value"])).all():
+                        return f"the log-density of site {site['name']!r}"
+        except torch.linalg.LinAlgError:
+            return "a covariance matrix"
+        return None
+
+
+@torch.no_grad()
+def has_enumerated_site(model: LatentVariableModel, *inputs: Tensor) -> bool:
+    """Whether the model or its guide marks a site for enumeration."""
+    with pyro.get_param_store().scope(), seeded(0):
+        guide = poutine.trace(model.guide).get_trace(*inputs)
+        trace = poutine.trace(poutine.replay(model.model, guide)).get_trace(*inputs)
+    sites: list[Any] = [*guide.nodes.values(), *trace.nodes.values()]
+    return any(site["type"] == "sample" and site["infer"].get("enumerate") for site in sites)
+
+
+def _adam(parameters: list[nn.Parameter], lr: float) -> Optimizer:
+    return torch.optim.Adam(parameters, lr=lr, fused=True)
