@@ -13,6 +13,7 @@ from pyrovae.evaluate.decoding import (
     reconstruct_means,
     reconstruct_samples,
 )
+from pyrovae.evaluate.degeneracy import DegeneracyReport, degeneracy_report
 from pyrovae.evaluate.downstream import Downstream, downstream
 from pyrovae.evaluate.exact_gaps import EMLedger, em_ledger, posterior_gap
 from pyrovae.evaluate.fid import FID, FIDHistory, fid
@@ -23,13 +24,12 @@ from pyrovae.evaluate.importance import (
     draws,
     elbo,
     elbo_terms,
-    log_likelihood,
-    log_likelihood_by_class,
     log_weights,
 )
 from pyrovae.evaluate.information import LatentInformation, latent_information
 from pyrovae.evaluate.integration import PosteriorGrid, Quadrature, posterior_grid, quadrature
 from pyrovae.evaluate.latents import Encoding, LatentReport, encode, latent_report
+from pyrovae.evaluate.likelihood import log_likelihood, log_likelihood_by_class
 from pyrovae.evaluate.parameters import match_components, principal_angles
 from pyrovae.evaluate.pareto import k_hat_threshold, pareto_k
 
@@ -37,6 +37,7 @@ __all__ = [
     "FID",
     "AnnealedLikelihood",
     "CollapseReport",
+    "DegeneracyReport",
     "Downstream",
     "ELBOTerms",
     "EMLedger",
@@ -55,6 +56,7 @@ __all__ = [
     "decode_deviations",
     "decode_means",
     "decode_samples",
+    "degeneracy_report",
     "downstream",
     "draws",
     "elbo",
