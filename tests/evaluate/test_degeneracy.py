@@ -125,7 +125,9 @@ def test_correlated_noise_is_lifted_where_its_floor_binds(likelihood, shape):
 def ppca_at_floor():
     ppca = PPCA(2, (5,), EPSILON)
     with torch.no_grad():
-        ppca.model.weight.copy_(randn(5, 2) * torch.tensor([1.0, 1e-2]))  # one factor above the higher floor, one between
+        ppca.model.weight.copy_(
+            randn(5, 2) * torch.tensor([1.0, 1e-2])
+        )  # one factor above the higher floor, one between
         ppca.model.noise_factor.zero_()
     return ppca
 
