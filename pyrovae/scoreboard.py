@@ -86,7 +86,9 @@ class Scoreboard:
         scale = f"Means over {len(self.data):,} held-out data, nats per datum, higher is better"
         notes = [f"{scale}; space: {self.data.space.reference}."]
         bounds = [row for row in self.rows if row.kind == "bound"]
-        notes += dict.fromkeys(f"{row.kind}: {row.estimate.meaning}" for row in bounds)
+        notes += dict.fromkeys(
+            f"{row.kind}: {row.estimate.meaning[0].lower()}{row.estimate.meaning[1:]}" for row in bounds
+        )
         if tails := [row for row in bounds if row.has_tail]:
             threshold = evaluate.k_hat_threshold(tails[0].num_particles)
             shares = "; ".join(f"{row.k_hat_share:.0%} of the data under {row.name}" for row in tails)

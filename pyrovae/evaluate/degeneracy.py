@@ -63,9 +63,9 @@ class DegeneracyReport:
         if not self.flagged:
             return f"No variance is at the floor, {self.floor:g}."
         return (
-            f"{self.share_of_dimensions:.1%} of the variances, about {self.share_of_data:.1%} of the data, are at the "
-            f"floor, {self.floor:g}, whose ceiling is {self.ceiling:.2f} nats; under {self.raised_floor:g} the score "
-            f"changes by {self.change:+.2f}."
+            f"{self.share_of_dimensions:.1%} of the variances are at the floor, {self.floor:g}, and "
+            f"{self.share_of_data:.1%} of the data have one there; with a floor of {self.raised_floor:g} the score "
+            f"changes by {self.change:+.2f} nats.  The floor's ceiling is {self.ceiling:.2f}."
         )
 
     def __str__(self) -> str:

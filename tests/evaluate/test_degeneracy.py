@@ -50,7 +50,7 @@ def test_a_component_on_a_datum_is_flagged_with_its_numbers(form):
     change = scores[1] - scores[0]
     np.testing.assert_allclose(report.change_standard_error, change.std(ddof=1) / 2, rtol=1e-9)
     assert report.ceiling == pytest.approx(-D / 2 * math.log(2 * math.pi * EPSILON))
-    assert "16.7% of the variances, about 25.0% of the data, are at the floor, 0.0001" in str(report)
+    assert "16.7% of the variances are at the floor, 0.0001, and 25.0% of the data have one there" in str(report)
 
 
 def constant_vae(scale, raw):
