@@ -3,6 +3,12 @@ loses; what z holds."""
 
 from pyrovae.evaluate.annealed import AnnealedLikelihood, Sandwich, ais, sandwich
 from pyrovae.evaluate.collapse import CollapseReport, LinearForecast, collapse_report, linear_forecast
+from pyrovae.evaluate.criticism import (
+    CalibrationRanks,
+    PredictiveCheck,
+    calibration_ranks,
+    posterior_predictive_check,
+)
 from pyrovae.evaluate.decoding import (
     decode_deviations,
     decode_means,
@@ -36,6 +42,7 @@ from pyrovae.evaluate.pareto import k_hat_threshold, pareto_k
 __all__ = [
     "FID",
     "AnnealedLikelihood",
+    "CalibrationRanks",
     "CollapseReport",
     "DegeneracyReport",
     "Downstream",
@@ -49,9 +56,11 @@ __all__ = [
     "LinearForecast",
     "LogLikelihood",
     "PosteriorGrid",
+    "PredictiveCheck",
     "Quadrature",
     "Sandwich",
     "ais",
+    "calibration_ranks",
     "collapse_report",
     "decode_deviations",
     "decode_means",
@@ -79,6 +88,7 @@ __all__ = [
     "pareto_k",
     "posterior_gap",
     "posterior_grid",
+    "posterior_predictive_check",
     "principal_angles",
     "quadrature",
     "reconstruct_means",
