@@ -78,7 +78,9 @@ def test_a_run_that_did_what_was_asked_returns_0(finished):
 def test_the_table_is_printed(finished):
     text = finished[1]
     rows = ["Gaussian, closed form", "GMM-2", "PPCA-1, EM", "PPCA-1, SVI", "VAE-1, one σ, SVI", "VAE-1, σ(z), SVI"]
-    assert all(word in text for word in [*rows, "log p(x)", "exact", "bound", "table.csv, as given", "20 particles"])
+    assert all(
+        word in text for word in [*rows, "log p(x)", "exact", "bound", "table.csv, as given", "20 importance weights"]
+    )
 
 
 def test_it_says_what_was_chosen_and_where_the_files_are(finished):
