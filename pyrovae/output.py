@@ -8,15 +8,18 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyrovae import checkpoint, interchange, plots
+from pyrovae import checkpoint, interchange, plots, report
 from pyrovae.files import check_place
 from pyrovae.fit import FitResult
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from pyrovae.scoreboard import Scoreboard
 
 DRAWN_NUMBERS = 4_000_000  # of a model's draws of z in its ArviZ file, about
@@ -25,6 +28,7 @@ EVALUATION = "pyrovae evaluation, version 1"
 MARKS = {  # a file that has one of these in its beginning is earlier output, and may be replaced
     ".pt": (checkpoint.FORMAT.encode(),),
     ".json": (f'"format": "{EVALUATION}"'.encode(),),
+    ".html": (f'content="{report.GENERATOR}"'.encode(),),
     ".png": (b"Software\0pyrovae",),
     ".npz": (b"pyrovae_space.npy",),
     ".csv": (b"sample_1", b"mean_1"),
@@ -86,17 +90,25 @@ def check_file(out: str | Path, *suffixes: str) -> Path:
     return out
 
 
-def save(board: Scoreboard, folder: str | Path, *, description: Mapping[str, Any] | None = None) -> Path:
+def save(
+    board: Scoreboard,
+    folder: str | Path,
+    *,
+    description: Mapping[str, Any] | None = None,
+    details: Sequence[tuple[str, str]] = (),
+) -> Path:
     """Write everything that a scoreboard knows to a folder.
 
-    ``scoreboard.json``, ``.csv`` and ``.png``; ``training.png``, ``samples.png`` and ``latents.png``; for every model
-    ``models/NAME.pt`` (read by :func:`pyrovae.checkpoint.load`) and ``arviz/NAME.nc`` (read by ArviZ).  All of it is
-    written beside the folder under a temporary name, which is then renamed.
+    ``report.html``, all that is to be read and looked at in one file; ``scoreboard.json``, ``.csv`` and ``.png``;
+    ``training.png``, ``samples.png`` and ``latents.png``; for every model ``models/NAME.pt`` (read by
+    :func:`pyrovae.checkpoint.load`) and ``arviz/NAME.nc`` (read by ArviZ).  All of it is written beside the folder
+    under a temporary name, which is then renamed.
 
     Args:
         board: The scoreboard.
         folder: New, empty, or earlier output, which is replaced.
         description: Written beside every model; see :func:`pyrovae.checkpoint.save`.
+        details: Further sections of the report; see :func:`pyrovae.report.to_html`.
 
     Returns:
         The folder.
@@ -108,7 +120,7 @@ def save(board: Scoreboard, folder: str | Path, *, description: Mapping[str, Any
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        _write(board, scratch, description)
+        _write(board, scratch, description, details)
         scratch.chmod(0o755)
         if folder.is_dir():
             shutil.rmtree(folder)
@@ -118,7 +130,9 @@ def save(board: Scoreboard, folder: str | Path, *, description: Mapping[str, Any
     return folder
 
 
-def _write(board: Scoreboard, folder: Path, description: Mapping[str, Any] | None) -> None:
+def _write(
+    board: Scoreboard, folder: Path, description: Mapping[str, Any] | None, details: Sequence[tuple[str, str]]
+) -> None:
     table = board.to_dataframe()
     table.to_csv(folder / "scoreboard.csv")
     content = {
@@ -129,19 +143,12 @@ def _write(board: Scoreboard, folder: Path, description: Mapping[str, Any] | Non
     }
     (folder / MARK).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
-    models = board.models
-    entries = {name: board.fits[name] for name in models}  # best first; a fit knows the space it saw
-    figures = {
-        "scoreboard": plots.scoreboard(board),
-        "samples": plots.samples(entries, board.data),
-        "latents": plots.latents(entries, board.data),
-    }
-    results = {name: fit for name, fit in board.fits.items() if isinstance(fit, FitResult)}
-    if results:
-        figures["training"] = plots.training_curves(results)
-    for name, figure in figures.items():
-        figure.savefig(folder / f"{name}.png", dpi=150)
+    drawn = pictures(board)
+    for name, png in drawn.items():
+        (folder / f"{name}.png").write_bytes(png)
+    (folder / "report.html").write_text(report.to_html(board, drawn, details=details), encoding="utf-8")
 
+    models = board.models
     (folder / "models").mkdir()
     (folder / "arviz").mkdir()
     largest = len(board.data) * max(getattr(model, "latent_dim", 1) for model in models.values())
@@ -149,6 +156,25 @@ def _write(board: Scoreboard, folder: Path, description: Mapping[str, Any] | Non
     for name, file in file_names(models).items():
         checkpoint.save(models[name], folder / "models" / f"{file}.pt", description=description)
         interchange.to_netcdf(draws[name], folder / "arviz" / f"{file}.nc")
+
+
+def pictures(board: Scoreboard) -> dict[str, bytes]:
+    """What is drawn of a scoreboard: PNG files by name."""
+    entries = {name: board.fits[name] for name in board.models}  # best first; a fit knows the space it saw
+    results = {name: fit for name, fit in board.fits.items() if isinstance(fit, FitResult)}
+    figures = {
+        "scoreboard": plots.scoreboard(board),
+        **({"training": plots.training_curves(results)} if results else {}),
+        "samples": plots.samples(entries, board.data),
+        "latents": plots.latents(entries, board.data),
+    }
+    return {name: _png(figure) for name, figure in figures.items()}
+
+
+def _png(figure: Figure) -> bytes:
+    stream = BytesIO()
+    figure.savefig(stream, format="png", dpi=150)
+    return stream.getvalue()
 
 
 def file_names(names: Iterable[str]) -> dict[str, str]:

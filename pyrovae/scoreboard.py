@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -15,58 +13,10 @@ from pyrovae import evaluate
 from pyrovae.data import Observations, Space, as_observations
 from pyrovae.fit import FitResult
 from pyrovae.models.base import LatentVariableModel
-from pyrovae.models.tractable import TractableModel
+from pyrovae.rows import BoundMethod, Entry, Measure, Row, model_of, seen_by, standard_error
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Entry = FitResult | LatentVariableModel
-
-
-@dataclass(frozen=True, eq=False)
-class Row:
-    """One model on the scoreboard; likelihoods in nats per datum, in the reference space of the data.
-
-    Attributes:
-        name: As the caller named it.
-        method: How it was fitted, or ``""``.
-        log_prob: log p(x) per held-out datum, shape (N,), float64.
-        mean, standard_error: Of ``log_prob`` over data.
-        kind: ``"exact"``, or ``"bound"``: importance-weighted, below log p(x) in expectation.
-        conditional: Whether ``log_prob`` is log p(x given y), with the label y told, and not log p(x).
-        num_particles: S of a bound, else 0.
-        k_hat_share: Share of data whose Pareto k̂ is over its threshold.
-        difference, difference_standard_error: To the best row, paired over data; zero for the best.
-        bits_per_dim: In bits per dimension, or None where that has no meaning.
-        reconstruction, kl: Means of E_q[log p(x given z)], brought to the reference space, and of KL(q(z given x) ‖
-            p(z)); q is the guide of a model fitted by SVI that has one, else the exact posterior.
-        num_free_parameters: Of p(x).
-        seconds: Wall time of the fit, or None.
-        seed_means: ``mean`` of every refit, the first the one shown.
-    """
-
-    name: str
-    method: str
-    log_prob: Tensor
-    mean: float
-    standard_error: float
-    kind: str
-    conditional: bool
-    num_particles: int
-    k_hat_share: float
-    difference: float
-    difference_standard_error: float
-    bits_per_dim: float | None
-    reconstruction: float
-    kl: float
-    num_free_parameters: int
-    seconds: float | None
-    seed_means: tuple[float, ...]
-
-    @property
-    def seed_spread(self) -> float | None:
-        """Standard deviation of the mean over refits with other seeds; None without refits."""
-        return torch.tensor(self.seed_means, dtype=torch.float64).std().item() if len(self.seed_means) > 1 else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,17 +38,13 @@ class Scoreboard:
     @property
     def models(self) -> dict[str, LatentVariableModel]:
         """The models by name, best first."""
-        return {row.name: _model(self.fits[row.name]) for row in self.rows}
+        return {row.name: model_of(self.fits[row.name]) for row in self.rows}
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row a model, best first, without the pointwise values."""
         import pandas as pd
 
-        fields = [name for name in Row.__dataclass_fields__ if name not in ("log_prob", "seed_means")]
-        records = [
-            {**{name: getattr(row, name) for name in fields}, "seed_spread": row.seed_spread} for row in self.rows
-        ]
-        return pd.DataFrame.from_records(records).set_index("name")
+        return pd.DataFrame.from_records([row.record() for row in self.rows]).set_index("name")
 
     def to_inference_data(self, num_draws: int = 100, *, seed: int = 0) -> dict[str, Any]:
         """ArviZ data of every model by name: pointwise log-likelihoods and draws of z.
@@ -119,7 +65,7 @@ class Scoreboard:
 
         return {
             row.name: interchange.inference_data(
-                _model(self.fits[row.name]), _seen_by(self.fits[row.name], self.data), row.log_prob, num_draws, seed
+                model_of(self.fits[row.name]), seen_by(self.fits[row.name], self.data), row.log_prob, num_draws, seed
             )
             for row in self.rows
         }
@@ -130,67 +76,73 @@ class Scoreboard:
 
         return output.save(self, folder)
 
+    def cells(self) -> list[list[str]]:
+        """The table as text: a header, then one line a model; columns with nothing to say are left out."""
+        columns = [[header, *map(cell, self.rows)] for header, cell in COLUMNS]
+        return [list(line) for line in zip(*(column for column in columns if any(column[1:])), strict=True)]
+
+    def notes(self) -> list[str]:
+        """What the numbers are, in sentences."""
+        scale = f"Means over {len(self.data):,} held-out data, nats per datum, higher is better"
+        notes = [f"{scale}; space: {self.data.space.reference}."]
+        bounds = [row for row in self.rows if row.kind == "bound"]
+        notes += dict.fromkeys(
+            f"{row.kind}: {row.estimate.meaning[0].lower()}{row.estimate.meaning[1:]}" for row in bounds
+        )
+        if tails := [row for row in bounds if row.has_tail]:
+            threshold = evaluate.k_hat_threshold(tails[0].num_particles)
+            shares = "; ".join(f"{row.k_hat_share:.0%} of the data under {row.name}" for row in tails)
+            notes.append(f"Pareto k̂ > {threshold:.2f}, where more particles may raise the value: {shares}.")
+        if any(row.conditional for row in self.rows):
+            notes.append(
+                "given y: log p(x given y), the label told, where the other rows are log p(x): not to be ranked "
+                "against them (evaluate.log_likelihood_by_class leads from the one to the other)."
+            )
+        flagged = [(row, row.at_floor) for row in self.rows if row.at_floor is not None]
+        if flagged:
+            notes.append(
+                "at floor: the share of variances that a floor holds up, so that a choice is part of the score."
+            )
+        return notes + [f"{row.name}: {report.meaning}" for row, report in flagged]
+
     def __str__(self) -> str:
-        header = [
-            "",
-            "log p(x)",
-            "± s.e.",
-            "how",
-            "Δ best",
-            "± s.e.",
-            "bits/dim",
-            "E log p(x|z)",
-            "KL",
-            "params",
-            "fit s",
-            "± seeds",
-        ]
-        lines = [header]
-        for row in self.rows:
-            cells = [
-                row.name,
-                f"{row.mean:.2f}",
-                f"{row.standard_error:.2f}",
-                f"{row.kind}, given y" if row.conditional else row.kind,
-                f"{row.difference:z.2f}" if row.difference else "best",
-                f"{row.difference_standard_error:.2f}" if row.difference else "",
-                "" if row.bits_per_dim is None else f"{row.bits_per_dim:.3f}",
-                f"{row.reconstruction:.2f}",
-                f"{row.kl:z.2f}",
-                f"{row.num_free_parameters:,}",
-                "" if row.seconds is None else f"{row.seconds:.1f}",
-                "" if row.seed_spread is None else f"{row.seed_spread:.2f}",
-            ]
-            lines.append(cells)
-        columns = [column for column in zip(*lines, strict=True) if any(column[1:])]  # those with something to say
-        lines = [list(line) for line in zip(*columns, strict=True)]
-        widths = [max(map(len, column)) for column in columns]
+        lines = self.cells()
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         table = [
             "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
             for line in lines
         ]
-        return "\n".join([table[0], "-" * len(table[0]), *table[1:], "", *self._legend()])
+        return "\n".join([table[0], "-" * len(table[0]), *table[1:], "", *self.notes()])
 
-    def _legend(self) -> list[str]:
-        space = self.data.space
-        legend = [
-            f"Means over {len(self.data):,} held-out data, nats per datum, higher is better; space: {space.reference}."
-        ]
-        bounds = [row for row in self.rows if row.kind == "bound"]
-        if bounds:
-            threshold = evaluate.k_hat_threshold(self.num_particles)
-            legend.append(
-                f"bound: importance-weighted with {self.num_particles:,} particles, below log p(x) in expectation."
-            )
-            if threshold > 0:  # a handful of particles has no tail to look at
-                shares = "; ".join(f"{row.k_hat_share:.0%} of the data under {row.name}" for row in bounds)
-                legend.append(f"Pareto k̂ > {threshold:.2f}, where more particles may raise the value: {shares}.")
-        if any(row.conditional for row in self.rows):
-            legend.append(
-                "given y: log p(x given y), the label told, where the other rows are log p(x): not to be ranked "
-                "against them (evaluate.log_likelihood_by_class leads from the one to the other)."
-            )
-        return legend
+
+def _how(row: Row) -> str:
+    annealed = ", AIS" if row.estimate.method == "annealed" else ""
+    return f"{row.kind}{annealed}{', given y' if row.conditional else ''}"
+
+
+def _at_floor(row: Row) -> str:
+    if row.at_floor is None:
+        return ""
+    share = row.at_floor.share_of_dimensions
+    return f"{share:.0%}" if share >= 0.01 else "<1%"
+
+
+COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
+    ("", lambda row: row.name),
+    ("log p(x)", lambda row: f"{row.mean:.2f}"),
+    ("± s.e.", lambda row: f"{row.standard_error:.2f}"),
+    ("of it MC", lambda row: f"{row.monte_carlo_standard_error:.2f}" if row.kind == "bound" else ""),
+    ("how", _how),
+    ("Δ best", lambda row: f"{row.difference:z.2f}" if row.difference else "best"),
+    ("± s.e.", lambda row: f"{row.difference_standard_error:.2f}" if row.difference else ""),
+    ("bits/dim", lambda row: "" if row.bits_per_dim is None else f"{row.bits_per_dim:.3f}"),
+    ("E log p(x|z)", lambda row: f"{row.reconstruction:.2f}"),
+    ("KL", lambda row: f"{row.kl:z.2f}"),
+    ("at floor", _at_floor),
+    ("params", lambda row: f"{row.num_free_parameters:,}"),
+    ("fit s", lambda row: "" if row.seconds is None else f"{row.seconds:.1f}"),
+    ("± seeds", lambda row: "" if row.seed_spread is None else f"{row.seed_spread:.2f}"),
+)
 
 
 def compare(
@@ -198,11 +150,14 @@ def compare(
     data: Observations | Tensor,
     *,
     num_particles: int = 1000,
+    method: BoundMethod = "importance",
+    num_chains: int = 16,
+    num_temperatures: int = 1000,
     seeds: int = 1,
     seed: int = 0,
     progress: bool | None = None,
 ) -> Scoreboard:
-    """Rank models by held-out log-likelihood, exact where it can be, importance-weighted where it cannot.
+    """Rank models by held-out log-likelihood, exact where it can be, a lower bound in expectation where it cannot.
 
     A model of p(x given y) is marked as such, because what it is told of x, nobody told the others.
 
@@ -211,6 +166,8 @@ def compare(
         data: Held-out data.  A fit result made in another view of the same reference space (say logit-transformed) sees
             the data as it was trained to, and its density is brought back by log|det J|.
         num_particles: S of the importance-weighted bounds.
+        method: Of the bounds: ``"importance"``, or ``"ais"`` for the tighter and slower ones of annealing.
+        num_chains, num_temperatures: Of annealing.
         seeds: Fits with so many seeds, the given one among them: refits every fit result ``seeds − 1`` times.
         seed: Of the draws.
         progress: Show a progress bar; by default one appears after a second.
@@ -219,8 +176,8 @@ def compare(
         The scoreboard, best row first.
 
     Raises:
-        ValueError: If ``models`` is empty, a model lives on another support or space than the data, or is trained by a
-            loss that is no likelihood.
+        ValueError: If ``models`` is empty, ``method`` unknown, a model lives on another support or space than the
+            data, or is trained by a loss that is no likelihood.
         TypeError: If ``models`` is no mapping, or an entry neither a fit result nor a model.
 
     Example:
@@ -236,105 +193,45 @@ def compare(
         raise ValueError("`models` must hold at least one model, got none.")
     if seeds < 1:
         raise ValueError(f"`seeds` must be at least 1, got {seeds}.")
+    if method not in ("importance", "ais"):
+        raise ValueError(f'`method` must be "importance" or "ais", got {method!r}; exact values are never replaced.')
     held_out = as_observations(data).fixed(seed)
     for name, entry in models.items():
         _check_comparable(name, entry, held_out)
-    supports = sorted({support for entry in models.values() if (support := _model(entry).support) is not None})
+    supports = sorted({support for entry in models.values() if (support := model_of(entry).support) is not None})
     if len(supports) > 1:
         raise ValueError(
             f"`models` must be of one support, got a {' beside a '.join(map(_kind, supports))}, which no scale joins."
         )
+    measure = Measure(num_particles, method, num_chains, num_temperatures, seed, progress)
     rows = []
     hidden = None if progress is None else not progress
     bar = tqdm(models.items(), desc="comparing", unit="model", delay=1.0, leave=False, disable=hidden)
     for name, entry in bar:
         bar.set_postfix_str(name)
-        row = _row(name, entry, held_out, num_particles, seed, progress)
+        row = measure.row(name, entry, held_out)
         if seeds > 1 and isinstance(entry, FitResult):
             refits = [entry.refit(seed + 1 + i) for i in range(seeds - 1)]
-            others = [_log_prob(refit, held_out, num_particles, seed, progress)[0].mean().item() for refit in refits]
+            others = [measure.log_prob(refit, held_out)[0].mean().item() for refit in refits]
             row["seed_means"] = (row["mean"], *others)
         rows.append(row)
     rows.sort(key=lambda row: -row["mean"])
     for row in rows:
         difference = row["log_prob"] - rows[0]["log_prob"]
         row["difference"] = difference.mean().item()
-        row["difference_standard_error"] = _standard_error(difference)
+        row["difference_standard_error"] = standard_error(difference)
     return Scoreboard(tuple(Row(**row) for row in rows), dict(models), held_out, num_particles)
-
-
-def _row(
-    name: str, entry: Entry, held_out: Observations, num_particles: int, seed: int, progress: bool | None
-) -> dict[str, Any]:
-    """The fields of one row that need no other row."""
-    model, seen = _model(entry), _seen_by(entry, held_out)
-    values, likelihood = _log_prob(entry, held_out, num_particles, seed, progress)
-    reconstruction, kl = _terms(entry, values - seen.log_abs_det.cpu(), seen, min(num_particles, 100), seed, progress)
-    bits = held_out.bits_per_dim(values.mean())
-    return {
-        "name": name,
-        "method": entry.method if isinstance(entry, FitResult) else "",
-        "log_prob": values,
-        "mean": values.mean().item(),
-        "standard_error": _standard_error(values),
-        "kind": "exact" if likelihood.method == "exact" else "bound",
-        "conditional": model.num_classes is not None,
-        "num_particles": likelihood.num_particles,
-        "k_hat_share": likelihood.k_hat_share,
-        "bits_per_dim": None if bits is None else bits.item(),
-        "reconstruction": (reconstruction + seen.log_abs_det.cpu()).mean().item(),
-        "kl": kl.mean().item(),
-        "num_free_parameters": model.num_free_parameters,
-        "seconds": entry.seconds if isinstance(entry, FitResult) else None,
-        "seed_means": (values.mean().item(),),
-    }
-
-
-def _log_prob(
-    entry: Entry, held_out: Observations, num_particles: int, seed: int, progress: bool | None
-) -> tuple[Tensor, evaluate.LogLikelihood]:
-    """log p(x) in the reference space, (N,) float64 on the CPU, and how it was found."""
-    seen = _seen_by(entry, held_out)
-    likelihood = evaluate.log_likelihood(_model(entry), seen, num_particles, seed=seed, progress=progress)
-    return likelihood.values.double().cpu() + seen.log_abs_det.cpu(), likelihood
-
-
-def _terms(
-    entry: Entry, log_prob: Tensor, seen: Observations, num_particles: int, seed: int, progress: bool | None
-) -> tuple[Tensor, Tensor]:
-    """Reconstruction and KL per datum: of what SVI learned as guide, else exactly, of the exact posterior."""
-    model = _model(entry)
-    learned = isinstance(entry, FitResult) and entry.method == "SVI" and any(True for _ in model.guide.parameters())
-    if isinstance(model, TractableModel) and not learned:
-        with torch.no_grad():
-            kl = model.posterior_kl(seen).double().cpu()
-        return log_prob + kl, kl
-    terms = evaluate.elbo_terms(model, seen, num_particles, seed=seed, progress=progress)
-    return terms.reconstruction.double().cpu(), terms.kl.double().cpu()
-
-
-def _model(entry: Entry) -> LatentVariableModel:
-    return entry.model if isinstance(entry, FitResult) else entry
-
-
-def _seen_by(entry: Entry, held_out: Observations) -> Observations:
-    """Held-out data as the model was trained to see them."""
-    return held_out.in_space(entry.space) if isinstance(entry, FitResult) else held_out
-
-
-def _standard_error(values: Tensor) -> float:
-    return (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else math.nan
 
 
 def _check_comparable(name: str, entry: Any, held_out: Observations) -> None:
     if not isinstance(entry, FitResult | LatentVariableModel):
         raise TypeError(f"`models[{name!r}]` must be a FitResult or a model, got {type(entry).__name__}.")
-    if not _model(entry).is_density:
+    if not model_of(entry).is_density:
         raise ValueError(
             f"`models[{name!r}]` was trained by a loss that is no density and no mass, so that nothing of it can be "
             "ranked in nats; give it a likelihood, e.g. Bernoulli() on binarized data or ContinuousBernoulli()."
         )
-    space, support = held_out.space, _model(entry).support
+    space, support = held_out.space, model_of(entry).support
     if space.support is not None and support is not None and support != space.support:
         raise ValueError(
             f"`models[{name!r}]` is a {_kind(support)}, and the data are {space.support}, so that its likelihood "

@@ -19,6 +19,7 @@ from pyrovae.cli import options as shared
 NUM_DATA, D = 60, 3
 NAMES = [
     *("--latent-dim", "--components", "--epochs", "--particles", "--seeds", "--out"),
+    *("--method", "--chains", "--temperatures"),
     *("--observations", "--transform", "--max-images", "--threads", "--device", "--seed", "--quiet"),
 ]
 
@@ -77,7 +78,9 @@ def test_a_run_that_did_what_was_asked_returns_0(finished):
 def test_the_table_is_printed(finished):
     text = finished[1]
     rows = ["Gaussian, closed form", "GMM-2", "PPCA-1, EM", "PPCA-1, SVI", "VAE-1, one σ, SVI", "VAE-1, σ(z), SVI"]
-    assert all(word in text for word in [*rows, "log p(x)", "exact", "bound", "table.csv, as given", "20 particles"])
+    assert all(
+        word in text for word in [*rows, "log p(x)", "exact", "bound", "table.csv, as given", "20 importance weights"]
+    )
 
 
 def test_it_says_what_was_chosen_and_where_the_files_are(finished):
@@ -92,8 +95,15 @@ def test_quiet_means_the_result_only(finished):
 
 def test_the_folder_is_written(finished):
     out = finished[3]
-    assert {"scoreboard.json", "scoreboard.csv", "scoreboard.png", "models", "arviz"} <= set(os.listdir(out))
+    assert {"report.html", "scoreboard.json", "scoreboard.csv", "scoreboard.png", "models", "arviz"} <= set(
+        os.listdir(out)
+    )
     assert len(os.listdir(out / "models")) == len(os.listdir(out / "arviz")) == 8
+
+
+def test_the_report_says_what_was_chosen(finished):
+    page = (finished[3] / "report.html").read_text(encoding="utf-8")
+    assert "<h2>Chosen on validation data</h2><pre>Gaussian: floor " in page
 
 
 @pytest.mark.parametrize("name", ["PPCA-1, EM", "VAE-1, one σ, SVI"])

@@ -1,5 +1,6 @@
 """`fit`, `evaluate` and `sample`: one model into a file, and out of it its numbers and what it generates."""
 
+import functools
 import json
 import math
 import os
@@ -13,7 +14,8 @@ import pandas as pd
 import pytest
 import torch
 
-from pyrovae import checkpoint, cli, data, evaluate, fit
+from pyrovae import checkpoint, cli, data, evaluate, fit, output
+from pyrovae.evaluate import annealed
 from pyrovae.origin import Origin
 
 NUM_DATA, SIDE = 60, 8
@@ -70,6 +72,18 @@ def fitted(folder):
         return path
 
     return file
+
+
+@pytest.fixture(autouse=True)
+def few_pictures(request, monkeypatch):
+    """No pictures in reports, which take longer than all else, but where a test asks for them."""
+    if "all_pictures" not in request.fixturenames:
+        monkeypatch.setattr(output, "pictures", lambda board: {})
+
+
+@pytest.fixture
+def all_pictures():
+    """The report is whole."""
 
 
 def run(capsys, *words):
@@ -322,13 +336,69 @@ def test_the_table_says_what_each_number_is(fitted, capsys):
         r"KL\(q ‖ prior\), nats +\d",
         r"share of data with Pareto k̂ > 0\.50 +\d\.\d",
         r"active units of 2 +\d\n",
-        r"parameters of p\(x\) +[\d,]+$",
+        r"of its s.e., by particles +\d\.\d{4}\n",
+        r"parameters of p\(x\) +[\d,]+\n",
+        r"\nA lower bound of log p\(x given y\) in expectation, by 100 importance weights a datum\.$",
     ):
         assert re.search(said, out), said
     exact = run(capsys, "evaluate", fitted("ppca"), "--quiet")
     assert re.search(r"log p\(x\), nats \(exact\) +-\d+\.\d{4} +\d+\.\d{4}\n", exact)
     assert "Pareto" not in exact
     assert "bits" not in exact  # of a table, which has no levels
+
+
+def test_floors_are_told_of(fitted, folder, tmp_path, capsys):
+    found = result_of(fitted("gmm"), tmp_path, capsys)
+    report = evaluate.degeneracy_report(checkpoint.load(fitted("gmm")), held_out(folder, "gmm"))
+    assert found["values"]["share_of_dimensions_at_floor"] == report.share_of_dimensions
+    assert found["values"]["change_under_higher_floor"] == pytest.approx(report.change)
+    assert found["standard_errors"]["change_under_higher_floor"] == pytest.approx(report.change_standard_error)
+    assert not any("floor" in key for key in result_of(fitted("bernoulli-mixture"), tmp_path, capsys)["values"])
+
+
+def test_a_bound_by_annealing_and_the_gaps_below_it(fitted, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(annealed, "PILOT_TRANSITIONS", 1)
+    monkeypatch.setattr(annealed, "PILOT_WARM_UP", 1)
+    monkeypatch.setattr(evaluate, "gap_ledger", functools.partial(evaluate.gap_ledger, max_steps=20))
+    few = {"num_chains": 3, "num_temperatures": 5, "seed": 1}
+    words = ["--method", "ais", "--chains", 3, "--temperatures", 5, "--seed", 1, "--gaps", "diag"]
+    found = result_of(fitted("vae"), tmp_path, capsys, *words)
+    model, test = checkpoint.load(fitted("vae")), held_out(folder, "vae")
+    estimate = evaluate.ais(model, test, **few)
+    ledger = evaluate.gap_ledger(model, test, "diag", log_prob=estimate, seed=1)
+    values = found["values"]
+    assert values["log_likelihood"] == pytest.approx((estimate.values + test.log_abs_det).mean().item())
+    assert values["approximation_gap"] == pytest.approx(ledger.approximation_gap.mean().item(), rel=1e-3)
+    assert values["amortization_gap"] == pytest.approx(ledger.amortization_gap.mean().item(), rel=1e-3)
+    assert (
+        found["meaning"] == "A lower bound of log p(x) in expectation, by 3 annealed chains of 5 temperatures a datum."
+    )
+    assert {"log_likelihood", "approximation_gap", "amortization_gap"} <= set(found["standard_errors"])
+
+
+def test_what_z_holds(fitted, folder, tmp_path, capsys):
+    values = result_of(fitted("vae"), tmp_path, capsys, "--latents", "--seed", 2)["values"]
+    model = checkpoint.load(fitted("vae"))
+    information = evaluate.latent_information(model, held_out(folder, "vae"), seed=2)
+    collapse = evaluate.collapse_report(model, held_out(folder, "vae", "train"))
+    assert values["mutual_information"] == pytest.approx(information.mutual_information, rel=1e-4)
+    assert values["marginal_kl"] == pytest.approx(information.marginal_kl, rel=1e-4)
+    assert values["linear_num_active"] == collapse.linear.num_active
+    discrete = result_of(fitted("gmm"), tmp_path, capsys, "--latents")["values"]
+    assert discrete["mutual_information"] > 0
+    assert "linear_num_active" not in discrete
+
+
+@pytest.mark.usefixtures("all_pictures")
+@pytest.mark.parametrize("name", ["vae", "conv"])
+def test_the_report_names_and_shows_the_worst_data(name, fitted, tmp_path, capsys):
+    found = result_of(fitted(name), tmp_path, capsys, "--particles", 50)
+    page = (tmp_path / "result.html").read_text(encoding="utf-8")
+    assert page.startswith("<!DOCTYPE html>")
+    assert len(found["worst_k_hat"]) == 10
+    named = r'alt="datum (\d+)"' if name == "conv" else r'<tr><th scope="row">(\d+)</th>'
+    assert [int(number) for number in re.findall(named, page)] == found["worst_k_hat"]
+    assert page.count("data:image/png") == 3 + 10 * (name == "conv")
 
 
 def test_parts_of_the_data_are_told_apart(fitted, folder, tmp_path, capsys):
@@ -610,7 +680,16 @@ def test_earlier_output_is_replaced_and_no_other_file_is(command, fitted, folder
     first = out.read_bytes()
     run(capsys, *arguments, "--seed", 1)
     assert len(first) > 10
-    assert os.listdir(tmp_path) == [name]
+    beside = ["result.html"] if command == "evaluate" else []
+    assert sorted(os.listdir(tmp_path)) == [*beside, name]
+
+
+def test_a_report_replaces_no_other_file(fitted, tmp_path, capsys):
+    (tmp_path / "result.html").write_text("<p>mine</p>")
+    said = refused(capsys, "evaluate", fitted("ppca"), "--quiet", "--out", tmp_path / "result.json")
+    assert "`--out` must be new or earlier output, got" in said
+    assert "result.html" in said
+    assert os.listdir(tmp_path) == ["result.html"]
 
 
 @pytest.mark.parametrize("command", OUT)

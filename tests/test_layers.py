@@ -19,6 +19,8 @@ LEVEL = {
     "fit": 2,
     "evaluate": 2,
     "scoreboard": 3,
+    "rows": 3,
+    "report": 3,
     "plots": 3,
     "suite": 3,
     "recipes": 3,

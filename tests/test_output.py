@@ -1,5 +1,6 @@
 """The output folder: everything in it, whole or not at all, and nothing of anybody else's touched."""
 
+import base64
 import json
 import os
 import tempfile
@@ -51,7 +52,7 @@ def test_the_folder_is_complete(folder):
     models, arviz = (
         {f"{where}/{name}.{ext}" for name in NAMES.values()} for where, ext in (("models", "pt"), ("arviz", "nc"))
     )
-    assert set(contents(folder)) == {"scoreboard.json", "scoreboard.csv", *PICTURES, *models, *arviz}
+    assert set(contents(folder)) == {"report.html", "scoreboard.json", "scoreboard.csv", *PICTURES, *models, *arviz}
 
 
 def test_nothing_else_is_left_beside_it(folder):
@@ -75,6 +76,12 @@ def test_pictures_are_png_files_of_a_size_to_read(folder, picture):
     width, height = (int.from_bytes(content[start : start + 4], "big") for start in (16, 20))
     assert 600 <= width <= 3000
     assert 150 <= height <= 4000
+
+
+def test_the_report_holds_every_picture(folder):
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    for picture in PICTURES:
+        assert base64.b64encode((folder / picture).read_bytes()).decode() in page
 
 
 @pytest.mark.parametrize(("name", "file"), NAMES.items())

@@ -23,8 +23,9 @@ from pyrovae import (
     fit,
 )
 from pyrovae.data import Observations, Space
+from pyrovae.evaluate import annealed
 from pyrovae.models.networks import LinearGaussianEncoder
-from pyrovae.scoreboard import Row
+from pyrovae.rows import Row
 
 D, N = 3, 20
 LEVELS = 4
@@ -371,9 +372,84 @@ def test_a_bound_by_a_handful_of_particles_speaks_of_no_tail(fits, test):
 def test_to_dataframe_has_a_column_for_every_number(board):
     table = board.to_dataframe()
     assert list(table.index) == [row.name for row in board.rows]
-    expected = {field.name for field in fields(Row)} - {"name", "log_prob", "seed_means"} | {"seed_spread"}
-    assert set(table.columns) == expected
+    pointwise = {"name", "log_prob", "estimate", "degeneracy", "seed_means"}
+    derived = {"seed_spread", "meaning", "monte_carlo_standard_error", "data_standard_error", "floor"}
+    floors = {"share_of_dimensions_at_floor", "share_of_data_at_floor", "change_under_higher_floor", "ceiling_of_floor"}
+    assert set(table.columns) == {field.name for field in fields(Row)} - pointwise | derived | floors
     assert table["mean"].tolist() == [row.mean for row in board.rows]
+
+
+def test_the_error_of_a_bound_is_split_into_what_particles_and_what_data_change(board, fits, test):
+    row = by_name(board)["VAE"]
+    estimate = evaluate.log_likelihood(fits["VAE"].model, test, 50)
+    assert row.monte_carlo_standard_error == pytest.approx(estimate.monte_carlo_standard_error)
+    whole = math.hypot(row.monte_carlo_standard_error, row.data_standard_error)
+    assert whole == pytest.approx(row.standard_error)
+    assert by_name(board)["PPCA"].monte_carlo_standard_error == 0
+    header, _, *lines = str(board).splitlines()
+    assert "of it MC" in header
+    assert "of it MC" not in str(compare({"PPCA": fits["PPCA"]}, test))
+    assert any(f"{row.monte_carlo_standard_error:.2f}" in line for line in lines if line.startswith("VAE"))
+
+
+def test_one_sentence_says_what_each_figure_is(board):
+    rows = by_name(board)
+    assert rows["PPCA"].meaning == "log p(x), exact."
+    assert rows["VAE"].meaning == "A lower bound of log p(x) in expectation, by 50 importance weights a datum."
+    assert board.to_dataframe()["meaning"]["VAE"] == rows["VAE"].meaning
+
+
+def test_annealing_bounds_what_is_not_exact(fits, test, monkeypatch):
+    monkeypatch.setattr(annealed, "PILOT_TRANSITIONS", 1)
+    monkeypatch.setattr(annealed, "PILOT_WARM_UP", 1)
+    options = {"num_chains": 3, "num_temperatures": 5}
+    found = compare(fits, test[:4], method="ais", num_particles=5, seed=2, **options)
+    expected = evaluate.ais(fits["VAE"].model, test[:4], seed=2, **options)
+    rows = by_name(found)
+    torch.testing.assert_close(rows["VAE"].log_prob, expected.values.double(), rtol=0, atol=0)
+    assert (rows["VAE"].kind, rows["VAE"].num_particles, rows["PPCA"].kind) == ("bound", 3, "exact")
+    assert "bound, AIS" in str(found)
+    assert "by 3 annealed chains of 5 temperatures a datum" in str(found)
+    assert "Pareto" not in str(found)
+
+
+def test_the_worst_data_are_those_with_the_highest_k_hat(board):
+    rows = by_name(board)
+    k_hat = rows["VAE"].estimate.k_hat.numpy()
+    assert rows["VAE"].worst(7) == np.argsort(-k_hat, kind="stable")[:7].tolist()
+    assert rows["PPCA"].worst() == []
+
+
+def test_a_score_that_its_floor_has_made_is_flagged(fits, test):
+    x = torch.cat([test.x, test.x[:1]])
+    collapsed = GaussianMixture.from_parameters(
+        torch.tensor([0.5, 0.5], dtype=torch.float64),
+        torch.stack([x[0], x.mean(0)]),
+        torch.tensor([[1e-5] * D, [1.0] * D], dtype=torch.float64),
+        "diag",
+        floor=1e-5,
+    )
+    found = compare({"collapsed": collapsed, "PPCA": fits["PPCA"]}, Observations(x, space=SPACE))
+    row = by_name(found)["collapsed"]
+    share = 2 / (N + 1)  # the first datum comes twice
+    assert row.at_floor.share_of_data == row.at_floor.share_of_dimensions == pytest.approx(share)
+    assert by_name(found)["PPCA"].at_floor is None
+    header, _, *lines = str(found).splitlines()
+    assert "at floor" in header
+    assert f" {share:.0%} " in next(line for line in lines if line.startswith("collapsed"))
+    assert f"collapsed: {row.degeneracy.meaning}" in found.notes()
+    assert "at floor" not in str(compare({"PPCA": fits["PPCA"]}, test))
+    assert found.to_dataframe()["change_under_higher_floor"]["collapsed"] == row.degeneracy.change
+
+
+def test_the_ceiling_of_a_floor_is_brought_to_the_reference_space(train, test):
+    view = train.transformed(SigmoidTransform().inv, "logit")
+    result = fit.closed_form(PPCA(1, (D,), floor=1e-3), view)
+    report = compare({"PPCA": result}, test).rows[0].degeneracy
+    seen = test.in_space(result.space)
+    expected = -D / 2 * math.log(2 * math.pi * 1e-3) + seen.log_abs_det.mean().item()
+    assert report.ceiling == pytest.approx(expected)
+    assert report.score == pytest.approx(compare({"PPCA": result}, test).rows[0].mean)
 
 
 def test_models_come_best_first(board, fits):

@@ -18,19 +18,11 @@ def add_to(commands: Any) -> None:
     """Add the command to the parser's commands."""
     parser = commands.add_parser(
         "compare",
-        parents=[shared.data_options(), shared.size_options(), shared.run_options()],
+        parents=[shared.data_options(), shared.size_options(), shared.bound_options(), shared.run_options()],
         help="fit a Gaussian, a mixture, PPCA and VAEs, and rank them in nats per datum on test data",
         description="Fit one Gaussian, a Gaussian mixture, probabilistic PCA and variational autoencoders, each every "
         "way it can be, and rank them by log p(x) on test data, in nats per datum.  The exact models are chosen on "
         "validation data.",
-    )
-    parser.add_argument(
-        "--particles",
-        dest="num_particles",
-        type=shared.positive,
-        default=1000,
-        metavar="S",
-        help="importance samples for each datum (default 1000)",
     )
     parser.add_argument(
         "--seeds",
@@ -42,7 +34,7 @@ def add_to(commands: Any) -> None:
     parser.add_argument(
         "--out",
         metavar="FOLDER",
-        help="write table, pictures, ArviZ files and fitted models there, whole or not at all",
+        help="write a report, table, pictures, ArviZ files and fitted models there, whole or not at all",
     )
     parser.set_defaults(run=run)
 
@@ -72,7 +64,7 @@ def run(options: argparse.Namespace) -> None:
     board = compare(
         suite.fits,
         dataset.test,
-        num_particles=options.num_particles,
+        **shared.bound_arguments(options),
         seeds=options.seeds,
         seed=options.seed,
         progress=progress,
@@ -82,5 +74,6 @@ def run(options: argparse.Namespace) -> None:
         print("\n".join(["Chosen on validation data:", *(f"  {line}" for line in suite.chosen)]))
     if options.out is not None:
         description = {"data": shared.origin_of(options, dataset).to_plain()}
-        print(f"Written to {output.save(board, options.out, description=description)}")
+        details = [("Chosen on validation data", "\n".join(suite.chosen))] if suite.chosen else []
+        print(f"Written to {output.save(board, options.out, description=description, details=details)}")
     say(f"{time.perf_counter() - began:.0f} s in all")

@@ -31,6 +31,8 @@ NAMES = {  # what the library calls them, and what the command does
     "num_components": "--components",
     "num_epochs": "--epochs",
     "num_particles": "--particles",
+    "num_chains": "--chains",
+    "num_temperatures": "--temperatures",
     "num_restarts": "--restarts",
     "num_samples": "--number",
     "num_classes": "--conditional",
@@ -93,6 +95,48 @@ def size_options() -> argparse.ArgumentParser:
         help="passes of SVI over the training data; default: about 1,700 to 5,000 steps for a VAE",
     )
     return options
+
+
+def bound_options() -> argparse.ArgumentParser:
+    """How log p(x) is bounded where it is not exact."""
+    options = argparse.ArgumentParser(add_help=False)
+    group = options.add_argument_group("log p(x), where it is not exact")
+    group.add_argument(
+        "--method",
+        choices=("importance", "ais"),
+        default="importance",
+        help="importance sampling (default), or annealed importance sampling: a tighter bound for more time",
+    )
+    group.add_argument(
+        "--particles",
+        dest="num_particles",
+        type=positive,
+        default=1000,
+        metavar="S",
+        help="importance samples for each datum (default 1000)",
+    )
+    group.add_argument(
+        "--chains",
+        dest="num_chains",
+        type=positive,
+        default=16,
+        metavar="S",
+        help="annealed chains for each datum (default 16)",
+    )
+    group.add_argument(
+        "--temperatures",
+        dest="num_temperatures",
+        type=positive,
+        default=1000,
+        metavar="T",
+        help="temperatures of each chain (default 1000)",
+    )
+    return options
+
+
+def bound_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """Those options as ``pyrovae.compare`` takes them."""
+    return {name: getattr(options, name) for name in ("method", "num_particles", "num_chains", "num_temperatures")}
 
 
 def run_options(seed_of: str = "splits, noise, starts and draws") -> argparse.ArgumentParser:

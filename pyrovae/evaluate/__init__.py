@@ -3,6 +3,12 @@ loses; what z holds."""
 
 from pyrovae.evaluate.annealed import AnnealedLikelihood, Sandwich, ais, sandwich
 from pyrovae.evaluate.collapse import CollapseReport, LinearForecast, collapse_report, linear_forecast
+from pyrovae.evaluate.criticism import (
+    CalibrationRanks,
+    PredictiveCheck,
+    calibration_ranks,
+    posterior_predictive_check,
+)
 from pyrovae.evaluate.decoding import (
     decode_deviations,
     decode_means,
@@ -13,6 +19,7 @@ from pyrovae.evaluate.decoding import (
     reconstruct_means,
     reconstruct_samples,
 )
+from pyrovae.evaluate.degeneracy import DegeneracyReport, degeneracy_report
 from pyrovae.evaluate.downstream import Downstream, downstream
 from pyrovae.evaluate.exact_gaps import EMLedger, em_ledger, posterior_gap
 from pyrovae.evaluate.fid import FID, FIDHistory, fid
@@ -23,13 +30,12 @@ from pyrovae.evaluate.importance import (
     draws,
     elbo,
     elbo_terms,
-    log_likelihood,
-    log_likelihood_by_class,
     log_weights,
 )
 from pyrovae.evaluate.information import LatentInformation, latent_information
 from pyrovae.evaluate.integration import PosteriorGrid, Quadrature, posterior_grid, quadrature
 from pyrovae.evaluate.latents import Encoding, LatentReport, encode, latent_report
+from pyrovae.evaluate.likelihood import log_likelihood, log_likelihood_by_class
 from pyrovae.evaluate.parameters import match_components, principal_angles
 from pyrovae.evaluate.pareto import k_hat_threshold, pareto_k
 from pyrovae.evaluate.smoothness import Smoothness, smoothness
@@ -38,7 +44,9 @@ from pyrovae.evaluate.two_sample import TwoSampleTest, two_sample_test
 __all__ = [
     "FID",
     "AnnealedLikelihood",
+    "CalibrationRanks",
     "CollapseReport",
+    "DegeneracyReport",
     "Downstream",
     "ELBOTerms",
     "EMLedger",
@@ -50,15 +58,18 @@ __all__ = [
     "LinearForecast",
     "LogLikelihood",
     "PosteriorGrid",
+    "PredictiveCheck",
     "Quadrature",
     "Sandwich",
     "Smoothness",
     "TwoSampleTest",
     "ais",
+    "calibration_ranks",
     "collapse_report",
     "decode_deviations",
     "decode_means",
     "decode_samples",
+    "degeneracy_report",
     "downstream",
     "draws",
     "elbo",
@@ -81,6 +92,7 @@ __all__ = [
     "pareto_k",
     "posterior_gap",
     "posterior_grid",
+    "posterior_predictive_check",
     "principal_angles",
     "quadrature",
     "reconstruct_means",

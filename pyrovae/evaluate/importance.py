@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import pyro
@@ -18,7 +18,7 @@ from pyro import poutine
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyrovae.data import Observations, as_observations
+from pyrovae.data import Observations
 from pyrovae.evaluate.pareto import k_hat_threshold, pareto_k
 from pyrovae.models.base import LatentVariableModel, Program
 from pyrovae.seeding import block_seed, seeded
@@ -154,7 +154,7 @@ def log_weights(
     Reference:
         Burda, Grosse and Salakhutdinov (2016), Importance weighted autoencoders.
     """
-    blocks = _particles(model, x, num_particles, guide, chunk_size, seed, progress)
+    blocks = block_terms(model, x, num_particles, guide, chunk_size, seed, progress)
     return torch.cat([terms.log_weights for terms in blocks], dim=1)
 
 
@@ -173,7 +173,7 @@ def draws(
     Returns:
         z of shape (S, N, ...), and log weights (S, N), nats.
     """
-    blocks = list(_particles(model, x, num_particles, guide, None, seed, None))
+    blocks = list(block_terms(model, x, num_particles, guide, None, seed, None))
     return torch.cat([b.latents["z"] for b in blocks], dim=1), torch.cat([b.log_weights for b in blocks], dim=1)
 
 
@@ -206,106 +206,10 @@ def elbo_terms(
     Returns:
         The terms, each (N,), nats.
     """
-    blocks = _particles(model, x, num_particles, guide, chunk_size, seed, progress)
+    blocks = block_terms(model, x, num_particles, guide, chunk_size, seed, progress)
     pairs = [(terms.likelihood.mean(0), (terms.guide - terms.prior).mean(0)) for terms in blocks]
     reconstruction, kl = zip(*pairs, strict=True)
     return ELBOTerms(torch.cat(reconstruction), torch.cat(kl))
-
-
-def log_likelihood(
-    model: LatentVariableModel,
-    x: Observations | Tensor,
-    num_particles: int = 1000,
-    method: Literal["auto", "exact", "importance"] = "auto",
-    *,
-    guide: Program | None = None,
-    chunk_size: int | None = None,
-    seed: int = 0,
-    progress: bool | None = None,
-) -> LogLikelihood:
-    """Held-out log p(x): exact where the model can, else log (1/S) Σ_s w_s, which is below it in expectation.
-
-    Args:
-        model: Any model.  One of p(x given y) gives log p(x given y); see :func:`log_likelihood_by_class` for log p(x).
-        x: N data, Observations or tensor.
-        num_particles: S.
-        method: ``"exact"``, ``"importance"``, or ``"auto"``: exact if the model has ``log_prob``.
-        guide, chunk_size, seed, progress: As for :func:`log_weights`.
-
-    Returns:
-        Values, standard errors, effective sample sizes and Pareto k̂, per datum.
-
-    Raises:
-        ValueError: If ``method`` is unknown, or exact and the model has no ``log_prob``, or the model's p(x given z) is
-            a loss and no density; else as :func:`log_weights`.
-    """
-    if not model.is_density:
-        raise ValueError(
-            f"`model` must have a likelihood that is a density or a mass, got a {type(model).__name__} trained by a "
-            "loss that is neither; its bound can be watched with evaluate.elbo_terms."
-        )
-    tractable = hasattr(model, "log_prob")
-    if method not in ("auto", "exact", "importance"):
-        raise ValueError(f'`method` must be "auto", "exact" or "importance", got {method!r}.')
-    if method == "exact" and not tractable:
-        raise ValueError(f'`method` "exact" needs a model with log_prob, got {type(model).__name__}; use "importance".')
-    if method == "exact" or (method == "auto" and tractable):
-        with torch.no_grad():
-            values = model.log_prob(x).detach()  # type: ignore[operator]
-        zeros = torch.zeros_like(values)
-        return LogLikelihood(values, "exact", 0, zeros, zeros + math.inf, (zeros - math.inf).double().cpu())
-    blocks = _particles(model, x, num_particles, guide, chunk_size, seed, progress)
-    parts = zip(*(summarize(terms.log_weights) for terms in blocks), strict=True)
-    values, standard_error, ess, k_hat = (torch.cat(part) for part in parts)
-    return LogLikelihood(values, "importance", num_particles, standard_error, ess, k_hat)
-
-
-def log_likelihood_by_class(
-    model: LatentVariableModel,
-    x: Observations | Tensor,
-    num_particles: int = 100,
-    *,
-    chunk_size: int | None = None,
-    seed: int = 0,
-    progress: bool | None = None,
-) -> Tensor:
-    """log p(x given y) of every datum under every label y, for a conditional model, by importance sampling.
-
-    With class probabilities p(y), log p(x) = log Σ_y p(y) p(x given y), which can stand beside the log p(x) of other
-    models, and the model classifies: p(y given x) ∝ p(y) p(x given y).
-
-    Args:
-        model: A model of p(x given y).
-        x: N data, whose own labels are not looked at.
-        num_particles: S, for each label.
-        chunk_size, seed, progress: As for :func:`log_weights`.
-
-    Returns:
-        Tensor (N, K), nats.
-
-    Raises:
-        ValueError: If the model is not conditional; else as :func:`log_likelihood`.
-
-    Example:
-        >>> from pyrovae import VAE
-        >>> vae, x = VAE(latent_dim=1, data_shape=(3,), hidden=(4,), num_classes=2), torch.zeros(5, 3)
-        >>> by_class = log_likelihood_by_class(vae, x, num_particles=10)
-        >>> log_px = (by_class + math.log(1 / 2)).logsumexp(1)
-        >>> by_class.shape, log_px.shape
-        (torch.Size([5, 2]), torch.Size([5]))
-    """
-    if model.num_classes is None:
-        raise ValueError(f"`model` must be conditional on labels, got a {type(model).__name__} of p(x).")
-    observations = as_observations(x, "x")
-    columns = []
-    for y in range(model.num_classes):
-        labelled = replace(observations, labels=torch.full((len(observations),), y))
-        columns.append(
-            log_likelihood(
-                model, labelled, num_particles, "importance", chunk_size=chunk_size, seed=seed, progress=progress
-            ).values
-        )
-    return torch.stack(columns, dim=1)
 
 
 def summarize(log_w: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -322,7 +226,7 @@ def summarize(log_w: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 @torch.no_grad()
-def _particles(
+def block_terms(
     model: LatentVariableModel,
     data: Observations | Tensor,
     num_particles: int,

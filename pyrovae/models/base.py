@@ -201,6 +201,30 @@ class LatentVariableModel(nn.Module):
         return (self._as_labels(y.expand(num_samples) if y.ndim == 0 else y, num_samples, "labels").to(device),)
 
     @property
+    def covariance_floor(self) -> float | None:
+        """ε, if every Gaussian in p(x) is kept at Σ ⪰ ε I; None where p(x) is a mass, or has no such floor."""
+        return None
+
+    def share_at_floor(self, data: Observations | Tensor) -> Tensor:
+        """Of the D variances that p(x) has about each datum, the share at the floor, shape (N,).
+
+        They are those of p(x given z) at the mean of q(z given x), or of the component that x most likely comes from;
+        of a Gaussian that is no product over dimensions, the eigenvalues of its covariance.
+
+        Raises:
+            ValueError: If there is no floor, or the data do not fit.
+        """
+        raise ValueError(f"`model` must have a covariance floor, got a {type(self).__name__} without one.")
+
+    def with_floor(self, floor: float) -> Self:
+        """A copy with a higher floor, to which those variances that are below it are lifted; all else stays.
+
+        Raises:
+            ValueError: If there is no floor to raise, or ``floor`` is not positive.
+        """
+        raise ValueError(f"`model` must have a covariance floor, got a {type(self).__name__} without one.")
+
+    @property
     def num_free_parameters(self) -> int:
         """Number of free parameters of p(x); the guide's do not count."""
         return sum(p.numel() for p in self.model.parameters())

@@ -7,7 +7,7 @@ feasible set, {Σ ⪰ ε I}, and neither can collapse a component onto a datum.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal, Self, cast
 
 import pyro
 import pyro.distributions as dist
@@ -268,6 +268,27 @@ class GaussianMixture(Mixture):
         else:
             component = dist.Normal(self.means, self.model.scale()).to_event(1)
         return dist.MixtureSameFamily(dist.Categorical(logits=self.model.logits), component)
+
+    # ------------------------------------------------------------------------------------------------- floor
+
+    @property
+    def covariance_floor(self) -> float:
+        return self.floor
+
+    def _eigenvalues(self) -> Tensor:
+        if not self.model.matrix_valued:
+            return self.model.scale().square()
+        return torch.linalg.eigvalsh(self._covariance_matrices()).expand(self.num_components, -1)
+
+    @torch.no_grad()
+    def with_floor(self, floor: float) -> Self:
+        lifted = self.copy()
+        lifted.floor = lifted.model.floor = check_floor(floor)
+        factor = self.model.covariance_factor
+        own = self._covariance_matrices() if self.model.matrix_valued else factor.double().square() + self.floor
+        lifted._set_factor(own)
+        lifted.config = None if self.config is None else {**self.config, "floor": lifted.floor}
+        return lifted
 
     # ------------------------------------------------------------------------------------------------- densities
 

@@ -7,7 +7,7 @@ P = I + WᵀΨ⁻¹W, the Woodbury identities need only its L×L Cholesky factor
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import pyro
 import pyro.distributions as dist
@@ -17,6 +17,7 @@ from torch.nn.functional import pad
 
 from pyrovae.data import Observations
 from pyrovae.models.base import AmortizedGuide, Missing, Program, check_floor, check_missing, flat_dims
+from pyrovae.models.floors import held_up, shrunk
 from pyrovae.models.missing import column_means, fill_columns
 from pyrovae.models.networks import LinearGaussianEncoder
 from pyrovae.models.tractable import TractableModel, derived, exact_guide
@@ -114,6 +115,34 @@ class LinearGaussian(TractableModel):
         """D L − L(L−1)/2 for W up to rotation, D for μ, and those of Ψ."""
         rotations = self.latent_dim * (self.latent_dim - 1) // 2
         return self.num_dims * self.latent_dim - rotations + self.num_dims + self.model.noise_factor.numel()
+
+    @property
+    def covariance_floor(self) -> float:
+        return self.floor
+
+    @torch.no_grad()
+    def share_at_floor(self, data: Observations | Tensor) -> Tensor:
+        """The eigenvalues of WWᵀ + σ²I at the floor or, where the noise has a variance for each dimension, those of Ψ.
+
+        See :meth:`LatentVariableModel.share_at_floor`.
+        """
+        variances = self.noise_variance
+        if variances.ndim == 0:
+            factors = torch.linalg.svdvals(self.weight).square()
+            variances = pad(factors, (0, self.num_dims - self.latent_dim)) + variances
+        return held_up(variances, self.floor).expand(len(self.as_input(data)))
+
+    @torch.no_grad()
+    def with_floor(self, floor: float) -> Self:
+        """See :meth:`LatentVariableModel.with_floor`; of a noise with a variance for each dimension, W stays."""
+        lifted = self.copy()
+        lifted.floor = lifted.model.floor = check_floor(floor)
+        higher = self.noise_variance.clamp_min(lifted.floor)
+        if higher.ndim == 0:
+            lifted.model.weight.copy_(shrunk(self.weight, self.noise_variance, higher))
+        lifted.model.noise_factor.copy_((higher - lifted.floor).sqrt())
+        lifted.config = None if self.config is None else {**self.config, "floor": lifted.floor}
+        return lifted
 
     def as_distribution(self) -> dist.TorchDistribution:
         """p(x) = Normal(μ, WWᵀ + Ψ) as a distribution of Pyro, event shape (D,): the prior of another program, say.

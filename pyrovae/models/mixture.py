@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyrovae.data import Observations
 from pyrovae.models.base import Program, flat_dims
+from pyrovae.models.floors import held_up
 from pyrovae.models.kernels import chunk_rows
 from pyrovae.models.tractable import TractableModel
 
@@ -52,6 +53,16 @@ class Mixture(TractableModel):
     @abstractmethod
     def _component_statistics(self, x: Tensor, responsibilities: Tensor) -> dict[str, Tensor]:
         """Sums over a chunk of data (n, D), for responsibilities (K, n), beside the mass of each component."""
+
+    def _eigenvalues(self) -> Tensor:
+        """Of the covariance of every component, (K, D)."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def share_at_floor(self, data: Observations | Tensor) -> Tensor:
+        if self.covariance_floor is None:
+            return super().share_at_floor(data)
+        return held_up(self._eigenvalues(), self.covariance_floor)[self.predict(data)]
 
     @property
     def weights(self) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import cast
+from typing import Self, cast
 
 import pyro
 import pyro.distributions as dist
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.models.base import Program, check_floor
+from pyrovae.models.floors import shrunk
 from pyrovae.models.mixture import HELD_UP, MarginalGuide, Mixture, start_clusters
 from pyrovae.models.ppca import PPCA
 from pyrovae.models.tractable import derived
@@ -111,6 +112,30 @@ class PPCAMixture(Mixture):
         variance = self.model.noise_variance()[:, None].expand_as(self.means)
         component = dist.LowRankMultivariateNormal(self.means, self.model.weight, variance)
         return dist.MixtureSameFamily(dist.Categorical(logits=self.model.logits), component)
+
+    # ------------------------------------------------------------------------------------------------- floor
+
+    @property
+    def covariance_floor(self) -> float:
+        return self.floor
+
+    def _eigenvalues(self) -> Tensor:
+        factors = torch.linalg.svdvals(self.model.weight).square()
+        padded = nn.functional.pad(factors, (0, self.num_dims - self.latent_dim))
+        return padded + self.model.noise_variance()[:, None]
+
+    @torch.no_grad()
+    def with_floor(self, floor: float) -> Self:
+        lifted = self.copy()
+        lifted.floor = lifted.model.floor = check_floor(floor)
+        noise = self.model.noise_variance()
+        higher = noise.clamp_min(lifted.floor)
+        lifted.model.weight.copy_(shrunk(self.model.weight, noise, higher))
+        lifted.model.noise_factor.copy_((higher - lifted.floor).sqrt())
+        lifted.config = None if self.config is None else {**self.config, "floor": lifted.floor}
+        return lifted
+
+    # ------------------------------------------------------------------------------------------------- densities
 
     @derived
     def _precision_tril(self) -> Tensor:

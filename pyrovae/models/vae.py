@@ -18,13 +18,15 @@ from torch import Tensor, nn
 from pyrovae.data import Observations
 from pyrovae.data.observations import Support
 from pyrovae.models.architecture import Architecture, Network, output_for_two
-from pyrovae.models.base import AmortizedGuide, LatentVariableModel, Program, check_whole
-from pyrovae.models.heads import GaussianHead
-from pyrovae.models.likelihoods import Gaussian, Likelihood
+from pyrovae.models.base import AmortizedGuide, LatentVariableModel, Program, check_floor, check_whole
+from pyrovae.models.floors import RaisedFloor, held_up, noise_variances
+from pyrovae.models.heads import SCALES, GaussianHead
+from pyrovae.models.likelihoods import FullGaussian, Gaussian, Likelihood, LowRankGaussian
 from pyrovae.models.networks import Covariance, redraw_parameters
 from pyrovae.seeding import seeded
 
 DECODED_FLOATS = 2**22  # numbers decoded at once where a sum over data is taken
+FLOORED = (Gaussian, LowRankGaussian, FullGaussian)
 
 
 class VAEModel(Program):
@@ -156,7 +158,10 @@ class VAE(LatentVariableModel):
         self.data_shape = tuple(output.event_shape)
         self._values = _innermost(output.support)  # the constraint on one number
         self.support = _support(self._values)
+        self._floor: float | None = None
         if self._built[1]:
+            if isinstance(likelihood, FLOORED) and getattr(likelihood, "scale", "") in ("", *SCALES):
+                self._floor = likelihood.floor
             self.is_density = getattr(likelihood, "is_density", True)
             self.decoded_floats = getattr(decoder.head, "decoded_floats", None)
         if all(self._built):
@@ -180,6 +185,35 @@ class VAE(LatentVariableModel):
     def decoder(self) -> nn.Module:
         """z → p(x given z); with classes, (z, y) → p(x given z, y)."""
         return cast(nn.Module, self.model.decoder)
+
+    @property
+    def covariance_floor(self) -> float | None:
+        """ε of a Gaussian likelihood with a learned covariance; None for masses, for a σ given, and for a decoder of
+        the user's own."""
+        return self._floor
+
+    @torch.no_grad()
+    def share_at_floor(self, data: Observations | Tensor) -> Tensor:
+        if self._floor is None:
+            return super().share_at_floor(data)
+        inputs = self.program_inputs(data)
+        rows = max(1, DECODED_FLOATS // (self.decoded_floats or inputs[0][0].numel()))
+        evaluated = self.copy().eval()
+        shares = []
+        for x, *y in zip(*(each.split(rows) for each in inputs), strict=True):
+            p = evaluated.decoder(evaluated.encoder(x, *y).mean, *y)
+            shares.append(held_up(noise_variances(p), self._floor))
+        return torch.cat(shares)
+
+    def with_floor(self, floor: float) -> Self:
+        """A copy whose p(x given z) has its variances clipped at a higher floor; it cannot be saved."""
+        if self._floor is None:
+            return super().with_floor(floor)
+        lifted = self.copy()
+        lifted._floor = check_floor(floor)
+        lifted.model.decoder = RaisedFloor(lifted.decoder, lifted._floor)
+        lifted.config = None
+        return lifted
 
     def initialize(self, x: Tensor) -> None:
         """Draw fresh weights for the networks built here, and start the decoder's output at the data.

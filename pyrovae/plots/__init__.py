@@ -5,6 +5,7 @@ They are made for a page 7.6 inches wide, and whatever a colour says, a shape, a
 """
 
 from pyrovae.plots.board import scoreboard
+from pyrovae.plots.criticism import calibration, predictive_check
 from pyrovae.plots.curves import training_curves
 from pyrovae.plots.latents import latents
 from pyrovae.plots.manifolds import clouds_and_manifolds, manifold
@@ -14,11 +15,13 @@ from pyrovae.plots.samples import samples
 from pyrovae.plots.tradeoffs import fid_by_epoch, rate_distortion
 
 __all__ = [
+    "calibration",
     "clouds_and_manifolds",
     "fid_by_epoch",
     "latents",
     "manifold",
     "posterior_contours",
+    "predictive_check",
     "rate_distortion",
     "reconstructions",
     "samples",

@@ -11,7 +11,7 @@ from torch import nn
 
 from pyrovae import PPCA, VAE, Bernoulli, Gaussian, GaussianMixture, evaluate, exact_guide, fit
 from pyrovae.data import Observations
-from pyrovae.evaluate import importance
+from pyrovae.evaluate import annealed, importance
 from pyrovae.models.base import Program
 from pyrovae.models.networks import CategoricalEncoder, LinearGaussianEncoder
 from pyrovae.seeding import block_seed
@@ -404,8 +404,8 @@ def test_options_out_of_range_are_refused(function, options, message):
 
 def test_methods_that_a_model_has_not_are_refused():
     vae, x = VAE(2, D, hidden=(8,)), torch.zeros(3, D)
-    with pytest.raises(ValueError, match=r'`method` must be "auto", "exact" or "importance", got \'ais\''):
-        evaluate.log_likelihood(vae, x, method="ais")
+    with pytest.raises(ValueError, match=r'`method` must be "auto", "exact", "importance" or "ais", got \'guess\''):
+        evaluate.log_likelihood(vae, x, method="guess")
     with pytest.raises(ValueError, match=r'`method` "exact" needs a model with log_prob, got VAE; use "importance"'):
         evaluate.log_likelihood(vae, x, method="exact")
     with pytest.raises(ValueError, match=r"`num_particles` must be a whole number of at least 1, got 0"):
@@ -431,3 +431,16 @@ def test_data_and_particles_of_one_seed_share_no_noise():
     posterior = ppca.posterior(x).mean.reshape(-1)
     correlation = torch.corrcoef(torch.stack([drawn - posterior, z - posterior]))[0, 1].abs().item()
     assert correlation < 5 / len(z) ** 0.5  # five standard errors of a correlation of zero
+
+
+@pytest.mark.parametrize("guide", [None, "exact"])
+def test_annealing_is_one_of_the_methods(guide, monkeypatch):
+    monkeypatch.setattr(annealed, "PILOT_TRANSITIONS", 1)
+    monkeypatch.setattr(annealed, "PILOT_WARM_UP", 1)
+    ppca, x = PPCA(2, (D,)), torch.zeros(3, D, dtype=torch.float64)
+    guide = None if guide is None else exact_guide(ppca)
+    found = evaluate.log_likelihood(ppca, x, method="ais", guide=guide, num_chains=4, num_temperatures=10, seed=1)
+    start = "prior" if guide is None else "guide"
+    expected = evaluate.ais(ppca, x, num_chains=4, num_temperatures=10, start=start, guide=guide, seed=1)
+    assert torch.equal(found.values, expected.values)
+    assert (found.method, found.num_particles) == ("annealed", 4)

@@ -1,0 +1,80 @@
+"""Where variances lie at their floor ε, and p(x given z) under a higher floor.
+
+A variance is at the floor if it is less than a tenth above it: what it would be without the floor, nobody knows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal, Normal
+
+from pyrovae.models.distributions import Reshaped
+
+AT_FLOOR = 1.1  # times ε, up to which a variance is at the floor
+
+
+def held_up(variances: Tensor, floor: float) -> Tensor:
+    """The share of the last dimension that is at the floor, shape (...)."""
+    return (variances <= AT_FLOOR * floor).double().mean(-1)
+
+
+def noise_variances(p: Any) -> Tensor:
+    """The D variances of Gaussian noise that a floor binds, (..., D): of its dimensions or, full, its eigenvalues."""
+    match p:
+        case Reshaped():
+            return noise_variances(p.vectors)
+        case Independent(base_dist=Normal()):
+            return p.variance.flatten(-len(p.event_shape))
+        case LowRankMultivariateNormal():
+            return p.cov_diag
+        case MultivariateNormal():
+            return torch.linalg.eigvalsh(p.covariance_matrix)
+    raise TypeError(f"`p` must be Gaussian to have a covariance, got {type(p).__name__}.")
+
+
+def raised(p: Any, floor: float) -> Any:
+    """The same Gaussian with each of those variances lifted to the floor."""
+    match p:
+        case Reshaped():
+            return Reshaped(raised(p.vectors, floor), tuple(p.event_shape))
+        case Independent(base_dist=Normal()):
+            scale = p.stddev.clamp_min(floor**0.5)
+            return dist.Normal(p.mean, scale).to_event(len(p.event_shape))
+        case LowRankMultivariateNormal():
+            return dist.LowRankMultivariateNormal(p.loc, p.cov_factor, p.cov_diag.clamp_min(floor))
+        case MultivariateNormal():
+            return dist.MultivariateNormal(p.loc, clipped(p.covariance_matrix, floor))
+    raise TypeError(f"`p` must be Gaussian to have a covariance, got {type(p).__name__}.")
+
+
+def clipped(covariance: Tensor, floor: float) -> Tensor:
+    """The covariances (..., D, D) with their eigenvalues lifted to the floor."""
+    values, vectors = torch.linalg.eigh(covariance)
+    return (vectors * values.clamp_min(floor).unsqueeze(-2)) @ vectors.mT
+
+
+def shrunk(weight: Tensor, noise: Tensor, higher_noise: Tensor) -> Tensor:
+    """The W' (..., D, L) for which W'W'ᵀ + σ'²I is WWᵀ + σ²I with its eigenvalues lifted to σ'² ≥ σ².
+
+    Args:
+        weight: W, shape (..., D, L).
+        noise, higher_noise: σ² and σ'², shape (...).
+    """
+    u, s, vh = torch.linalg.svd(weight, full_matrices=False)
+    excess = s.square() + (noise - higher_noise)[..., None]
+    return (u * excess.clamp_min(0).sqrt().unsqueeze(-2)) @ vh
+
+
+class RaisedFloor(nn.Module):
+    """A decoder under a higher floor: p(x given z) is Gaussian, with no variance below it."""
+
+    def __init__(self, decoder: nn.Module, floor: float) -> None:
+        super().__init__()
+        self.decoder, self.floor = decoder, floor
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return raised(self.decoder(*inputs), self.floor)
