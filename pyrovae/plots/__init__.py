@@ -5,6 +5,7 @@ They are made for a page 7.6 inches wide, and whatever a colour says, a shape, a
 """
 
 from pyrovae.plots.board import scoreboard
+from pyrovae.plots.bounds import sandwich
 from pyrovae.plots.criticism import calibration, predictive_check
 from pyrovae.plots.curves import training_curves
 from pyrovae.plots.latents import latents
@@ -25,6 +26,7 @@ __all__ = [
     "rate_distortion",
     "reconstructions",
     "samples",
+    "sandwich",
     "scoreboard",
     "sigma_maps",
     "strips",
