@@ -8,7 +8,8 @@ It is no likelihood, and says nothing of one.
 from __future__ import annotations
 
 import copy
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -108,8 +109,9 @@ class FIDHistory:
         distance: A :class:`FID` with the real images.
         space: The view of the images that the model is fitted in, ``data.space``; None if it sees them as they are.
             What it generates is brought back from there, and clamped to [0, 1], as if to be looked at.
-        num_images: Images to generate; give equal numbers to fits that are to be compared.
-        means: Whether to take E[x given z] rather than samples x ~ p(x given z).
+        generate: ``"means"``, E[x given z] at z of the prior; ``"samples"``, x ~ p(x given z) there; or any function of
+            the model that gives images as it sees them, ``lambda model: reconstruct_means(model, valid)`` say.
+        num_images: Means or samples to generate; give equal numbers to whatever is to be compared.
         every: Epochs from one value to the next; the first is always taken.
         seed: Of the images, the same at every epoch.
 
@@ -123,15 +125,17 @@ class FIDHistory:
         distance: FID,
         space: Space | None = None,
         *,
+        generate: Literal["means", "samples"] | Callable[[LatentVariableModel], Tensor] = "means",
         num_images: int = 1000,
-        means: bool = True,
         every: int = 1,
         seed: int = 0,
     ) -> None:
         if every < 1 or num_images < 2:
             raise ValueError(f"`every` must be at least 1 and `num_images` at least 2, got {every} and {num_images}.")
+        if not callable(generate) and generate not in ("means", "samples"):
+            raise ValueError(f'`generate` must be "means", "samples" or a function of the model, got {generate!r}.')
         self.distance, self.transform = distance, (space or Space()).transform
-        self.num_images, self.means, self.every, self.seed = num_images, means, every, seed
+        self.generate, self.num_images, self.every, self.seed = generate, num_images, every, seed
         self.epochs: list[int] = []
         self.values: list[float] = []
 
@@ -139,8 +143,11 @@ class FIDHistory:
         """Measure ``model`` after ``epoch``, counted from 1."""
         if (epoch - 1) % self.every:
             return
-        generate = model.sample_means if self.means else model.sample
-        x, _ = generate(self.num_images, seed=self.seed)
+        if callable(self.generate):
+            x = self.generate(model)
+        else:
+            draw = model.sample_means if self.generate == "means" else model.sample
+            x, _ = draw(self.num_images, seed=self.seed)
         images = self.transform.inv(x.to("cpu", torch.float64)).clamp(0, 1)
         self.values.append(self.distance(images.reshape(-1, *self.distance.image_shape)))
         self.epochs.append(epoch)

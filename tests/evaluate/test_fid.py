@@ -116,10 +116,23 @@ def test_history_goes_back_to_the_reference_space():
     plain, logit = data.load("digits", dtype=torch.float64), data.load("digits", transform="logit", dtype=torch.float64)
     model = fit.closed_form(PPCA(5, (64,)), logit.train).model
     distance = evaluate.FID(plain.test, nn.Flatten())
-    history = evaluate.FIDHistory(distance, logit.train.space, num_images=50, means=False)
+    history = evaluate.FIDHistory(distance, logit.train.space, generate="samples", num_images=50)
     history(1, model)
     x = logit.train.space.transform.inv(model.sample(50)[0]).clamp(0, 1)
     assert history.values == [pytest.approx(distance(x.reshape(-1, 1, 8, 8)), rel=1e-9)]
+
+
+def test_history_measures_what_a_function_makes_of_the_model():
+    """Reconstructions: through more latents they are nearer to the data."""
+    d = data.load("digits", dtype=torch.float64)
+    distance = evaluate.FID(d.test, nn.Flatten())
+    history = evaluate.FIDHistory(distance, generate=lambda model: evaluate.reconstruct_means(model, d.test))
+    models = [fit.closed_form(PPCA(q, (64,)), d.train).model for q in (2, 40)]
+    for epoch, model in enumerate(models, 1):
+        history(epoch, model)
+    rebuilt = evaluate.reconstruct_means(models[0], d.test).clamp(0, 1)
+    assert history.values[0] == pytest.approx(distance(rebuilt.reshape(-1, 1, 8, 8)), rel=1e-9)
+    assert history.values[1] < 0.1 * history.values[0]
 
 
 @pytest.mark.parametrize(
@@ -146,6 +159,8 @@ def test_refuses_what_gives_no_features_and_odd_channels(images):
         evaluate.FID(Observations(torch.zeros(3, 4)))
     with pytest.raises(ValueError, match="`every` must be at least 1 and `num_images` at least 2, got 0 and 1000"):
         evaluate.FIDHistory(evaluate.FID(images[0], nn.Flatten()), every=0)
+    with pytest.raises(ValueError, match='`generate` must be "means", "samples" or a function of the model, got True'):
+        evaluate.FIDHistory(evaluate.FID(images[0], nn.Flatten()), generate=True)
 
 
 def test_absences_are_said_in_a_sentence(images, monkeypatch):
