@@ -40,8 +40,9 @@ def burda(activation: str = "tanh") -> VAE:
 
 def dynamic(epochs: int | None, device: str) -> None:
     dataset = data.load("mnist", observations="binary", resample=True)
-    options = {"batch_size": 200, "lr": 3e-3, "schedule": "one_cycle", "device": device}
-    result = fit.svi(burda(), dataset.train, num_epochs=epochs or 100, **options)
+    options = {"batch_size": 200, "lr": 5e-3, "schedule": "one_cycle", "device": device}
+    warming = fit.BetaELBO(fit.LinearWarmup(1000))  # else units collapse before they are of use
+    result = fit.svi(burda(), dataset.train, num_epochs=epochs or 100, elbo=warming, **options)
     report("dynamic MNIST, 784-200-200-50", result.model, dataset.test, result.seconds)
 
 
