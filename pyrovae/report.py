@@ -176,7 +176,7 @@ def _floors(rows: Sequence[Row]) -> list[Markup]:
         "A variance may not fall below its floor ε. Where it lies there, the score is a statement about ε, which "
         "somebody chose. The ceiling is the highest log p(x) that ε allows; beside it, the score at ten times ε."
     )
-    flag = f"At the floor: {', '.join(flagged)}." if flagged else "No variance lies at its floor."
+    flag = f"At the floor: {'; '.join(flagged)}." if flagged else "No variance lies at its floor."
     header = ("", "ε", "of the variances", "of the data", "ceiling", "score at 10 ε", "change", "± s.e.")
     lines = [
         (
@@ -186,7 +186,7 @@ def _floors(rows: Sequence[Row]) -> list[Markup]:
             f"{r.share_of_data:.1%}",
             f"{r.ceiling:.2f}",
             f"{r.raised_score:.2f}",
-            f"{r.change:+.2f}",
+            f"{r.change:+z.2f}",
             f"{r.change_standard_error:.2f}",
         )
         for name, r in reports

@@ -98,12 +98,16 @@ class Scoreboard:
                 "given y: log p(x given y), the label told, where the other rows are log p(x): not to be ranked "
                 "against them (evaluate.log_likelihood_by_class leads from the one to the other)."
             )
-        flagged = [(row, row.at_floor) for row in self.rows if row.at_floor is not None]
+        flagged = [(row.name, row.at_floor) for row in self.rows if row.at_floor is not None]
         if flagged:
             notes.append(
-                "at floor: the share of variances that a floor holds up, so that a choice is part of the score."
+                "at floor: the share of variances that a floor ε holds up, so that a choice is part of the score."
             )
-        return notes + [f"{row.name}: {report.meaning}" for row, report in flagged]
+        return notes + [
+            f"{name}: ε = {r.floor:g}, at {r.share_of_data:.0%} of the data; with {r.raised_floor:g} the score "
+            f"changes by {r.change:+z.2f}; ceiling {r.ceiling:.2f}."
+            for name, r in flagged
+        ]
 
     def __str__(self) -> str:
         lines = self.cells()

@@ -65,7 +65,7 @@ class DegeneracyReport:
         return (
             f"{self.share_of_dimensions:.1%} of the variances are at the floor, {self.floor:g}, and "
             f"{self.share_of_data:.1%} of the data have one there; with a floor of {self.raised_floor:g} the score "
-            f"changes by {self.change:+.2f} nats.  The floor's ceiling is {self.ceiling:.2f}."
+            f"changes by {self.change:+z.2f} nats.  The floor's ceiling is {self.ceiling:.2f}."
         )
 
     def __str__(self) -> str:
