@@ -21,6 +21,7 @@ from pyrovae import (
     data,
     evaluate,
     fit,
+    plots,
 )
 from pyrovae.data import Observations, Space
 from pyrovae.evaluate import annealed
@@ -411,6 +412,8 @@ def test_annealing_bounds_what_is_not_exact(fits, test, monkeypatch):
     assert "bound, AIS" in str(found)
     assert "by 3 annealed chains of 5 temperatures a datum" in str(found)
     assert "Pareto" not in str(found)
+    legend = plots.scoreboard(found).legends[0].get_texts()
+    assert any("lower bound by 3 annealed chains" in text.get_text() for text in legend)
 
 
 def test_the_worst_data_are_those_with_the_highest_k_hat(board):
