@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import html
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import version
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -119,7 +118,7 @@ def to_html(
         *_worst(board),
         *_pictures(pictures),
         *_details(details),
-        element("footer", f"Written by pyrovae {version('pyrovae')}."),
+        element("footer", "Written by pyrovae. This file needs no other."),
     ]
     page = element("html", element("head", *meta), element("body", *body), lang="en")
     return f"<!DOCTYPE html>\n{page}\n"

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+SHOWN = 3  # degeneracies of a fit, in its note
+
+
 @dataclass(frozen=True, eq=False)
 class Scoreboard:
     """What :func:`compare` returns; prints as a table.
@@ -98,6 +101,10 @@ class Scoreboard:
                 "given y: log p(x given y), the label told, where the other rows are log p(x): not to be ranked "
                 "against them (evaluate.log_likelihood_by_class leads from the one to the other)."
             )
+        for name, entry in self.fits.items():
+            if isinstance(entry, FitResult) and entry.degeneracies:
+                more = ", and more" if len(entry.degeneracies) > SHOWN else ""
+                notes.append(f"{name} is a degenerate fit: {'; '.join(entry.degeneracies[:SHOWN])}{more}.")
         flagged = [(row.name, row.at_floor) for row in self.rows if row.at_floor is not None]
         if flagged:
             notes.append(

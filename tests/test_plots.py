@@ -60,6 +60,7 @@ def row(name, mean, standard_error, kind="exact", seed_means=None, difference=0.
         standard_error=standard_error,
         kind=kind,
         num_particles=0 if kind == "exact" else 1000,
+        estimate=SimpleNamespace(method="exact" if kind == "exact" else "importance"),
         difference=difference,
         difference_standard_error=0.25,
         seed_means=seed_means or (mean,),

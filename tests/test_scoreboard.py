@@ -2,7 +2,7 @@
 no common scale."""
 
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -21,6 +21,7 @@ from pyrovae import (
     data,
     evaluate,
     fit,
+    plots,
 )
 from pyrovae.data import Observations, Space
 from pyrovae.evaluate import annealed
@@ -411,6 +412,8 @@ def test_annealing_bounds_what_is_not_exact(fits, test, monkeypatch):
     assert "bound, AIS" in str(found)
     assert "by 3 annealed chains of 5 temperatures a datum" in str(found)
     assert "Pareto" not in str(found)
+    legend = plots.scoreboard(found).legends[0].get_texts()
+    assert any("lower bound by 3 annealed chains" in text.get_text() for text in legend)
 
 
 def test_the_worst_data_are_those_with_the_highest_k_hat(board):
@@ -443,6 +446,13 @@ def test_a_score_that_its_floor_has_made_is_flagged(fits, test):
     )
     assert "at floor" not in str(compare({"PPCA": fits["PPCA"]}, test))
     assert found.to_dataframe()["change_under_higher_floor"]["collapsed"] == row.degeneracy.change
+
+
+def test_a_fit_that_em_found_degenerate_is_told_of(fits, test):
+    lines = tuple(f"component {k} has the mass of 1.2 data" for k in range(5))
+    notes = compare({"mixture": replace(fits["mixture"], degeneracies=lines)}, test).notes()
+    assert f"mixture is a degenerate fit: {'; '.join(lines[:3])}, and more." in notes
+    assert not any("degenerate" in note for note in compare(fits, test, num_particles=5).notes())
 
 
 def test_the_ceiling_of_a_floor_is_brought_to_the_reference_space(train, test):

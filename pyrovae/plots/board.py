@@ -26,7 +26,7 @@ class Board(Protocol):
 def scoreboard(board: Board) -> Figure:
     """Held-out log p(x) of every model with its 95% interval over test data, best on top.
 
-    Exact values are filled discs.  An importance-weighted bound is a hollow triangle that points to where the truth
+    Exact values are filled discs.  A bound is a hollow triangle that points to where the truth
     lies.  Refits with other seeds are ticks below.  The differences to the best, printed beside, have standard errors
     paired over data, which are far smaller than those of the means: overlapping bars do not make two models equal.
 
@@ -52,10 +52,10 @@ def scoreboard(board: Board) -> Figure:
         raise ValueError("`board` must hold at least one row, got none; compare at least one model.")
     figure = Picture(figsize=(WIDTH, 1.75 + 0.36 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
-    particles = ", ".join(f"{s:,}" for s in sorted({row.num_particles for row in rows if row.kind != "exact"}))
+    draws = sorted({_drawn(row) for row in rows if row.kind != "exact"})
     styles = [
         (True, "o", COLOURS[0], COLOURS[0], "exact log p(x)"),
-        (False, ">", COLOURS[1], "white", f"lower bound by {particles} particles: log p(x) lies to the right"),
+        (False, ">", COLOURS[1], "white", f"lower bound by {', '.join(draws)}: log p(x) lies to the right"),
     ]
     for exact, marker, colour, fill, label in styles:
         chosen = [(y, row) for y, row in enumerate(rows) if (row.kind == "exact") == exact]
@@ -99,6 +99,11 @@ def scoreboard(board: Board) -> Figure:
         frameon=False,
     )
     return figure
+
+
+def _drawn(row: Any) -> str:
+    """What a bound was made of."""
+    return f"{row.num_particles:,} {'annealed chains' if row.estimate.method == 'annealed' else 'particles'}"
 
 
 def _print_numbers(axes: Axes, rows: Sequence[Any]) -> None:
