@@ -14,7 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyrovae.models.distributions import ContinuousBernoulli, DiscretizedLogistic, GreyCrossEntropy, Reshaped
+from pyrovae.models.distributions import (
+    BinaryPixels,
+    ContinuousBernoulli,
+    DiscretizedLogistic,
+    GreyCrossEntropy,
+    Reshaped,
+)
 
 Scale = float | Literal["shared", "per_dim", "decoder_scalar", "decoder"]
 SCALES = ("shared", "per_dim", "decoder_scalar", "decoder")
@@ -52,7 +58,7 @@ class BernoulliHead(LogitsHead):
     """Features → Bernoulli(logits)."""
 
     def distribution(self, logits: Tensor) -> Any:
-        return dist.Bernoulli(logits=logits)
+        return BinaryPixels(logits=logits, validate_args=False)  # it looks at x all the same
 
 
 class CrossEntropyHead(LogitsHead):

@@ -9,7 +9,13 @@ import scipy.stats
 import torch
 from torch.nn import functional as F
 
-from pyrovae.models.distributions import ContinuousBernoulli, DiscretizedLogistic, GreyCrossEntropy, Reshaped
+from pyrovae.models.distributions import (
+    BinaryPixels,
+    ContinuousBernoulli,
+    DiscretizedLogistic,
+    GreyCrossEntropy,
+    Reshaped,
+)
 
 # λ/2 = 0.2 is where the series gives way to the formula; torch's own leaves the formula at σ(λ) = 0.499 and 0.501
 DELICATE = (0.0, 1e-300, 1e-12, 1e-6, 3.9e-3, 4.1e-3, 0.1, 0.3999, 0.4, 0.4001, 2.0)
@@ -137,6 +143,24 @@ def test_discretised_values_off_the_levels_are_refused():
 
 
 # ----------------------------------------------------------------------------------------------------------- the others
+
+
+def test_binary_pixels_are_a_bernoulli():
+    """Log-probabilities by numpy at logits of any size, gradients x − σ(logit), and what is refused."""
+    logits = tensor([-700.0, -45.0, -39.0, -1.0, 0.0, 2.0, 41.0, 700.0]).requires_grad_()
+    for x in (torch.zeros(8), torch.ones(8)):
+        x = x.double()
+        log_prob = BinaryPixels(logits=logits).log_prob(x)
+        expected = -np.logaddexp(0, np.where(x == 1, -1, 1) * logits.detach().numpy())
+        torch.testing.assert_close(log_prob.detach(), tensor(expected), rtol=1e-14, atol=0)
+        (gradient,) = torch.autograd.grad(log_prob.sum(), logits)
+        torch.testing.assert_close(gradient, x - logits.detach().sigmoid(), rtol=0, atol=1e-15)
+    expanded = BinaryPixels(logits=logits[3:5], validate_args=False).expand((6, 2))
+    assert isinstance(expanded, BinaryPixels)
+    assert expanded.enumerate_support().shape == (2, 6, 2)
+    for wrong in (0.5, math.nan):
+        with pytest.raises(ValueError, match="within the support"):
+            expanded.log_prob(torch.full((2,), wrong))
 
 
 @pytest.mark.parametrize("logit", [-4.0, 0.7])

@@ -1,0 +1,36 @@
+"""The picture of two bounds: what it draws are the numbers of the sandwiches, ordered by their temperatures."""
+
+import numpy as np
+import pytest
+
+from pyrovae import PPCA, evaluate, plots
+
+
+def sandwiches(temperatures=(20, 4), seed=0):
+    ppca = PPCA(2, 5)
+    options = {"num_chains": 3, "num_leapfrog": 2, "seed": seed}
+    return ppca, [evaluate.sandwich(ppca, 4, num_temperatures=t, **options) for t in temperatures]
+
+
+def test_bounds_and_gap_are_drawn_as_they_are():
+    ppca, (long, short) = sandwiches()
+    exact = ppca.score(long.data)
+    figure = plots.sandwich([long, short], exact)
+    left, right = figure.axes
+    upper, lower = (container.lines[0].get_ydata(orig=False) for container in left.containers)
+    (known,) = (line.get_ydata() for line in left.lines if line.get_label().startswith("exact"))
+    np.testing.assert_allclose(upper, [short.upper.mean, long.upper.mean])
+    np.testing.assert_allclose(lower, [short.lower.mean, long.lower.mean])
+    np.testing.assert_allclose(known, exact)
+    np.testing.assert_allclose(right.containers[0].lines[0].get_xdata(orig=False), [4, 20])
+    np.testing.assert_allclose(right.containers[0].lines[0].get_ydata(orig=False), [short.gap, long.gap])
+    ends = left.containers[1].lines[2][0].get_segments()[0][:, 1]  # the error bar of the lower bound
+    assert ends.mean() == pytest.approx(short.lower.mean)
+    assert np.ptp(ends) == pytest.approx(4 * short.lower.monte_carlo_standard_error)
+
+
+def test_what_cannot_be_drawn_is_refused():
+    with pytest.raises(ValueError, match=r"`results` must hold at least one sandwich, got none"):
+        plots.sandwich([])
+    with pytest.raises(ValueError, match=r"`results` must be of one set of data, got several"):
+        plots.sandwich([*sandwiches((4,), 0)[1], *sandwiches((4,), 1)[1]])
