@@ -142,6 +142,7 @@ def capture(function: Callable[[], Sequence[Any]], inputs: Sequence[Tensor]) -> 
         raise NotStatic(f"it reads the value of a tensor at {_place_of(error)}") from error
     for node in module.graph.nodes:
         _check_shape(node)
+    _leave_out_idle(module)
     return Graph(module, _lift_constants(module)), outputs
 
 
@@ -151,6 +152,31 @@ def compiler_found() -> bool:
 
     names = config.cpp.cxx if isinstance(config.cpp.cxx, tuple | list) else (config.cpp.cxx,)
     return any(shutil.which(name) for name in names if name)
+
+
+def _leave_out_idle(module: GraphModule) -> None:
+    """Leave out views that show the whole tensor as it is, which every one takes microseconds, and what nobody uses."""
+    aten = torch.ops.aten
+    same_if_of_one_shape = (aten.alias.default, aten.detach.default, aten.view.default, aten.expand.default)
+    for node in list(module.graph.nodes):
+        if node.target in same_if_of_one_shape and _shape(node) == _shape(node.args[0]):
+            node.replace_all_uses_with(node.args[0])
+        elif node.target is aten.t.default and getattr(node.args[0], "target", None) is aten.t.default:
+            node.replace_all_uses_with(node.args[0].args[0])
+    for node in reversed(list(module.graph.nodes)):
+        if node.op == "call_function" and not node.users and not _has_effect(node.target):
+            module.graph.erase_node(node)
+
+
+def _shape(node: Any) -> Any:
+    meta = node.meta.get("tensor_meta")
+    return None if meta is None else meta.shape
+
+
+def _has_effect(target: Any) -> bool:
+    """Whether an operation does more than to return a value: it changes a tensor, or draws."""
+    schema = getattr(target, "_schema", None)
+    return schema is None or schema.is_mutable or torch.Tag.nondeterministic_seeded in target.tags
 
 
 def _lift_constants(module: GraphModule) -> list[Tensor]:

@@ -132,11 +132,12 @@ class Run:
         asked = self.compile if self.compile is False or size == min(self.batch_size, count) else "auto"
         num_steps = self.num_epochs * (count // size if size == self.batch_size else 1)
         way = best_way(device, num_steps, self.elbo) if asked == "auto" else asked
+        modules = list(self.loss.modules())
         loss = CompiledLoss(
             self._losses,
             self.parameters,
             [each for each in (*self.loss.parameters(), *self.loss.buffers()) if not each.requires_grad],
-            mode=lambda: tuple(each.training for each in self.loss.modules()),
+            mode=lambda: tuple([each.training for each in modules]),
             backend="inductor" if way == "inductor" else "graph",
         )
         if way == "cuda_graph":
@@ -169,7 +170,7 @@ class Run:
         cause: Exception | None = None
         try:
             values = evaluate()
-            if torch.isfinite(values[0]):
+            if math.isfinite(values[0].item()):
                 return values
         except NotStatic:
             raise
