@@ -20,7 +20,7 @@ import torch
 from pyro.infer.util import Dice, _fulldot
 from pyro.util import warn_if_nan
 from torch import Tensor
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
@@ -39,6 +39,24 @@ READINGS = {
 # What Pyro asks of values: whether a loss is NaN, which is watched elsewhere, and whether every probability is above
 # zero, in which case it leaves those out that are not; ``_without_impossible`` does so for every case.
 ANSWERS: dict[CodeType, bool] = {warn_if_nan.__code__: False, Dice.compute_expectation.__code__: True}
+
+# Operations that give their input where its shape and type stay, and those that do so with the number here.
+VIEWS = {
+    torch.ops.aten.alias.default,
+    torch.ops.aten.detach.default,
+    torch.ops.aten.view.default,
+    torch.ops.aten.expand.default,
+}
+NEUTRAL = {
+    torch.ops.aten.add.Tensor: 0,
+    torch.ops.aten.sub.Tensor: 0,
+    torch.ops.aten.mul.Tensor: 1,
+    torch.ops.aten.mul.Scalar: 1,
+    torch.ops.aten.div.Tensor: 1,
+    torch.ops.aten.pow.Tensor_Scalar: 1,
+}
+EMPTY = torch.ops.aten.empty.memory_format
+TURNED = torch.ops.aten.t.default
 
 
 class NotStatic(ValueError):
@@ -155,28 +173,42 @@ def compiler_found() -> bool:
 
 
 def _leave_out_idle(module: GraphModule) -> None:
-    """Leave out views that show the whole tensor as it is, which every one takes microseconds, and what nobody uses."""
-    aten = torch.ops.aten
-    same_if_of_one_shape = (aten.alias.default, aten.detach.default, aten.view.default, aten.expand.default)
+    """Leave out what gives its input as it is, since every operation takes microseconds, and what nobody uses."""
+    changed = [node.args[0] for node in module.graph.nodes if _changes(node.target)]
+    may_share = all(getattr(node, "target", None) is EMPTY for node in changed)  # else x + 0 must not become x
     for node in list(module.graph.nodes):
-        if node.target in same_if_of_one_shape and _shape(node) == _shape(node.args[0]):
+        if _is_idle(node, may_share):
             node.replace_all_uses_with(node.args[0])
-        elif node.target is aten.t.default and getattr(node.args[0], "target", None) is aten.t.default:
+        elif node.target is TURNED and getattr(node.args[0], "target", None) is TURNED:
             node.replace_all_uses_with(node.args[0].args[0])
     for node in reversed(list(module.graph.nodes)):
         if node.op == "call_function" and not node.users and not _has_effect(node.target):
             module.graph.erase_node(node)
 
 
-def _shape(node: Any) -> Any:
+def _is_idle(node: Any, may_share: bool) -> bool:
+    """Whether a node shows its input as it is, or, where it may share its memory, calculates the same, x + 0 say."""
+    if not node.args or not isinstance(node.args[0], Node) or _kind(node) != _kind(node.args[0]):
+        return False
+    if node.target in NEUTRAL:
+        return may_share and node.args[1:] == (NEUTRAL[node.target],)
+    return node.target in VIEWS
+
+
+def _kind(node: Any) -> Any:
     meta = node.meta.get("tensor_meta")
-    return None if meta is None else meta.shape
+    return node if meta is None else (meta.shape, meta.dtype)
+
+
+def _changes(target: Any) -> bool:
+    """Whether an operation changes a tensor."""
+    schema = getattr(target, "_schema", None)
+    return schema is not None and schema.is_mutable
 
 
 def _has_effect(target: Any) -> bool:
     """Whether an operation does more than to return a value: it changes a tensor, or draws."""
-    schema = getattr(target, "_schema", None)
-    return schema is None or schema.is_mutable or torch.Tag.nondeterministic_seeded in target.tags
+    return _changes(target) or torch.Tag.nondeterministic_seeded in getattr(target, "tags", (torch.Tag.core,))
 
 
 def _lift_constants(module: GraphModule) -> list[Tensor]:
