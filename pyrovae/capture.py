@@ -12,16 +12,12 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from types import CodeType
 from typing import Any
 
 import pyro
 import torch
-from pyro.infer.util import Dice, _fulldot
-from pyro.util import warn_if_nan
 from torch import Tensor
 from torch.fx import GraphModule, Node
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
 Replay = Callable[..., Sequence[Any]]
@@ -36,9 +32,11 @@ READINGS = {
     Tensor.numpy: "takes a tensor to NumPy",
     Tensor.__array__: "takes a tensor to NumPy",
 }
-# What Pyro asks of values: whether a loss is NaN, which is watched elsewhere, and whether every probability is above
-# zero, in which case it leaves those out that are not; ``_without_impossible`` does so for every case.
-ANSWERS: dict[CodeType, bool] = {warn_if_nan.__code__: False, Dice.compute_expectation.__code__: True}
+# Where Pyro itself reads values, and the answer.  It asks whether a loss is NaN, which is watched elsewhere; and if all
+# probabilities are above zero, else it leaves some out of a sum, which ``_without_impossible`` does in any case.
+WARNING = ("pyro.util", "warn_if_nan")
+SUM = ("pyro.infer.util", "_fulldot")
+ANSWERS = {WARNING: False, ("pyro.infer.util", "compute_expectation"): True}
 
 # Operations that give their input where its shape and type stay, and those that do so with the number here.
 VIEWS = {
@@ -76,12 +74,12 @@ class Watch(TorchFunctionMode):
             return args[0].detach()
         if func in READINGS:
             frame = _caller()
-            if func is Tensor.__bool__ and frame.f_code in ANSWERS:
-                return ANSWERS[frame.f_code]
+            if func is Tensor.__bool__ and _name(frame) in ANSWERS:
+                return ANSWERS[_name(frame)]
             raise NotStatic(f"it {READINGS[func]} at {_place(frame)}")
-        if func is Tensor.register_hook and _caller().f_code is warn_if_nan.__code__:
+        if func is Tensor.register_hook and _name(_caller()) == WARNING:
             return None
-        if func is torch.tensordot and _caller().f_code is _fulldot.__code__:
+        if func is torch.tensordot and _name(_caller()) == SUM:
             return _without_impossible(*args[:2])
         if func is torch.nn.functional.one_hot:  # torch's own looks at the labels first
             return _one_hot(_place(_caller()), *args, **kwargs)
@@ -143,6 +141,8 @@ def capture(function: Callable[[], Sequence[Any]], inputs: Sequence[Tensor]) -> 
         Traceback (most recent call last):
         pyrovae.capture.NotStatic: it branches on the value of a tensor at ...
     """
+    from torch.fx.experimental.proxy_tensor import make_fx  # not with the package: it takes its time
+
     outputs: Sequence[Any] = ()
 
     def run(*_: Tensor) -> Sequence[Any]:
@@ -259,8 +259,13 @@ def _caller() -> Any:
     return frame
 
 
+def _name(frame: Any) -> tuple[str, str]:
+    """Module and function of a frame."""
+    return str(frame.f_globals.get("__name__")), frame.f_code.co_name
+
+
 def _is_torch(frame: Any) -> bool:
-    return str(frame.f_globals.get("__name__", "")).partition(".")[0] == "torch"
+    return _name(frame)[0].partition(".")[0] == "torch"
 
 
 def _place(frame: Any) -> str:

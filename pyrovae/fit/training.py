@@ -140,12 +140,16 @@ class Run:
             mode=lambda: tuple([each.training for each in modules]),
             backend="inductor" if way == "inductor" else "graph",
         )
-        if way == "cuda_graph":
-            return CudaGraphStep(loss, self.optimizer)
+        on_gpu = CudaGraphStep(loss, self.optimizer) if way == "cuda_graph" else None
 
         def update(*inputs: Tensor) -> Sequence[Tensor]:
+            def batch() -> tuple[Tensor, ...]:
+                return self._batch(inputs[0])
+
+            if on_gpu is not None:
+                return self._checked(lambda: on_gpu(*inputs), batch, look=False)  # the host does not wait for the GPU
             gradients = loss if way else loss.run
-            outputs = self._checked(lambda: gradients(*inputs), lambda: self._batch(inputs[0]))
+            outputs = self._checked(lambda: gradients(*inputs), batch)
             self.optimizer.step()
             return outputs
 
@@ -164,13 +168,13 @@ class Run:
         return self._checked(lambda: [self.loss(*batch)], lambda: batch)[0]
 
     def _checked(
-        self, evaluate: Callable[[], Sequence[Tensor]], batch: Callable[[], tuple[Tensor, ...]]
+        self, evaluate: Callable[[], Sequence[Tensor]], batch: Callable[[], tuple[Tensor, ...]], look: bool = True
     ) -> Sequence[Tensor]:
-        """What ``evaluate`` returns, if the first of it is finite."""
+        """What ``evaluate`` returns, if it returns, and the first of it is finite or nobody is to look."""
         cause: Exception | None = None
         try:
             values = evaluate()
-            if math.isfinite(values[0].item()):
+            if not look or math.isfinite(values[0].item()):
                 return values
         except NotStatic:
             raise
