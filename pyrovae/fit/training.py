@@ -121,7 +121,7 @@ class Run:
                 f"the loss cannot be captured as a graph, so Pyro interprets the model at every step: {error}; "
                 "`compile=False` does so unasked.",
                 FitWarning,
-                stacklevel=5,
+                stacklevel=4,  # where `fit.svi` was called
             )
         self.scheduler.step()
         return outputs[1:]
