@@ -1,7 +1,7 @@
 """The same variational autoencoders by others: each an object whose ``epoch()`` trains once over the data.
 
-All take Bernoulli decoders, a standard normal prior, Adam and batches drawn in random order; ``resample`` binarizes grey
-data afresh at every step.  ``epoch()`` returns the mean loss, nats per datum.
+All take Bernoulli decoders, a standard normal prior, Adam and batches in random order; ``resample`` binarizes grey data
+afresh at every step.  ``epoch()`` returns the mean loss, nats per datum.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ step goes), products (the large matrix products by BLAS and by oneDNN).  Claims:
 ``lax.scan`` and 0.5 times a loop by hand; the graph, without a compiler, 1.3 and 0.65 times; at most 0.35 times Pyro's
 own loop; binarizing within the step at most 1.15 times NumPyro; convolutions at most 1.0 times by hand.
 
-Needs PYROVAE_DATA for MNIST, else noise takes its place; NumPyro where it is installed.  ``--record`` appends the tables
-to RESULTS.md.
+Needs PYROVAE_DATA for MNIST, else noise takes its place; NumPyro where it is installed.  ``--record`` appends the
+tables to RESULTS.md.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import pyro
 import torch
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from timing import RESULTS, interleaved, ratio
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyrovae import PPCA, VAE, Bernoulli, Gaussian, GaussianMixture, data
 from pyrovae.capture import compiler_found
@@ -105,24 +105,31 @@ def dynamic(report: Report, options: argparse.Namespace) -> None:
 
 
 def conv(report: Report, options: argparse.Namespace) -> None:
-    for shape, channels, share in (((1, 28, 28), (32, 64), 8), ((3, 64, 64), (32, 64, 128), 64)):
-        num_data = max(peers.BATCH, options.num_data // share // peers.BATCH * peers.BATCH)
-        x = images(num_data, grey=False).reshape(-1, 1, 28, 28)
-        if shape != (1, 28, 28):
-            x = torch.nn.functional.interpolate(x, shape[1:]).expand(-1, *shape).contiguous()
-        layers = lambda shape=shape, channels=channels: peers.image_layers(shape, channels, 20)  # noqa: E731
-        vae = peers.vae_like(layers(), VAE(20, shape, Bernoulli(), network="conv", hidden=channels))
-        contestants: dict[str, Callable[[], Any]] = {"PyTorch by hand": lambda: peers.ByHand(x, layers(), False)}
-        for way in WAYS:
-            contestants[f"ours, {way}"] = lambda way=way: peers.Ours(vae, x, False, way)
-        report(f"\nConvolutions, {' × '.join(map(str, shape))}, channels {channels}, 20 latents, batch 128:\n")
-        race(report, contestants, math.ceil(len(x) / peers.BATCH), options.rounds, "PyTorch by hand")
+    convolutions(report, options, (1, 28, 28), (32, 64), share=4)
+    convolutions(report, options, (3, 64, 64), (32, 64, 128), share=16)
+
+
+def convolutions(
+    report: Report, options: argparse.Namespace, shape: tuple[int, int, int], channels: tuple[int, ...], share: int
+) -> None:
+    num_data = max(peers.BATCH, options.num_data // share // peers.BATCH * peers.BATCH)
+    x = images(num_data, grey=False).reshape(-1, 1, 28, 28)
+    x = torch.nn.functional.interpolate(x, shape[1:]).expand(-1, *shape).contiguous()
+
+    def layers() -> tuple[nn.Module, nn.Module]:
+        return peers.image_layers(shape, channels, 20)
+
+    vae = peers.vae_like(layers(), VAE(20, shape, Bernoulli(), network="conv", hidden=channels))
+    contestants: dict[str, Callable[[], Any]] = {"PyTorch by hand": lambda: peers.ByHand(x, layers(), False)}
+    for way in WAYS:
+        contestants[f"ours, {way}"] = lambda way=way: peers.Ours(vae, x, False, way)
+    report(f"\nConvolutions, {' × '.join(map(str, shape))}, channels {channels}, 20 latents, batch 128:\n")
+    race(report, contestants, math.ceil(len(x) / peers.BATCH), options.rounds, "PyTorch by hand")
 
 
 def models(report: Report, options: argparse.Namespace) -> None:
-    report(
-        "Loss and gradients, ms, Pyro against its captures, batch 128:\n\n| | Pyro | graph | Inductor |\n|---|---|---|---|"
-    )
+    report("Loss and gradients, ms, by Pyro and by its captures, batch 128:\n")
+    report(f"| | Pyro | {' | '.join(WAYS)} |\n|---|---|{'---|' * len(WAYS)}")
     x, y = images(peers.BATCH, grey=False), torch.arange(peers.BATCH) % 10
     encoder = CategoricalEncoder((10,), 5)
     cases: dict[str, tuple[Any, tuple[Tensor, ...], Any]] = {

@@ -12,16 +12,12 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from types import CodeType
 from typing import Any
 
 import pyro
 import torch
-from pyro.infer.util import Dice, _fulldot
-from pyro.util import warn_if_nan
 from torch import Tensor
-from torch.fx import GraphModule
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx import GraphModule, Node
 from torch.overrides import TorchFunctionMode
 
 Replay = Callable[..., Sequence[Any]]
@@ -36,9 +32,29 @@ READINGS = {
     Tensor.numpy: "takes a tensor to NumPy",
     Tensor.__array__: "takes a tensor to NumPy",
 }
-# What Pyro asks of values: whether a loss is NaN, which is watched elsewhere, and whether every probability is above
-# zero, in which case it leaves those out that are not; ``_without_impossible`` does so for every case.
-ANSWERS: dict[CodeType, bool] = {warn_if_nan.__code__: False, Dice.compute_expectation.__code__: True}
+# Where Pyro itself reads values, and the answer.  It asks whether a loss is NaN, which is watched elsewhere; and if all
+# probabilities are above zero, else it leaves some out of a sum, which ``_without_impossible`` does in any case.
+WARNING = ("pyro.util", "warn_if_nan")
+SUM = ("pyro.infer.util", "_fulldot")
+ANSWERS = {WARNING: False, ("pyro.infer.util", "compute_expectation"): True}
+
+# Operations that give their input where its shape and type stay, and those that do so with the number here.
+VIEWS = {
+    torch.ops.aten.alias.default,
+    torch.ops.aten.detach.default,
+    torch.ops.aten.view.default,
+    torch.ops.aten.expand.default,
+}
+NEUTRAL = {
+    torch.ops.aten.add.Tensor: 0,
+    torch.ops.aten.sub.Tensor: 0,
+    torch.ops.aten.mul.Tensor: 1,
+    torch.ops.aten.mul.Scalar: 1,
+    torch.ops.aten.div.Tensor: 1,
+    torch.ops.aten.pow.Tensor_Scalar: 1,
+}
+EMPTY = torch.ops.aten.empty.memory_format
+TURNED = torch.ops.aten.t.default
 
 
 class NotStatic(ValueError):
@@ -58,12 +74,12 @@ class Watch(TorchFunctionMode):
             return args[0].detach()
         if func in READINGS:
             frame = _caller()
-            if func is Tensor.__bool__ and frame.f_code in ANSWERS:
-                return ANSWERS[frame.f_code]
+            if func is Tensor.__bool__ and _name(frame) in ANSWERS:
+                return ANSWERS[_name(frame)]
             raise NotStatic(f"it {READINGS[func]} at {_place(frame)}")
-        if func is Tensor.register_hook and _caller().f_code is warn_if_nan.__code__:
+        if func is Tensor.register_hook and _name(_caller()) == WARNING:
             return None
-        if func is torch.tensordot and _caller().f_code is _fulldot.__code__:
+        if func is torch.tensordot and _name(_caller()) == SUM:
             return _without_impossible(*args[:2])
         if func is torch.nn.functional.one_hot:  # torch's own looks at the labels first
             return _one_hot(_place(_caller()), *args, **kwargs)
@@ -125,6 +141,8 @@ def capture(function: Callable[[], Sequence[Any]], inputs: Sequence[Tensor]) -> 
         Traceback (most recent call last):
         pyrovae.capture.NotStatic: it branches on the value of a tensor at ...
     """
+    from torch.fx.experimental.proxy_tensor import make_fx  # not with the package: it takes its time
+
     outputs: Sequence[Any] = ()
 
     def run(*_: Tensor) -> Sequence[Any]:
@@ -142,6 +160,7 @@ def capture(function: Callable[[], Sequence[Any]], inputs: Sequence[Tensor]) -> 
         raise NotStatic(f"it reads the value of a tensor at {_place_of(error)}") from error
     for node in module.graph.nodes:
         _check_shape(node)
+    _leave_out_idle(module)
     return Graph(module, _lift_constants(module)), outputs
 
 
@@ -151,6 +170,45 @@ def compiler_found() -> bool:
 
     names = config.cpp.cxx if isinstance(config.cpp.cxx, tuple | list) else (config.cpp.cxx,)
     return any(shutil.which(name) for name in names if name)
+
+
+def _leave_out_idle(module: GraphModule) -> None:
+    """Leave out what gives its input as it is, since every operation takes microseconds, and what nobody uses."""
+    changed = [node.args[0] for node in module.graph.nodes if _changes(node.target)]
+    may_share = all(getattr(node, "target", None) is EMPTY for node in changed)  # else x + 0 must not become x
+    for node in list(module.graph.nodes):
+        if _is_idle(node, may_share):
+            node.replace_all_uses_with(node.args[0])
+        elif node.target is TURNED and getattr(node.args[0], "target", None) is TURNED:
+            node.replace_all_uses_with(node.args[0].args[0])
+    for node in reversed(list(module.graph.nodes)):
+        if node.op == "call_function" and not node.users and not _has_effect(node.target):
+            module.graph.erase_node(node)
+
+
+def _is_idle(node: Any, may_share: bool) -> bool:
+    """Whether a node shows its input as it is, or, where it may share its memory, calculates the same, x + 0 say."""
+    if not node.args or not isinstance(node.args[0], Node) or _kind(node) != _kind(node.args[0]):
+        return False
+    if node.target in NEUTRAL:
+        return may_share and node.args[1:] == (NEUTRAL[node.target],)
+    return node.target in VIEWS
+
+
+def _kind(node: Any) -> Any:
+    meta = node.meta.get("tensor_meta")
+    return node if meta is None else (meta.shape, meta.dtype)
+
+
+def _changes(target: Any) -> bool:
+    """Whether an operation changes a tensor."""
+    schema = getattr(target, "_schema", None)
+    return schema is not None and schema.is_mutable
+
+
+def _has_effect(target: Any) -> bool:
+    """Whether an operation does more than to return a value: it changes a tensor, or draws."""
+    return _changes(target) or torch.Tag.nondeterministic_seeded in getattr(target, "tags", (torch.Tag.core,))
 
 
 def _lift_constants(module: GraphModule) -> list[Tensor]:
@@ -201,8 +259,13 @@ def _caller() -> Any:
     return frame
 
 
+def _name(frame: Any) -> tuple[str, str]:
+    """Module and function of a frame."""
+    return str(frame.f_globals.get("__name__")), frame.f_code.co_name
+
+
 def _is_torch(frame: Any) -> bool:
-    return str(frame.f_globals.get("__name__", "")).partition(".")[0] == "torch"
+    return _name(frame)[0].partition(".")[0] == "torch"
 
 
 def _place(frame: Any) -> str:

@@ -82,3 +82,38 @@ def test_rows_are_taken_by_an_index():
     data, index = torch.arange(6.0).reshape(3, 2), torch.tensor([2, 0])
     graph, _ = capture(lambda: [data[index]], [index])
     assert graph(torch.tensor([1, 1]))[0].tolist() == [[2.0, 3.0], [2.0, 3.0]]
+
+
+def test_idle_operations_are_left_out():
+    x = torch.randn(3, 4)
+    graph, first = capture(lambda: [((x.t().t() + 0).view(3, 4).expand(3, 4) / 1).detach().sin().sum() * 2], [x])
+    targets = [node.target for node in graph.module.graph.nodes if node.op == "call_function"]
+    assert targets == [torch.ops.aten.sin.default, torch.ops.aten.sum.default, torch.ops.aten.mul.Tensor]
+    assert graph(x)[0] == first[0]
+
+
+def test_an_operation_that_only_seems_idle_stays():
+    x, whole = torch.randn(3), torch.arange(3)
+
+    def function():
+        copy = x + 0
+        copy[0] = 7.0
+        return [x * 2, copy, whole + 0.0, (x / 0).nan_to_num(None)]
+
+    graph, first = capture(function, [x])
+    assert all(torch.equal(one, other) for one, other in zip(graph(x), first, strict=True))
+
+
+def test_what_is_drawn_stays_though_nobody_uses_it():
+    """Else the draws after it would be others."""
+    x = torch.zeros(2)
+
+    def function():
+        torch.randn(3)
+        return [x + torch.randn(2)]
+
+    graph, _ = capture(function, [x])
+    torch.manual_seed(0)
+    (expected,) = function()
+    torch.manual_seed(0)
+    assert torch.equal(graph(x)[0], expected)

@@ -119,7 +119,7 @@ class Observations:
         Returns:
             Tensor of shape (len(index) or N, *data_shape).
         """
-        x = self.x if index is None else self.x[index]
+        x = self.x if index is None else self.x.index_select(0, index)
         return torch.bernoulli(x) if self.resample else x
 
     def fixed(self, seed: int = 0) -> Observations:

@@ -217,12 +217,13 @@ class CompiledELBO:
                     f"`args` must be tensors, got {other[0]}; bind what else there is by functools.partial."
                 )
             weight = (1.0,) if has_weight(self.elbo) else ()
+            modules = list(self._modules.modules())
             parameters, state = tensors_of(self._modules, lambda: self._value(*args, *weight))
             self._loss = CompiledLoss(
                 lambda *inputs: [self._value(*inputs)],
                 parameters,
                 state,
-                mode=lambda: tuple(each.training for each in self._modules.modules()),
+                mode=lambda: tuple([each.training for each in modules]),
                 backend=self.backend,
             )
         return self._loss

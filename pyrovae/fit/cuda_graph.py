@@ -72,11 +72,15 @@ class CudaGraphStep:
         self.rates = [torch.full((), float(each["lr"]), device=device) for each in self.optimizer.param_groups]
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
-            self.outputs = self.loss(*self.inputs)
-            self.gradients = [each.grad for each in self.loss.parameters]
-            if self.inside:
-                with rates_in_tensors(self.optimizer, self.rates):
-                    self.optimizer.step()
+            self.outputs = self._recorded()
+        self.gradients = [each.grad for each in self.loss.parameters]
+
+    def _recorded(self) -> Sequence[Tensor]:
+        outputs = self.loss(*self.inputs)
+        if self.inside:
+            with rates_in_tensors(self.optimizer, self.rates):
+                self.optimizer.step()
+        return outputs
 
 
 def fits_in_graph(optimizer: Optimizer) -> bool:

@@ -73,7 +73,8 @@ def svi(
         compile: How a step is computed: ``False``, by Pyro in Python; ``"graph"``, by a graph of its operations, which
             is captured once and replayed; ``"inductor"``, by what Inductor compiles of that, in some ten seconds and
             with a C++ compiler; ``"cuda_graph"``, on a GPU, with the optimizer, in one launch.  ``"auto"`` takes what
-            is fastest for so many steps.  The draws, and but for rounding the results, are the same.  A model that is
+            is fastest for so many steps, on a CPU from 300 a graph and from 10,000 Inductor, and interprets an ELBO of
+            the caller's own.  The draws, and but for rounding the results, are the same.  A model that is
             not static, such as one with a branch on values, is interpreted, and a warning says why.
 
     Returns:

@@ -121,7 +121,7 @@ class Run:
                 f"the loss cannot be captured as a graph, so Pyro interprets the model at every step: {error}; "
                 "`compile=False` does so unasked.",
                 FitWarning,
-                stacklevel=5,
+                stacklevel=4,  # where `fit.svi` was called
             )
         self.scheduler.step()
         return outputs[1:]
@@ -132,19 +132,24 @@ class Run:
         asked = self.compile if self.compile is False or size == min(self.batch_size, count) else "auto"
         num_steps = self.num_epochs * (count // size if size == self.batch_size else 1)
         way = best_way(device, num_steps, self.elbo) if asked == "auto" else asked
+        modules = list(self.loss.modules())
         loss = CompiledLoss(
             self._losses,
             self.parameters,
             [each for each in (*self.loss.parameters(), *self.loss.buffers()) if not each.requires_grad],
-            mode=lambda: tuple(each.training for each in self.loss.modules()),
+            mode=lambda: tuple([each.training for each in modules]),
             backend="inductor" if way == "inductor" else "graph",
         )
-        if way == "cuda_graph":
-            return CudaGraphStep(loss, self.optimizer)
+        on_gpu = CudaGraphStep(loss, self.optimizer) if way == "cuda_graph" else None
 
         def update(*inputs: Tensor) -> Sequence[Tensor]:
+            def batch() -> tuple[Tensor, ...]:
+                return self._batch(inputs[0])
+
+            if on_gpu is not None:
+                return self._checked(lambda: on_gpu(*inputs), batch, look=False)  # the host does not wait for the GPU
             gradients = loss if way else loss.run
-            outputs = self._checked(lambda: gradients(*inputs), lambda: self._batch(inputs[0]))
+            outputs = self._checked(lambda: gradients(*inputs), batch)
             self.optimizer.step()
             return outputs
 
@@ -163,13 +168,13 @@ class Run:
         return self._checked(lambda: [self.loss(*batch)], lambda: batch)[0]
 
     def _checked(
-        self, evaluate: Callable[[], Sequence[Tensor]], batch: Callable[[], tuple[Tensor, ...]]
+        self, evaluate: Callable[[], Sequence[Tensor]], batch: Callable[[], tuple[Tensor, ...]], look: bool = True
     ) -> Sequence[Tensor]:
-        """What ``evaluate`` returns, if the first of it is finite."""
+        """What ``evaluate`` returns, if it returns, and the first of it is finite or nobody is to look."""
         cause: Exception | None = None
         try:
             values = evaluate()
-            if torch.isfinite(values[0]):
+            if not look or math.isfinite(values[0].item()):
                 return values
         except NotStatic:
             raise
