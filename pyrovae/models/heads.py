@@ -152,6 +152,19 @@ class GaussianHead(LocationScaleHead):
         return dist.Normal(loc, sigma)
 
 
+class BoundedGaussianHead(GaussianHead):
+    """Features → Normal(sigmoid(·), σ), whose mean stays in (0, 1)."""
+
+    def distribution(self, loc: Tensor, sigma: Tensor) -> Any:
+        return dist.Normal(loc.sigmoid(), sigma)
+
+    @torch.no_grad()
+    def start_at(self, x: Tensor) -> None:
+        """As the other's, the mean of the data clipped to [0.001, 0.999]."""
+        super().start_at(x)
+        self.loc.bias.copy_(x.flatten(1).mean(0).clamp(0.001, 0.999).logit())
+
+
 class DiscretizedLogisticHead(LocationScaleHead):
     """Features → a rounded logistic variable of location μ and standard deviation σ."""
 

@@ -125,6 +125,7 @@ class Gaussian:
             number a dimension), ``"decoder_scalar"`` (one a datum, from z) or ``"decoder"`` (one a dimension and datum,
             from z).
         floor: ε, the lower bound of σ², in squared units of the data; not used when σ is a number.
+        bounded: Whether μ(z) stays in (0, 1), by a sigmoid: for data in [0, 1] many of which are at an end.
 
     Raises:
         ValueError: If ``scale`` is none of these, or ``floor`` not positive.
@@ -136,11 +137,13 @@ class Gaussian:
         (torch.Size([5, 3]), True)
 
     Reference:
-        Rybkin, Daniilidis and Levine (2021), Simple and effective VAE training with calibrated decoders.
+        Rybkin, Daniilidis and Levine (2021), Simple and effective VAE training with calibrated decoders; Kingma and
+        Welling (2014), Auto-encoding variational Bayes (bounded means, for images).
     """
 
     scale: Scale = "shared"
     floor: float = 1e-4
+    bounded: bool = False
     support: ClassVar[Support] = "real"
 
     def __post_init__(self) -> None:
@@ -149,7 +152,8 @@ class Gaussian:
 
     def head(self, num_features: int, data_shape: tuple[int, ...], linear: MakeLinear = nn.Linear) -> nn.Module:
         """See :class:`Likelihood`."""
-        return heads.GaussianHead(num_features, data_shape, self.scale, self.floor, linear)
+        head = heads.BoundedGaussianHead if self.bounded else heads.GaussianHead
+        return head(num_features, data_shape, self.scale, self.floor, linear)
 
 
 @dataclass(frozen=True)

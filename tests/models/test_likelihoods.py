@@ -25,6 +25,7 @@ LIKELIHOODS = [
     Bernoulli(),
     Gaussian(0.5),
     *(Gaussian(scale) for scale in LEARNED),
+    Gaussian("decoder", bounded=True),
     *CORRELATED,
     ContinuousBernoulli(),
     CrossEntropyLoss(),
@@ -278,6 +279,21 @@ def test_gaussian_starts_at_the_mean_and_the_variance_of_the_data(scale, shape, 
     expected = per_dim if scale in ("per_dim", "decoder") else per_dim.mean().expand(6)
     torch.testing.assert_close(output.mean.flatten(), x.mean(0), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(output.variance.flatten(), expected, rtol=1e-10, atol=0)
+
+
+@shapes
+def test_a_bounded_gaussian_has_its_mean_in_the_unit_interval_and_starts_at_that_of_the_data(shape):
+    x = torch.rand(50, 6, dtype=torch.float64)
+    x[:, 0] = 0
+    head = make_head(Gaussian("per_dim", bounded=True), shape)
+    head.start_at(x.reshape(50, *shape))
+    output = head(torch.zeros(FEATURES, dtype=torch.float64))
+    expected = x.mean(0).clamp(0.001, 0.999)
+    torch.testing.assert_close(output.mean.flatten(), expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(output.variance.flatten()[1:], x.var(0, correction=0)[1:], rtol=1e-10, atol=0)
+    means = head(100 * features(50)).mean
+    assert means.min() >= 0
+    assert means.max() <= 1
 
 
 @learned
