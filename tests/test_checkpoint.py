@@ -39,7 +39,7 @@ LIKELIHOODS = (
     ContinuousBernoulli(),
     CrossEntropyLoss(),
     DiscretizedLogistic(2, "per_dim", 0.01),
-    Gaussian("decoder"),
+    Gaussian("decoder", bounded=True),
     LowRankGaussian(1, 0.01),
     FullGaussian(0.01),
 )
