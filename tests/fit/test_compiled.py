@@ -317,7 +317,7 @@ def with_decoder(decoder):
 @pytest.mark.parametrize(
     ("decoder", "reason"),
     [
-        (Branching, r"it branches on the value of a tensor at .*test_compiled\.py:\d+, in forward"),
+        (Branching, r"it branches on the value of a tensor at .*test_compiled\.py:\d+, in forward; `compile=False`"),
         (Counting, r"on the next batch its graph is .* off, relatively"),
     ],
 )
