@@ -57,8 +57,8 @@ EMPTY = torch.ops.aten.empty.memory_format
 TURNED = torch.ops.aten.t.default
 
 
-class NotStatic(ValueError):
-    """A function cannot be captured as a graph; the message says why."""
+class NotStatic(TypeError):  # Pyro would append the shapes of its sites to the message of a ValueError
+    """A function is of a kind that cannot be captured as a graph; the message says why."""
 
 
 class Watch(TorchFunctionMode):

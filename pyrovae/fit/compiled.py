@@ -171,15 +171,16 @@ class CompiledELBO:
             then.
 
     Example:
+        >>> import pyro
         >>> from pyrovae import VAE
         >>> x = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
         >>> vae = VAE(latent_dim=1, data_shape=(3,), hidden=(8,))
-        >>> compiled = CompiledELBO(vae.model, vae.guide)
-        >>> optimizer = torch.optim.Adam(compiled.parameters(x), lr=0.01)
-        >>> losses = []
-        >>> for step in range(50):
-        ...     losses.append(compiled(x).item())
-        ...     optimizer.step()
+        >>> compiled, losses = CompiledELBO(vae.model, vae.guide), []
+        >>> with pyro.get_param_store().scope():  # Pyro enters the parameters of modules there
+        ...     optimizer = torch.optim.Adam(compiled.parameters(x), lr=0.01)
+        ...     for step in range(50):
+        ...         losses.append(compiled(x).item())
+        ...         optimizer.step()
         >>> losses[-1] < losses[0]
         True
     """

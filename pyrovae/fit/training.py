@@ -176,8 +176,6 @@ class Run:
             values = evaluate()
             if not look or math.isfinite(values[0].item()):
                 return values
-        except NotStatic:
-            raise
         except (ValueError, torch.linalg.LinAlgError) as error:  # Pyro's validation or a factorisation met it first
             cause = error
         refusal = self._not_finite(batch(), cause)
