@@ -10,10 +10,10 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint notebooks bench clean python
+.PHONY: help demo test lint notebooks bench bench-gpu clean python
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo 'PYTHON=python3.12 chooses the interpreter, VENV=folder where its environment lies.'
 
 demo: $(VENV)/.installed  ## compare the models on the embedded digits (ARGS="--latent-dim 8 ..." for more)
@@ -31,8 +31,16 @@ lint: $(VENV)/.installed-test  ## ruff and mypy, which change nothing
 notebooks: $(VENV)/.installed-notebooks  ## run every notebook in full, in place
 	$(BIN)/python notebooks/run.py
 
+# Modules that the benchmarks share, and the one that asks for a GPU, are not run by themselves.
+SCRIPTS = $(filter-out %/timing.py %/peers.py %/gpu.py,$(sort $(wildcard benchmarks/*.py)))
+
 bench: $(VENV)/.installed  ## run every benchmark
-	@for script in $(sort $(wildcard benchmarks/*.py)); do echo "$$script"; $(BIN)/python "$$script" || exit 1; done
+	@for script in $(SCRIPTS); do echo "$$script"; $(BIN)/python "$$script" || exit 1; done
+
+bench-gpu: $(VENV)/.installed  ## everything that is claimed of a GPU, on this machine's
+	$(BIN)/python benchmarks/gpu.py --record
+	$(BIN)/python benchmarks/em_speed.py --device cuda
+	$(BIN)/python benchmarks/vae_mnist.py --device cuda
 
 clean:  ## remove caches and built distributions; the environment stays
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache
