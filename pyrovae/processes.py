@@ -54,6 +54,17 @@ class Processes:
             torch.distributed.all_gather_object(values, value)
         return values
 
+    def joined(self, own: Sequence[Sequence[Tensor]], device: torch.device) -> list[list[Tensor]]:
+        """Everybody's items, each some tensors, in order, where item i was that of process i modulo their number."""
+        if not self.distributed:
+            return [list(each) for each in own]
+        shares = self.gathered([[tensor.cpu() for tensor in each] for each in own])
+        items = [shares[i % self.number][i // self.number] for i in range(sum(map(len, shares)))]
+        return [[tensor.to(device) for tensor in each] for each in items]
+
+
+ALONE = Processes()
+
 
 def processes(distributed: bool) -> Processes:
     """Those of the default process group, or this one alone.
@@ -62,7 +73,7 @@ def processes(distributed: bool) -> Processes:
         ValueError: If there is no process group.
     """
     if not distributed:
-        return Processes()
+        return ALONE
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         raise ValueError(
             "`distributed` needs an initialised process group, got none; "

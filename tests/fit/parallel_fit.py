@@ -9,7 +9,7 @@ import pyro.distributions as dist
 import torch
 from torch import nn
 
-from pyrovae import VAE, Bernoulli, fit
+from pyrovae import VAE, Bernoulli, evaluate, fit
 from pyrovae.data import Observations
 
 D, N = 6, 90  # a dozen steps of batches of 32, 32 and 26
@@ -45,7 +45,10 @@ CASES = {
 
 def grey():
     """Probabilities, of which every batch is a fresh sample."""
-    return torch.rand(N, D, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 0.2])[torch.arange(N) % 2, None]
+    return (
+        torch.rand(N, D, generator=torch.Generator().manual_seed(0))
+        * torch.tensor([1.0, 0.2])[torch.arange(N) % 2, None]
+    )
 
 
 def fits(distributed):
@@ -61,6 +64,18 @@ def fits(distributed):
         fitted = fit.svi(start, data, valid=valid, distributed=distributed, **options)
         result[name] = {**fitted.model.state_dict(), "trace": fitted.trace, "valid": fitted.valid_trace}
     return result
+
+
+def evaluations(distributed):
+    """What is said of the same data, in more blocks than there are processes, and in fewer."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model, x = vae(), grey().round()
+    options = {"num_temperatures": 5, "num_chains": 4, "distributed": distributed}
+    found = [evaluate.log_likelihood(model, x, num, distributed=distributed) for num in (2**11, 10)]
+    found.append(evaluate.ais(model, x, **options))
+    names = ("values", "standard_error", "ess", "k_hat")
+    return [{name: getattr(each, name) for name in names} for each in found]
 
 
 def error_of_all():
@@ -81,5 +96,6 @@ if __name__ == "__main__":
     torch.distributed.init_process_group("gloo")
     warnings.simplefilter("error")
     warnings.filterwarnings("ignore", "Encountered NaN")  # which Pyro says before the loss is looked at
-    torch.save({"fits": fits(distributed=True), "error": error_of_all()}, Path(sys.argv[1]) / f"{os.environ['RANK']}.pt")
+    found = {"fits": fits(distributed=True), "evaluations": evaluations(distributed=True), "error": error_of_all()}
+    torch.save(found, Path(sys.argv[1]) / f"{os.environ['RANK']}.pt")
     torch.distributed.destroy_process_group()

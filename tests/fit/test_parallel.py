@@ -1,4 +1,4 @@
-"""Batches in shards: in one process or in several they give the same fit."""
+"""Batches in shards: in one process or in several they give the same fit; and data in blocks the same values."""
 
 import importlib.util
 import os
@@ -47,6 +47,14 @@ def test_two_processes_give_the_fit_of_one(script, together):
             for key, value in expected.items():
                 message = f"{name}, {key}, process {rank}"
                 torch.testing.assert_close(found["fits"][name][key], value, rtol=1e-5, atol=1e-6, msg=message)
+
+
+def test_two_processes_give_the_values_of_one(script, together):
+    alone = script.evaluations(distributed=False)
+    for found in together:
+        for expected, each in zip(alone, found["evaluations"], strict=True):
+            for name, value in expected.items():
+                assert torch.equal(each[name], value), name
 
 
 def test_a_loss_that_is_not_finite_in_one_process_ends_all(together):
