@@ -31,8 +31,8 @@ class CudaGraphStep:
         self.optimizer: Optimizer | NoSteps = NoSteps() if optimizer is None else optimizer
         self.steps = 0
         self.graph: torch.cuda.CUDAGraph | None = None
-        self.settings = other_settings(optimizer)
-        self.inside = fits_in_graph(optimizer)
+        self.settings = other_settings(self.optimizer)
+        self.inside = fits_in_graph(self.optimizer)
 
     def __call__(self, *inputs: Tensor) -> Sequence[Tensor]:
         """A step; what the loss gives, on the device."""

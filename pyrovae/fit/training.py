@@ -21,6 +21,7 @@ from pyrovae.data import Observations
 from pyrovae.fit.backends import Compile, best_way
 from pyrovae.fit.compiled import CompiledLoss, loss_of, next_weight
 from pyrovae.fit.cuda_graph import CudaGraphStep
+from pyrovae.fit.precision import Precision, layers_in
 from pyrovae.fit.result import FitWarning
 from pyrovae.models.base import LatentVariableModel
 from pyrovae.seeding import seeded
@@ -46,7 +47,7 @@ class Run:
         model: The model, which is trained in place.
         observations: Its data, on its device.
         given: What its programs take beside x, such as labels.
-        elbo, lr, schedule, optimizer, batch_size, num_epochs, compile: As for :func:`~pyrovae.fit.svi`.
+        elbo, lr, schedule, optimizer, batch_size, num_epochs, compile, precision: As for :func:`~pyrovae.fit.svi`.
     """
 
     def __init__(
@@ -62,9 +63,11 @@ class Run:
         batch_size: int,
         num_epochs: int,
         compile: Compile,
+        precision: Precision = "full",
     ) -> None:
         self.model, self.observations, self.given = model, observations, given
-        self.batch_size, self.num_epochs, self.compile = batch_size, num_epochs, compile
+        self.batch_size, self.num_epochs = batch_size, num_epochs
+        self.compile, self.precision = compile, precision
         enumerated = has_enumerated_site(model, *(each[:2] for each in (observations.x, *given)))
         elbo = elbo or (TraceEnum_ELBO(max_plate_nesting=1) if enumerated else Trace_ELBO())
         self.loss: nn.Module = elbo(model.model, model.guide)
@@ -157,6 +160,8 @@ class Run:
         full_batches = max(1, len(self.observations) // self.batch_size)
         num_steps = self.num_epochs * (full_batches * self.usual_sizes[size] or 1)
         way = best_way(self.observations.x.device, num_steps, self.elbo) if asked == "auto" else asked
+        if self.precision == "bf16" and way == "inductor":
+            way = "graph"
         modules = list(self.loss.modules())
         loss = CompiledLoss(
             self._losses,
@@ -170,7 +175,8 @@ class Run:
     def _losses(self, index: Tensor, *weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The loss a datum, which is descended; the loss; and the x that they are of."""
         batch = self._batch(index)
-        loss = loss_of(self.elbo, self.model.model, self.model.guide, (*batch, *weight))
+        with layers_in(self.precision):
+            loss = loss_of(self.elbo, self.model.model, self.model.guide, (*batch, *weight))
         return loss / len(index), loss, batch[0]
 
     def _batch(self, index: Tensor) -> tuple[Tensor, ...]:
