@@ -252,9 +252,9 @@ def _one_hot(place: str, labels: Tensor, num_classes: int = -1) -> Tensor:
 
 
 def _caller() -> Any:
-    """The frame of Python that called torch."""
+    """The frame of Python that called torch, and is no mode that only passed it on."""
     frame: Any = sys._getframe(2)
-    while frame.f_back is not None and _is_torch(frame):
+    while frame.f_back is not None and (_is_torch(frame) or frame.f_code.co_name == "__torch_function__"):
         frame = frame.f_back
     return frame
 

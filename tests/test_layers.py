@@ -14,6 +14,7 @@ LEVEL = {
     "capture": 0,
     "data": 0,
     "files": 0,
+    "processes": 0,
     "seeding": 0,
     "models": 1,
     "fit": 2,

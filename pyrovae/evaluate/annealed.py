@@ -27,6 +27,7 @@ from pyrovae.evaluate.hmc import Path, transition
 from pyrovae.evaluate.importance import PAIRS, LogLikelihood, is_latent, summarize
 from pyrovae.evaluate.joint import Joint, evaluating, pairs_at_once, progress_bar
 from pyrovae.models.base import LatentVariableModel, Program, check_whole
+from pyrovae.processes import ALONE, Processes, processes
 from pyrovae.seeding import block_seed, seeded
 
 Start = Literal["prior", "guide"]
@@ -132,6 +133,7 @@ def ais(
     chunk_size: int | None = None,
     seed: int = 0,
     progress: bool | None = None,
+    distributed: bool = False,
 ) -> AnnealedLikelihood:
     """log p(x) per datum by annealed importance sampling, for any program with continuous latents in its plate of data.
 
@@ -150,6 +152,7 @@ def ais(
         chunk_size: (chain, datum) pairs decoded at once; bounds the memory, never changes a draw.
         seed: Seed of all draws.
         progress: Show a progress bar; by default one appears after a second.
+        distributed: Share the data among processes, as in :func:`log_likelihood`.
 
     Returns:
         The estimates, their delta-method standard errors, effective numbers of chains, and rates of acceptance.
@@ -173,7 +176,7 @@ def ais(
     settings = _settings(model, num_chains, num_temperatures, start, num_leapfrog, acceptance, schedule)
     values = {"z": reverse_from} if isinstance(reverse_from, Tensor) else reverse_from
     forward = values is None
-    bounds = _run(model, data, settings, guide, values, forward, chunk_size, seed, progress)
+    bounds = _run(model, data, settings, guide, values, forward, chunk_size, seed, progress, processes(distributed))
     return bounds["lower" if forward else "upper"]
 
 
@@ -285,6 +288,7 @@ def _run(
     chunk_size: int | None,
     seed: int,
     progress: bool | None,
+    together: Processes = ALONE,
 ) -> dict[str, AnnealedLikelihood]:
     """Block after block of data: a pilot run, then chains up, and chains down from ``latents`` where they are given."""
     inputs = model.program_inputs(data)
@@ -294,8 +298,11 @@ def _run(
     num_blocks, num_legs = math.ceil(len(inputs[0]) / size), len(settings.betas) - 1
     num_runs = 1 + forward + (latents is not None)
     parts: dict[str, list[tuple[Tensor, Tensor]]] = {"lower": [], "upper": []}
-    with progress_bar(num_blocks * num_runs * num_legs, "annealing", "β", progress) as bar, evaluating(model, guide):
-        for number in range(num_blocks):
+    with (
+        progress_bar(num_blocks * num_runs * num_legs, "annealing", "β", progress and together.rank == 0) as bar,
+        evaluating(model, guide),
+    ):
+        for number in range(together.rank, num_blocks, together.number):
             part = slice(number * size, (number + 1) * size)
             with seeded(block_seed(seed, number)):
                 joint = Joint(model.model, tuple(each[part] for each in inputs), pairs)
@@ -306,7 +313,8 @@ def _run(
                     parts["lower"].append(_anneal(path, settings, steps, None, bar))
                 if exact is not None:
                     parts["upper"].append(_anneal(path, settings, steps, exact, bar))
-    return {bound: _likelihood(bound, each, num_legs) for bound, each in parts.items() if each}
+    joined = {bound: together.joined(each, inputs[0].device) for bound, each in parts.items()}
+    return {bound: _likelihood(bound, each, num_legs) for bound, each in joined.items() if each}
 
 
 def _pilot(path: Path, settings: _Settings, bar: Any) -> Tensor:
@@ -355,7 +363,7 @@ def _exact_draws(joint: Joint, latents: Any, x: Tensor, part: slice) -> Tensor:
     return joint.flat({name: value[part].to(x) for name, value in latents.items()}, "`reverse_from` must hold")
 
 
-def _likelihood(bound: Any, parts: list[tuple[Tensor, Tensor]], num_temperatures: int) -> AnnealedLikelihood:
+def _likelihood(bound: Any, parts: list[list[Tensor]], num_temperatures: int) -> AnnealedLikelihood:
     log_weights, acceptances = zip(*parts, strict=True)
     log_w, sign = torch.cat(log_weights, dim=1), 1 if bound == "lower" else -1
     values, standard_error, ess, k_hat = summarize(sign * log_w)

@@ -7,6 +7,7 @@ tells how far either can be trusted.  With the exact posterior as guide every en
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from tqdm.auto import tqdm
 from pyrovae.data import Observations
 from pyrovae.evaluate.pareto import k_hat_threshold, pareto_k
 from pyrovae.models.base import LatentVariableModel, Program
+from pyrovae.processes import ALONE, Processes
 from pyrovae.seeding import block_seed, seeded
 
 PAIRS = 2**16  # (particle, datum) pairs whose z are drawn together; part of the definition of what a seed gives
@@ -234,8 +236,9 @@ def block_terms(
     chunk_size: int | None,
     seed: int,
     progress: bool | None,
+    together: Processes = ALONE,
 ) -> Iterator[_Terms]:
-    """Terms for block after block of data, all particles of a block together.
+    """Terms for block after block of data, all particles of a block together; of every so many, one for each process.
 
     The guide runs once a block, on as many data as PAIRS allows, and draws all their z; the model then scores those z
     in chunks of any size, drawing nothing.  So the draws do not depend on ``chunk_size``.
@@ -254,14 +257,14 @@ def block_terms(
         unit="datum",
         delay=1.0,
         leave=False,
-        disable=None if progress is None else not progress,
+        disable=together.rank > 0 or (None if progress is None else not progress),
     )
     modes = [(program, program.training) for program in (model, guide)]
     try:
         model.eval()
         guide.eval()
         blocks = zip(*(each.split(max(1, PAIRS // num_particles)) for each in inputs), strict=True)
-        for number, block in enumerate(blocks):
+        for number, block in itertools.islice(enumerate(blocks), together.rank, None, together.number):
             with pyro.get_param_store().scope(), seeded(block_seed(seed, number)):
                 terms = _block(model.model, guide, block, num_particles, pairs)
             yield terms

@@ -13,6 +13,7 @@ from pyrovae.data import Observations, as_observations
 from pyrovae.evaluate.annealed import ais
 from pyrovae.evaluate.importance import LogLikelihood, block_terms, summarize
 from pyrovae.models.base import LatentVariableModel, Program
+from pyrovae.processes import processes
 
 
 def log_likelihood(
@@ -27,6 +28,7 @@ def log_likelihood(
     chunk_size: int | None = None,
     seed: int = 0,
     progress: bool | None = None,
+    distributed: bool = False,
 ) -> LogLikelihood:
     """Held-out log p(x): exact where the model can, else log (1/S) Σ_s w_s, which is below it in expectation.
 
@@ -41,13 +43,16 @@ def log_likelihood(
         num_chains: S, of annealing.
         num_temperatures: T, of annealing.
         guide, chunk_size, seed, progress: As for :func:`log_weights`.
+        distributed: Share the data, block by block, among the processes of ``torch.distributed`` (see ``torchrun``),
+            which must be initialised.  Every process is given the same model and data, and all return the values that
+            one alone would.  Nothing is shared where log p(x) is exact.
 
     Returns:
         Values, standard errors, effective sample sizes and Pareto k̂, per datum.
 
     Raises:
         ValueError: If ``method`` is unknown, or exact and the model has no ``log_prob``, or the model's p(x given z) is
-            a loss and no density; else as :func:`log_weights`.
+            a loss and no density, or there is no process group; else as :func:`log_weights`.
     """
     if not model.is_density:
         raise ValueError(
@@ -59,6 +64,7 @@ def log_likelihood(
         raise ValueError(f'`method` must be "auto", "exact", "importance" or "ais", got {method!r}.')
     if method == "exact" and not tractable:
         raise ValueError(f'`method` "exact" needs a model with log_prob, got {type(model).__name__}; use "importance".')
+    together = processes(distributed)
     if method == "exact" or (method == "auto" and tractable):
         with torch.no_grad():
             values = model.log_prob(x).detach()  # type: ignore[operator]
@@ -75,11 +81,12 @@ def log_likelihood(
             chunk_size=chunk_size,
             seed=seed,
             progress=progress,
+            distributed=distributed,
         )
-    blocks = block_terms(model, x, num_particles, guide, chunk_size, seed, progress)
-    parts = zip(*(summarize(terms.log_weights) for terms in blocks), strict=True)
-    values, standard_error, ess, k_hat = (torch.cat(part) for part in parts)
-    return LogLikelihood(values, "importance", num_particles, standard_error, ess, k_hat)
+    blocks = block_terms(model, x, num_particles, guide, chunk_size, seed, progress, together)
+    summaries = together.joined([summarize(terms.log_weights) for terms in blocks], model.program_inputs(x)[0].device)
+    values, standard_error, ess, k_hat = (torch.cat(each) for each in zip(*summaries, strict=True))
+    return LogLikelihood(values, "importance", num_particles, standard_error, ess, k_hat.cpu())
 
 
 def log_likelihood_by_class(

@@ -23,15 +23,16 @@ class CudaGraphStep:
 
     Args:
         loss: The loss, captured.
-        optimizer: Of the parameters of the loss.
+        optimizer: Of the parameters of the loss; None where somebody else takes the steps.
     """
 
-    def __init__(self, loss: CompiledLoss, optimizer: Optimizer) -> None:
-        self.loss, self.optimizer = loss, optimizer
+    def __init__(self, loss: CompiledLoss, optimizer: Optimizer | None) -> None:
+        self.loss = loss
+        self.optimizer: Optimizer | NoSteps = NoSteps() if optimizer is None else optimizer
         self.steps = 0
         self.graph: torch.cuda.CUDAGraph | None = None
-        self.settings = other_settings(optimizer)
-        self.inside = fits_in_graph(optimizer)
+        self.settings = other_settings(self.optimizer)
+        self.inside = fits_in_graph(self.optimizer)
 
     def __call__(self, *inputs: Tensor) -> Sequence[Tensor]:
         """A step; what the loss gives, on the device."""
@@ -83,21 +84,32 @@ class CudaGraphStep:
         return outputs
 
 
-def fits_in_graph(optimizer: Optimizer) -> bool:
+class NoSteps:
+    """An optimizer that leaves its steps to somebody else."""
+
+    param_groups: Sequence[dict[str, Any]] = ()
+
+    def step(self) -> None:
+        """Take none."""
+
+
+def fits_in_graph(optimizer: Optimizer | NoSteps) -> bool:
     """Whether a step of the optimizer is only launches: a fused Adam on which nobody has hooked anything."""
+    if isinstance(optimizer, NoSteps):
+        return False
     hooks: Any = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
     fused = all(group.get("fused") and group.get("capturable") is not None for group in optimizer.param_groups)
     return type(optimizer) in (Adam, AdamW) and fused and not any(hooks)
 
 
-def other_settings(optimizer: Optimizer) -> list[dict[str, Any]]:
+def other_settings(optimizer: Optimizer | NoSteps) -> list[dict[str, Any]]:
     """Everything of an optimizer that a graph would take to be constant."""
     left_out = ("params", "lr", "capturable")
     return [{key: group[key] for key in group if key not in left_out} for group in optimizer.param_groups]
 
 
 @contextmanager
-def rates_in_tensors(optimizer: Optimizer, rates: Sequence[Tensor]) -> Iterator[None]:
+def rates_in_tensors(optimizer: Optimizer | NoSteps, rates: Sequence[Tensor]) -> Iterator[None]:
     """The learning rates in tensors, as a step that is recorded needs them, and back again."""
     before = [(group["lr"], group["capturable"]) for group in optimizer.param_groups]
     try:

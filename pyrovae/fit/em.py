@@ -23,6 +23,7 @@ from pyrovae.fit.progress import hidden
 from pyrovae.fit.result import ConvergenceWarning, DegeneracyWarning, DivergenceError, FitResult, nats
 from pyrovae.fit.sources import Source, open_source
 from pyrovae.models.tractable import TractableModel
+from pyrovae.processes import Processes, processes
 from pyrovae.seeding import seeded
 
 Statistics = dict[str, Tensor]
@@ -110,11 +111,7 @@ def em(
         raise ValueError(f"`chunk_size` must be at least 1, got {chunk_size}.")
     if not tolerance > 0:
         raise ValueError(f"`tolerance` must be a positive number of nats per datum, got {tolerance}.")
-    if distributed and not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        raise ValueError(
-            "`distributed` needs an initialised process group, got none; "
-            'run under torchrun, and call torch.distributed.init_process_group("gloo") first.'
-        )
+    together = processes(distributed)
     arguments: dict[str, Any] = {
         "sample_weight": sample_weight,
         "tolerance": tolerance,
@@ -128,17 +125,16 @@ def em(
         "progress": progress,
     }
     began = time.perf_counter()
-    place = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed else (0, 1)
-    source = open_source(model, data, sample_weight, chunk_size, memory_budget, *place)
+    source = open_source(model, data, sample_weight, chunk_size, memory_budget, together.rank, together.number)
     restarts: list[_Restart] = []
     with (
         seeded(seed),
         tqdm(
-            total=None, desc="EM", unit=" it", delay=1.0, leave=False, disable=hidden(progress) or place[0] > 0
+            total=None, desc="EM", unit=" it", delay=1.0, leave=False, disable=hidden(progress) or together.rank > 0
         ) as bar,
     ):
         for number in range(1, 2 if warm_start else num_restarts + 1):
-            restart = _Restart(model.copy(), source, distributed, number, bar)
+            restart = _Restart(model.copy(), source, together, number, bar)
             restart.ascend(not warm_start, accelerate, tolerance, max_iterations)
             restarts.append(restart)
     best = max(restarts, key=lambda restart: (not restart.degeneracies, restart.trace[-1]))
@@ -175,8 +171,8 @@ def em(
 class _Restart:
     """One ascent: the model on its way, the trace, and whether the stopping rule was met."""
 
-    def __init__(self, model: TractableModel, source: Source, distributed: bool, number: int, bar: tqdm) -> None:
-        self.model, self.source, self.distributed, self.number, self.bar = model, source, distributed, number, bar
+    def __init__(self, model: TractableModel, source: Source, together: Processes, number: int, bar: tqdm) -> None:
+        self.model, self.source, self.together, self.number, self.bar = model, source, together, number, bar
         self.trace: list[float] = []
         self.converged = False
         self.degeneracies: list[str] = []
@@ -186,9 +182,7 @@ class _Restart:
         if initialize:
             x, weight = self.source.start()
             self.model.initialize(x, weight)
-            if self.distributed:
-                for tensor in self.model.state_dict().values():
-                    torch.distributed.broadcast(tensor, src=0)
+            self.together.copy_from_first(self.model.state_dict().values())
         statistics = self.e_step()
         self.trace.append(self.mean_log_prob(statistics))
         while not self.converged and len(self.trace) <= max_iterations:
@@ -210,7 +204,7 @@ class _Restart:
             for x, weight in self.source.chunks():
                 for name, value in self.model.expected_statistics(x, weight).items():
                     total[name] = total[name].add_(value) if name in total else value.clone()
-        return _summed_over_processes(total) if self.distributed else total
+        return dict(zip(total, self.together.sums(list(total.values())), strict=True))
 
     @torch.no_grad()
     def squared_extrapolation(self, statistics: Statistics) -> Statistics:
@@ -246,14 +240,6 @@ class _Restart:
                 None,
             )
         return value
-
-
-def _summed_over_processes(statistics: Statistics) -> Statistics:
-    """The same sums over the data of all processes, in one exchange."""
-    flat = torch.cat([value.flatten() for value in statistics.values()])
-    torch.distributed.all_reduce(flat)
-    parts = flat.split([value.numel() for value in statistics.values()])
-    return {name: part.view_as(value) for (name, value), part in zip(statistics.items(), parts, strict=True)}
 
 
 def remaining_gain(trace: list[float]) -> float:

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pyro
@@ -18,10 +19,13 @@ from tqdm.auto import tqdm
 
 from pyrovae.data import Observations, as_observations
 from pyrovae.fit.backends import Compile, check_way
+from pyrovae.fit.parallel import ShardedRun
+from pyrovae.fit.precision import Precision, check_precision
 from pyrovae.fit.progress import hidden
 from pyrovae.fit.result import DivergenceError, FitResult, nats
 from pyrovae.fit.training import SCHEDULES, NotFinite, Run, Schedule
 from pyrovae.models.base import LatentVariableModel
+from pyrovae.processes import processes
 from pyrovae.seeding import seeded
 
 
@@ -43,6 +47,9 @@ def svi(
     seed: int = 0,
     progress: bool | None = None,
     compile: Compile = "auto",
+    num_shards: int | None = None,
+    distributed: bool = False,
+    precision: Precision = "full",
 ) -> FitResult:
     """Fit θ and φ together by stochastic ascent of the ELBO.
 
@@ -76,13 +83,24 @@ def svi(
             is fastest for so many steps, on a CPU from 300 a graph and from 10,000 Inductor, and interprets an ELBO of
             the caller's own.  The draws, and but for rounding the results, are the same.  A model that is
             not static, such as one with a branch on values, is interpreted, and a warning says why.
+        num_shards: Deal every batch into so many parts, whose gradients are averaged over its data: as many processes,
+            or a batch larger than memory in one process, give the same fit but for rounding.  Each part has draws of
+            its own, so that fits differ from number to number.  By default one for each process.
+        distributed: Share the parts among the processes of ``torch.distributed`` (see ``torchrun``), which must be
+            initialised.  Every process is given the same arguments, ``batch_size`` being that of all of them together,
+            and the same data; all of them return the same fit, and call ``callback``.
+        precision: ``"full"``, that of the parameters; or ``"bf16"``, linear and convolutional layers in bfloat16 by
+            torch.autocast, and parameters, draws, log-densities, losses and validation in float32.  It pays on
+            processors that multiply bfloat16 fast, as GPUs of recent years do, and for wide layers; others are slower
+            by it.  Whether float32 products are rounded to TF32 on a GPU is torch's own switch, off by default, which
+            a fit does not touch.
 
     Returns:
         The fit.  ``kept`` says which parameters it holds, and ``elbo`` is theirs, nats per datum.
 
     Raises:
         TypeError: If ``elbo`` is no ELBO.
-        ValueError: If an argument is out of range, or the data do not fit the model.
+        ValueError: If an argument is out of range, the data do not fit the model, or there is no process group.
         DivergenceError: If the loss is not finite: it names the step and the first offending parameter or site, and
             carries the last good result.
 
@@ -108,6 +126,13 @@ def svi(
         )
     if patience is not None and valid is None:
         raise ValueError("`patience` needs `valid`, the data on which the ELBO is to improve, got None.")
+    together = processes(distributed)
+    shards = together.number if num_shards is None else num_shards
+    if not together.number <= shards <= batch_size:
+        raise ValueError(
+            f"`num_shards` must be from {together.number}, the number of processes, to `batch_size` = {batch_size}, "
+            f"got {shards}."
+        )
 
     arguments: dict[str, Any] = {
         "valid": valid,
@@ -123,6 +148,9 @@ def svi(
         "callback": callback,
         "progress": progress,
         "compile": compile,
+        "num_shards": num_shards,
+        "distributed": distributed,
+        "precision": precision,
     }
     began = time.perf_counter()
     observations = as_observations(data)
@@ -133,6 +161,7 @@ def svi(
     valid_inputs = None if valid is None else fitted.program_inputs(valid, "valid")
 
     check_way(compile, start_data.device)
+    check_precision(precision, compile, fitted.parameters())
     run: Run
 
     def result(kept: str, elbo_kept: float) -> FitResult:
@@ -154,7 +183,8 @@ def svi(
     with pyro.get_param_store().scope(), seeded(seed):
         if not warm_start:
             fitted.initialize(start_data)
-        run = Run(
+        kind = Run if shards == 1 else partial(ShardedRun, num_shards=shards, together=together, seed=seed)
+        run = kind(
             fitted,
             observations,
             given,
@@ -165,8 +195,16 @@ def svi(
             batch_size=batch_size,
             num_epochs=num_epochs,
             compile=compile,
+            precision=precision,
         )
-        bar = tqdm(range(1, num_epochs + 1), desc="SVI", unit="epoch", delay=1.0, leave=False, disable=hidden(progress))
+        bar = tqdm(
+            range(1, num_epochs + 1),
+            desc="SVI",
+            unit="epoch",
+            delay=1.0,
+            leave=False,
+            disable=hidden(progress) or together.rank > 0,
+        )
         for epoch in bar:
             try:
                 run.epoch()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from pyrovae.data import Observations
 from pyrovae.fit.backends import Compile, best_way
 from pyrovae.fit.compiled import CompiledLoss, loss_of, next_weight
 from pyrovae.fit.cuda_graph import CudaGraphStep
+from pyrovae.fit.precision import Precision, layers_in
 from pyrovae.fit.result import FitWarning
 from pyrovae.models.base import LatentVariableModel
 from pyrovae.seeding import seeded
@@ -45,7 +47,7 @@ class Run:
         model: The model, which is trained in place.
         observations: Its data, on its device.
         given: What its programs take beside x, such as labels.
-        elbo, lr, schedule, optimizer, batch_size, num_epochs, compile: As for :func:`~pyrovae.fit.svi`.
+        elbo, lr, schedule, optimizer, batch_size, num_epochs, compile, precision: As for :func:`~pyrovae.fit.svi`.
     """
 
     def __init__(
@@ -61,9 +63,11 @@ class Run:
         batch_size: int,
         num_epochs: int,
         compile: Compile,
+        precision: Precision = "full",
     ) -> None:
         self.model, self.observations, self.given = model, observations, given
-        self.batch_size, self.num_epochs, self.compile = batch_size, num_epochs, compile
+        self.batch_size, self.num_epochs = batch_size, num_epochs
+        self.compile, self.precision = compile, precision
         enumerated = has_enumerated_site(model, *(each[:2] for each in (observations.x, *given)))
         elbo = elbo or (TraceEnum_ELBO(max_plate_nesting=1) if enumerated else Trace_ELBO())
         self.loss: nn.Module = elbo(model.model, model.guide)
@@ -72,7 +76,9 @@ class Run:
         self.optimizer = (optimizer or _adam)(self.parameters, lr=lr)
         make_scheduler = SCHEDULES[schedule] if isinstance(schedule, str) else schedule
         self.scheduler = make_scheduler(self.optimizer, num_epochs * math.ceil(len(observations) / batch_size))
-        self.updates: dict[int, Update] = {}  # by the size of the batch
+        self.updates: dict[int, Update] = {}  # by the size of what they are called with
+        self.usual_sizes = Counter([min(batch_size, len(observations))])  # and how many of them are in a full batch
+        self.refusal: NotStatic | None = None
         self.step = 0
         self.trace: list[float] = []
         self.valid_trace: list[float] = []
@@ -90,8 +96,7 @@ class Run:
         for self.step, value in enumerate(values, first):
             if not math.isfinite(value):  # on a GPU, where nobody has looked before
                 raise self._not_finite(self._batch(index))
-        batch = (x, *(each[index] for each in self.given))
-        self._checked_loss(batch)  # no further step would notice what the last one did
+        self._check_last(index, x)  # no further step would notice what the last one did
         self.trace.append(-sum(values) / len(self.observations))
 
     def validate(self, inputs: tuple[Tensor, ...], seed: int) -> float:
@@ -109,37 +114,31 @@ class Run:
 
     def _take_step(self, index: Tensor) -> Sequence[Tensor]:
         """A step of the optimizer and of the schedule; gives the loss, and the x that it is of."""
-        if len(index) not in self.updates:
-            self.updates[len(index)] = self._update(len(index))
-        inputs = (index, *next_weight(self.elbo, self.parameters[0]))
-        try:
-            outputs = self.updates[len(index)](*inputs)
-        except NotStatic as error:
-            self.compile, self.updates = False, {}
-            outputs = self._update(len(index))(*inputs)
+        outputs = self._descend(index, *next_weight(self.elbo, self.parameters[0]))
+        self.scheduler.step()
+        if self.refusal is not None:
             warnings.warn(
-                f"the loss cannot be captured as a graph, so Pyro interprets the model at every step: {error}; "
+                f"the loss cannot be captured as a graph, so Pyro interprets the model at every step: {self.refusal}; "
                 "`compile=False` does so unasked.",
                 FitWarning,
                 stacklevel=4,  # where `fit.svi` was called
             )
-        self.scheduler.step()
+            self.refusal = None
         return outputs[1:]
+
+    def _descend(self, index: Tensor, *weight: Tensor) -> Sequence[Tensor]:
+        """A step of the optimizer; gives what :meth:`_losses` does."""
+        if len(index) not in self.updates:
+            self.updates[len(index)] = self._update(len(index))
+        try:
+            return self.updates[len(index)](index, *weight)
+        except NotStatic as error:
+            self.compile, self.updates, self.refusal = False, {}, error
+            return self._update(len(index))(index, *weight)
 
     def _update(self, size: int) -> Update:
         """How steps are taken on batches of this size."""
-        device, count = self.observations.x.device, len(self.observations)
-        asked = self.compile if self.compile is False or size == min(self.batch_size, count) else "auto"
-        num_steps = self.num_epochs * (count // size if size == self.batch_size else 1)
-        way = best_way(device, num_steps, self.elbo) if asked == "auto" else asked
-        modules = list(self.loss.modules())
-        loss = CompiledLoss(
-            self._losses,
-            self.parameters,
-            [each for each in (*self.loss.parameters(), *self.loss.buffers()) if not each.requires_grad],
-            mode=lambda: tuple([each.training for each in modules]),
-            backend="inductor" if way == "inductor" else "graph",
-        )
+        loss, way = self._loss_for(size)
         on_gpu = CudaGraphStep(loss, self.optimizer) if way == "cuda_graph" else None
 
         def update(*inputs: Tensor) -> Sequence[Tensor]:
@@ -155,14 +154,36 @@ class Run:
 
         return update
 
+    def _loss_for(self, size: int) -> tuple[CompiledLoss, Compile]:
+        """The loss of batches of this size, and the way in which it is to be computed."""
+        asked = self.compile if self.compile is False or size in self.usual_sizes else "auto"
+        full_batches = max(1, len(self.observations) // self.batch_size)
+        num_steps = self.num_epochs * (full_batches * self.usual_sizes[size] or 1)
+        way = best_way(self.observations.x.device, num_steps, self.elbo) if asked == "auto" else asked
+        if self.precision == "bf16" and way == "inductor":
+            way = "graph"
+        modules = list(self.loss.modules())
+        loss = CompiledLoss(
+            self._losses,
+            self.parameters,
+            [each for each in (*self.loss.parameters(), *self.loss.buffers()) if not each.requires_grad],
+            mode=lambda: tuple([each.training for each in modules]),
+            backend="inductor" if way == "inductor" else "graph",
+        )
+        return loss, way
+
     def _losses(self, index: Tensor, *weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The loss a datum, which is descended; the loss; and the x that they are of."""
         batch = self._batch(index)
-        loss = loss_of(self.elbo, self.model.model, self.model.guide, (*batch, *weight))
+        with layers_in(self.precision):
+            loss = loss_of(self.elbo, self.model.model, self.model.guide, (*batch, *weight))
         return loss / len(index), loss, batch[0]
 
     def _batch(self, index: Tensor) -> tuple[Tensor, ...]:
         return self.observations.draw(index), *(each[index] for each in self.given)
+
+    def _check_last(self, index: Tensor, x: Tensor) -> None:
+        self._checked_loss((x, *(each[index] for each in self.given)))
 
     def _checked_loss(self, batch: tuple[Tensor, ...]) -> Tensor:
         return self._checked(lambda: [self.loss(*batch)], lambda: batch)[0]

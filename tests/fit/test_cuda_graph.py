@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pyrovae import VAE, fit
-from pyrovae.fit import CompiledLoss, training
+from pyrovae.fit import CompiledLoss, parallel, training
 from pyrovae.fit.cuda_graph import CudaGraphStep, fits_in_graph, other_settings, rates_in_tensors
 
 
@@ -63,12 +63,14 @@ class StandIn:
     def recording(self):
         parameters, optimizer = self.step.loss.parameters, self.step.optimizer
         before = [each.detach().clone() for each in parameters]
-        state, draws = copy.deepcopy(optimizer.state_dict()), torch.get_rng_state()
+        is_ours = isinstance(optimizer, torch.optim.Optimizer)
+        state, draws = copy.deepcopy(optimizer.state_dict()) if is_ours else None, torch.get_rng_state()
         yield
         with torch.no_grad():
             for each, value in zip(parameters, before, strict=True):
                 each.copy_(value)
-        optimizer.load_state_dict(state)
+        if is_ours:
+            optimizer.load_state_dict(state)
         torch.set_rng_state(draws)
 
     def replay(self):
@@ -93,7 +95,8 @@ def graphs(monkeypatch):
         def wait_stream(self, other):
             pass
 
-    monkeypatch.setattr(training, "CudaGraphStep", step_on_the_cpu)
+    for module in (training, parallel):
+        monkeypatch.setattr(module, "CudaGraphStep", step_on_the_cpu)
     monkeypatch.setattr(training, "best_way", lambda device, num_steps, elbo: "cuda_graph")
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
@@ -124,6 +127,14 @@ def test_steps_by_graph_are_the_plain_steps(options, recordings, x, graphs):
     torch.testing.assert_close(by_graph.trace, plain.trace, rtol=1e-7, atol=0)
     for name, value in plain.model.state_dict().items():
         torch.testing.assert_close(by_graph.model.state_dict()[name], value, rtol=1e-6, atol=1e-9)
+
+
+def test_shards_take_their_steps_outside_of_the_graph(x, graphs):
+    vae = VAE(2, 4, hidden=(8,)).double()
+    options = {"num_epochs": 4, "batch_size": 20, "lr": 0.01, "num_shards": 2}
+    plain, by_graph = (fit.svi(vae, x, compile=way, **options) for way in (False, "auto"))
+    assert [graph.replays for graph in graphs] == [19]  # of 12 steps of two parts, after 5 parts without
+    torch.testing.assert_close(by_graph.trace, plain.trace, rtol=1e-7, atol=0)
 
 
 def test_a_momentum_that_changes_later_makes_a_new_recording(graphs, monkeypatch):
