@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+from typing import Any
 
 import torch
 from timing import ratio
@@ -36,7 +37,7 @@ def main() -> int:
     dataset, hidden = images()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     train, test = (each.to(torch.float32) for each in (dataset.train, dataset.test.fixed()))
-    nats: dict[str, list[float]] = {"full": [], "bf16": []}
+    nats: dict[Any, list[float]] = {"full": [], "bf16": []}
     seconds: dict[str, list[float]] = {"full": [], "bf16": []}
     for seed in range(options.seeds):
         torch.manual_seed(seed)
