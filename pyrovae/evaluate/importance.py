@@ -26,7 +26,7 @@ from pyrovae.processes import ALONE, Processes
 from pyrovae.seeding import block_seed, seeded
 
 PAIRS = 2**16  # (particle, datum) pairs whose z are drawn together; part of the definition of what a seed gives
-DECODED_FLOATS = 2**22  # numbers in a decoded block, 16 MiB in float32
+DECODED_FLOATS = 2**21  # numbers in a decoded block, 8 MiB in float32
 
 
 @dataclass(frozen=True, eq=False)
