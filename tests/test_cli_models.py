@@ -223,7 +223,7 @@ def test_options_of_the_model_reach_it(seen, folder, tmp_path):
     assert config == {
         "latent_dim": 5,
         "data_shape": [3],
-        "likelihood": {"kind": "Gaussian", "scale": "per_dim", "floor": 0.25},
+        "likelihood": {"kind": "Gaussian", "scale": "per_dim", "floor": 0.25, "bounded": False},
         "hidden": [7, 6],
         "activation": "tanh",
         "network": "mlp",
