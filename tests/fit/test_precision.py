@@ -40,14 +40,14 @@ def test_layers_round_and_nothing_else_does(shape):
 
 
 def test_training_in_bfloat16_loses_next_to_nothing():
-    """A tenth of a nat at the most, at the same start and draws."""
+    """Two hundredths of a nat at the most, at the same start and draws."""
     torch.manual_seed(0)
     full = fits()
     torch.manual_seed(0)
     mixed = fits(precision="bf16")
     assert mixed.trace[0] != full.trace[0]
     assert mixed.valid_trace[-1] > mixed.valid_trace[0]
-    assert abs(mixed.elbo - full.elbo) < 0.1
+    assert abs(mixed.elbo - full.elbo) < 0.02
     assert all(each.dtype == torch.float32 for each in mixed.model.parameters())
 
 
