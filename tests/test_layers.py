@@ -15,6 +15,7 @@ LEVEL = {
     "data": 0,
     "files": 0,
     "processes": 0,
+    "replay": 0,
     "seeding": 0,
     "models": 1,
     "fit": 2,

@@ -24,8 +24,9 @@ from torch import Tensor
 
 from pyrovae.data import Observations
 from pyrovae.evaluate.hmc import Path, transition
-from pyrovae.evaluate.importance import PAIRS, LogLikelihood, is_latent, summarize
-from pyrovae.evaluate.joint import Joint, evaluating, pairs_at_once, progress_bar
+from pyrovae.evaluate.importance import PAIRS, LogLikelihood, summarize
+from pyrovae.evaluate.joint import Joint, evaluating, progress_bar
+from pyrovae.evaluate.scoring import Tiles, floats_per_pair, is_latent, pairs_at_once
 from pyrovae.models.base import LatentVariableModel, Program, check_whole
 from pyrovae.processes import ALONE, Processes, processes
 from pyrovae.seeding import block_seed, seeded
@@ -307,7 +308,9 @@ def _run(
             with seeded(block_seed(seed, number)):
                 joint = Joint(model.model, tuple(each[part] for each in inputs), pairs)
                 exact = None if latents is None else _exact_draws(joint, latents, inputs[0], part)
-                path = Path(joint, guide if settings.start == "guide" else None)
+                points = num_runs * num_legs * settings.num_leapfrog * settings.num_chains * len(joint.inputs[0])
+                tiles = Tiles(points, pairs, 3 * floats_per_pair(model, inputs[0]))  # 3: with gradients
+                path = Path(joint, guide if settings.start == "guide" else None, tiles)
                 steps = _pilot(path, settings, bar)
                 if forward:
                     parts["lower"].append(_anneal(path, settings, steps, None, bar))

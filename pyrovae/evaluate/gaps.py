@@ -17,9 +17,10 @@ from torch import Tensor
 from pyrovae.data import Observations
 from pyrovae.evaluate.exact_gaps import exact_kl, guide_and_posterior
 from pyrovae.evaluate.importance import LogLikelihood
-from pyrovae.evaluate.joint import Joint, evaluating, pairs_at_once, progress_bar
+from pyrovae.evaluate.joint import Joint, evaluating, progress_bar
 from pyrovae.evaluate.latents import is_continuous, posteriors
 from pyrovae.evaluate.local import Family, GaussianPosteriors, as_gaussian, best_gaussians, log_weights_at
+from pyrovae.evaluate.scoring import pairs_at_once
 from pyrovae.models.base import LatentVariableModel, Program, check_whole
 from pyrovae.models.tractable import TractableModel
 from pyrovae.seeding import block_seed, seeded

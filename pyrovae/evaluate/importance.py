@@ -21,12 +21,12 @@ from tqdm.auto import tqdm
 
 from pyrovae.data import Observations
 from pyrovae.evaluate.pareto import k_hat_threshold, pareto_k
+from pyrovae.evaluate.scoring import Scorer, Tiles, floats_per_pair, is_latent, pairs_at_once, total
 from pyrovae.models.base import LatentVariableModel, Program
 from pyrovae.processes import ALONE, Processes
 from pyrovae.seeding import block_seed, seeded
 
 PAIRS = 2**16  # (particle, datum) pairs whose z are drawn together; part of the definition of what a seed gives
-DECODED_FLOATS = 2**21  # numbers in a decoded block, 8 MiB in float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,12 +245,11 @@ def block_terms(
     """
     if not (isinstance(num_particles, int) and num_particles >= 1):
         raise ValueError(f"`num_particles` must be a whole number of at least 1, got {num_particles!r}.")
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"`chunk_size` must be at least 1, got {chunk_size}.")
     inputs = model.program_inputs(data)
     x = inputs[0]
     guide = guide or model.guide
-    pairs = chunk_size or max(1, DECODED_FLOATS // (model.decoded_floats or math.prod(x.shape[1:])))
+    pairs = pairs_at_once(model, x, chunk_size)
+    score = Scorer(model.model, Tiles(num_particles * len(x), pairs, floats_per_pair(model, x)))
     bar = tqdm(
         total=len(x),
         desc="importance weights",
@@ -266,7 +265,7 @@ def block_terms(
         blocks = zip(*(each.split(max(1, PAIRS // num_particles)) for each in inputs), strict=True)
         for number, block in itertools.islice(enumerate(blocks), together.rank, None, together.number):
             with pyro.get_param_store().scope(), seeded(block_seed(seed, number)):
-                terms = _block(model.model, guide, block, num_particles, pairs)
+                terms = _block(score, guide, block, num_particles, pairs)
             yield terms
             bar.update(len(block[0]))
     finally:
@@ -275,7 +274,7 @@ def block_terms(
             program.train(training)
 
 
-def _block(model: Program, guide: Program, inputs: tuple[Tensor, ...], num_particles: int, pairs: int) -> _Terms:
+def _block(score: Scorer, guide: Program, inputs: tuple[Tensor, ...], num_particles: int, pairs: int) -> _Terms:
     """Terms (S, n) for one block of data, decoded at most ``pairs`` (particle, datum) pairs at a time."""
     x = inputs[0]
     with pyro.plate("particles", num_particles, dim=-2):
@@ -289,49 +288,8 @@ def _block(model: Program, guide: Program, inputs: tuple[Tensor, ...], num_parti
         for j in range(0, len(x), columns):
             values = {name: site["value"][i : i + rows, j : j + columns] for name, site in latents.items()}
             part = tuple(each[j : j + columns] for each in inputs)
-            row.append(score_latents(model, part, values, min(rows, num_particles - i)))
+            row.append(score(part, values, min(rows, num_particles - i)))
         tiles.append([torch.cat(parts, dim=1) for parts in zip(*row, strict=True)])
     likelihood, prior = (torch.cat(parts) for parts in zip(*tiles, strict=True))
     values = {name: site["value"] for name, site in latents.items()}
-    return _Terms(likelihood, prior, _total(latents.values(), num_particles, x), values)
-
-
-def score_latents(
-    model: Program, inputs: tuple[Tensor, ...], values: dict[str, Tensor], num_particles: int
-) -> tuple[Tensor, Tensor]:
-    """log p(x given z) and log p(z) at the given latents, each (S, n); nothing is drawn, and gradients flow."""
-    x = inputs[0]
-    with pyro.plate("particles", num_particles, dim=-2):
-        scored = poutine.trace(poutine.condition(model, values)).get_trace(*inputs)
-    sites = [site for site in scored.nodes.values() if site["type"] == "sample" and not _is_plate(site)]
-    missing = [site["name"] for site in sites if not site["is_observed"]]
-    if missing:
-        raise ValueError(
-            f"`guide` must sample every latent site of the model, got none for {missing}; "
-            "pass exact_guide(model), or build the model with an encoder."
-        )
-    likelihood = _total((site for site in sites if site["name"] not in values), num_particles, x)
-    return likelihood, _total((site for site in sites if site["name"] in values), num_particles, x)
-
-
-def _total(sites: Any, num_particles: int, x: Tensor) -> Tensor:
-    """Sum of the sites' log-densities, (S, n)."""
-    total = x.new_zeros(num_particles, len(x))
-    for site in sites:
-        log_prob = site["fn"].log_prob(site["value"])
-        if log_prob.ndim != 2 or log_prob.shape[1] != len(x):
-            raise ValueError(
-                f"`model` must have every site inside the plate over data, got site {site['name']!r} with log-densities"
-                f" of shape {tuple(log_prob.shape)} for ({num_particles}, {len(x)}) particles and data."
-            )
-        total = total + log_prob
-    return total
-
-
-def _is_plate(site: Any) -> bool:
-    return type(site["fn"]).__name__ == "_Subsample"
-
-
-def is_latent(site: Any) -> bool:
-    """Whether a node of a trace is a random variable that is not observed."""
-    return site["type"] == "sample" and not site["is_observed"] and not _is_plate(site)
+    return _Terms(likelihood, prior, total(latents.values(), num_particles, x), values)

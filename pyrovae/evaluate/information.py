@@ -12,9 +12,9 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae.data import Observations
-from pyrovae.evaluate.importance import is_latent
 from pyrovae.evaluate.joint import evaluating
 from pyrovae.evaluate.latents import is_continuous, posteriors
+from pyrovae.evaluate.scoring import is_latent
 from pyrovae.models.base import LatentVariableModel, Program, check_whole
 from pyrovae.seeding import block_seed, seeded
 

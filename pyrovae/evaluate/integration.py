@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import Observations
-from pyrovae.evaluate.joint import Inputs, Joint, evaluating, pairs_at_once
+from pyrovae.evaluate.joint import Inputs, Joint, evaluating
+from pyrovae.evaluate.scoring import pairs_at_once
 from pyrovae.models.base import LatentVariableModel, check_whole
 from pyrovae.seeding import seeded
 

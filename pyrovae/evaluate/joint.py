@@ -6,7 +6,7 @@ is mapped there by Pyro's bijections, and the volume that this takes is counted 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,8 +18,8 @@ from torch.distributions import biject_to, identity_transform
 from torch.distributions.transforms import IndependentTransform
 from tqdm.auto import tqdm
 
-from pyrovae.evaluate.importance import DECODED_FLOATS, is_latent, score_latents
-from pyrovae.models.base import LatentVariableModel, Program
+from pyrovae.evaluate.scoring import is_latent, score_latents
+from pyrovae.models.base import Program
 
 Inputs = tuple[Tensor, ...]
 
@@ -102,7 +102,7 @@ class Joint:
         """log p(x, z), (S, n), without gradients, in tiles."""
         return self.in_tiles(lambda inputs, tile: (sum(self.terms(inputs, tile)),), z)[0]
 
-    def in_tiles(self, function: Callable[[Inputs, Tensor], tuple[Any, ...]], z: Tensor) -> tuple[Tensor, ...]:
+    def in_tiles(self, function: Callable[[Inputs, Tensor], Sequence[Any]], z: Tensor) -> tuple[Tensor, ...]:
         """Tensors (S, n, ...) from ``function(inputs, z)``, given one tile of (particle, datum) pairs after another."""
         num_particles, num_data = z.shape[:2]
         columns = min(self.pairs, num_data)
@@ -157,14 +157,3 @@ def progress_bar(total: int, desc: str, unit: str, progress: bool | None) -> Any
     """A progress bar, which appears after a second where there is a terminal, or as ``progress`` says."""
     disable = None if progress is None else not progress
     return tqdm(total=total, desc=desc, unit=unit, delay=1.0, leave=False, disable=disable)
-
-
-def pairs_at_once(model: LatentVariableModel, x: Tensor, chunk_size: int | None) -> int:
-    """(particle, datum) pairs to score at once: ``chunk_size``, or what holds about 16 MiB in float32.
-
-    Raises:
-        ValueError: If ``chunk_size`` is below 1.
-    """
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"`chunk_size` must be at least 1, got {chunk_size}.")
-    return chunk_size or max(1, DECODED_FLOATS // (model.decoded_floats or x[0].numel()))

@@ -7,30 +7,24 @@ it is or compiled by Inductor.  It serves any Pyro model and guide; :func:`~pyro
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pyro import poutine
 from pyro.infer import ELBO, Trace_ELBO
 from torch import Tensor, nn
 
-from pyrovae.capture import Graph, NotStatic, Replay, capture
 from pyrovae.fit.result import FitWarning
+from pyrovae.replay import BACKENDS, Backend, Replayed
 
-Backend = Literal["graph", "inductor"]
-BACKENDS = ("graph", "inductor")
 Program = Callable[..., Any]
 
 
 class CompiledLoss:
     """A loss and its gradients as a graph, one for every set of shapes.
 
-    The first call runs the function as it is, so that whatever is made lazily is made; the second captures it; the
-    third does both with the same draws, to see that they agree; from then on the graph is replayed.  Every call gives
-    what the function would.
+    Every call gives what the function would: see :class:`~pyrovae.replay.Replayed`.
 
     Args:
         function: Of the tensors of a call; returns a sequence of tensors, and the first, a scalar, is differentiated.
@@ -53,23 +47,24 @@ class CompiledLoss:
         mode: Callable[[], Hashable] = lambda: None,
         backend: Backend = "graph",
     ) -> None:
-        self.function, self.mode, self.backend = function, mode, backend
-        self.parameters, self.state = list(parameters), list(state)
-        self._calls: dict[Hashable, int] = {}
-        self._replays: dict[Hashable, Replay] = {}
+        self.function, self.parameters = function, list(parameters)
+        self._replayed = Replayed(
+            self._evaluate,
+            self.parameters,
+            state,
+            mode=mode,
+            backend=backend,
+            num_gradients=len(self.parameters),
+            warning=FitWarning,
+        )
 
     def __call__(self, *inputs: Tensor) -> Sequence[Tensor]:
         """What the function returns, detached; ``grad`` of the parameters is the gradient of the first."""
-        key = (self.mode(), *((each.shape, each.dtype, each.device) for each in inputs))
-        calls = self._calls.get(key, 0)
-        take = (self._evaluate, self._capture, self._compare, self._replay)[min(calls, 3)]
-        values = take(key, inputs)
-        self._calls[key] = calls + 1
-        return self._keep(values)
+        return self._keep(self._replayed(*inputs))
 
     def run(self, *inputs: Any) -> Sequence[Tensor]:
         """The same without a graph, whether or not the function is static."""
-        return self._keep(self._evaluate(None, inputs))
+        return self._keep(self._evaluate(*inputs))
 
     def _keep(self, values: Sequence[Any]) -> Sequence[Tensor]:
         outputs = len(values) - len(self.parameters)
@@ -77,77 +72,12 @@ class CompiledLoss:
             parameter.grad = gradient
         return values[:outputs]
 
-    def _evaluate(self, key: Hashable, inputs: tuple[Tensor, ...]) -> Sequence[Any]:
+    def _evaluate(self, *inputs: Any) -> Sequence[Any]:
         """What the function returns, and the gradients."""
         with torch.enable_grad():
             outputs = self.function(*inputs)
             gradients = torch.autograd.grad(outputs[0], self.parameters, allow_unused=True)
         return [*(each.detach() for each in outputs), *gradients]
-
-    def _replay(self, key: Hashable, inputs: tuple[Tensor, ...]) -> Sequence[Any]:
-        return self._replays[key](*self.parameters, *self.state, *inputs)
-
-    def _capture(self, key: Hashable, inputs: tuple[Tensor, ...]) -> Sequence[Any]:
-        before = self._snapshot()
-        try:
-            graph, values = capture(lambda: self._evaluate(key, inputs), [*self.parameters, *self.state, *inputs])
-        except Exception as error:
-            self._restore(before)
-            if isinstance(error, NotStatic):
-                raise
-            raise NotStatic(f"tracing it failed with {type(error).__name__}: {error}") from error
-        self._replays[key] = graph
-        return values
-
-    def _compare(self, key: Hashable, inputs: tuple[Tensor, ...]) -> Sequence[Any]:
-        """Replay a graph for the first time, beside the function itself at the same draws."""
-        before = self._snapshot()
-        expected = self._evaluate(key, inputs)
-        self._restore(before)
-        if self.backend == "inductor":
-            self._compile(key, inputs)
-        try:
-            values = self._replay(key, inputs)
-            apart = _apart(expected, values, len(expected) - len(self.parameters))
-        except RuntimeError as error:
-            self._restore(before)
-            raise NotStatic(f"its graph fails on the next batch: {error}") from error
-        if apart != 0:
-            self._restore(before)
-            raise NotStatic(
-                f"on the next batch its graph is {apart:.1e} off, relatively, so it depends on something that is no "
-                "tensor, and changes"
-            )
-        return values
-
-    def _compile(self, key: Hashable, inputs: tuple[Tensor, ...]) -> None:
-        graph = self._replays[key]
-        assert isinstance(graph, Graph)
-        try:
-            self._replays[key] = graph.compiled([*self.parameters, *self.state, *inputs])
-        except Exception as error:  # whatever a compiler can meet
-            reason = str(error).strip().partition("\n")[0]
-            warnings.warn(
-                f"Inductor could not compile the loss ({type(error).__name__}: {reason}); the graph serves as it is.",
-                FitWarning,
-                stacklevel=2,
-            )
-
-    def _snapshot(self) -> tuple[list[Tensor], list[Tensor]]:
-        states = [torch.get_rng_state(), *map(torch.cuda.get_rng_state, self._cuda_devices())]
-        return states, [each.detach().clone() for each in self.state]
-
-    @torch.no_grad()
-    def _restore(self, before: tuple[list[Tensor], list[Tensor]]) -> None:
-        (cpu, *others), state = before
-        torch.set_rng_state(cpu)
-        for device, random_state in zip(self._cuda_devices(), others, strict=True):
-            torch.cuda.set_rng_state(random_state, device)
-        for each, value in zip(self.state, state, strict=True):
-            each.copy_(value)
-
-    def _cuda_devices(self) -> list[torch.device]:
-        return sorted({each.device for each in self.parameters if each.is_cuda}, key=str)
 
 
 class CompiledELBO:
@@ -266,21 +196,3 @@ def tensors_of(modules: nn.Module, run: Callable[[], object]) -> tuple[list[Tens
     everything = {id(each): each for each in [*modules.parameters(), *modules.buffers(), *taken]}
     leaves = [each for each in everything.values() if each.requires_grad]
     return leaves, [each for each in everything.values() if not each.requires_grad]
-
-
-def _apart(expected: Sequence[Any], values: Sequence[Any], outputs: int) -> float:
-    """The worst relative error, if it is above half the digits of its type, else 0.
-
-    Gradients are compared on the scale of the largest, since one that is zero by cancellation has no digits.
-    """
-    if [each is None for each in expected] != [each is None for each in values]:
-        return math.inf
-    pairs = [(one, other) for one, other in zip(expected, values, strict=True) if one is not None]
-    sizes = [one.abs().max().item() for one, _ in pairs]
-    sizes[outputs:] = [max(sizes[outputs:], default=0.0)] * (len(pairs) - outputs)
-    worst = 0.0
-    for (one, other), size in zip(pairs, sizes, strict=True):
-        allowed = math.sqrt(torch.finfo(one.dtype).eps) * size if one.is_floating_point() else 0.0
-        if one.shape != other.shape or not torch.allclose(one, other, rtol=0.0, atol=allowed, equal_nan=True):
-            worst = max(worst, (one - other).abs().max().item() / size if one.shape == other.shape else math.inf)
-    return worst

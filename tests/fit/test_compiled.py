@@ -407,7 +407,7 @@ def test_without_a_compiler_inductor_gives_way_to_the_graph(x, monkeypatch):
 
     monkeypatch.setattr("pyrovae.capture.Graph.compiled", fails)
     with pytest.warns(
-        fit.FitWarning, match=r"could not compile the loss \(RuntimeError: no compiler\); the graph serv"
+        fit.FitWarning, match=r"could not compile the graph \(RuntimeError: no compiler\); the graph serv"
     ):
         captured = fit.svi(real["VAE"](), x, num_epochs=5, batch_size=20, compile="inductor")
     plain = fit.svi(real["VAE"](), x, num_epochs=5, batch_size=20, compile=False)
