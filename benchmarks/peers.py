@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from pyrovae import VAE, Bernoulli
 from pyrovae.data import Observations
+from pyrovae.fit.feed import InMemory
 from pyrovae.fit.training import Run
 
 BATCH, LR = 128, 1e-3
@@ -130,8 +131,8 @@ class Ours:
         self.vae = vae.copy()
         self.vae.initialize(x)
         options: dict[str, Any] = {"elbo": elbo, "lr": LR, "schedule": schedule, "optimizer": None}
-        observations = Observations(x, resample=resample)
-        self.run = Run(self.vae, observations, (), batch_size=BATCH, num_epochs=1000, compile=compile, **options)
+        source = InMemory(self.vae, Observations(x, resample=resample))
+        self.run = Run(self.vae, source, batch_size=BATCH, num_epochs=1000, compile=compile, **options)
 
     def epoch(self) -> float:
         with pyro.get_param_store().scope():

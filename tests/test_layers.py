@@ -15,7 +15,7 @@ LEVEL = {
     "data": 0,
     "files": 0,
     "processes": 0,
-    "replay": 0,
+    "replay": 0.5,
     "seeding": 0,
     "models": 1,
     "fit": 2,

@@ -18,6 +18,7 @@ from torch.distributions import Transform, identity_transform
 
 Support = Literal["boolean", "integer", "real"]
 MASSES = ("boolean", "integer")
+CHECKED_FLOATS = 2**22  # numbers that are looked at together
 
 
 @dataclass(frozen=True)
@@ -265,7 +266,8 @@ def as_observations(data: Observations | Tensor, name: str = "data", *, allow_na
     if len(data) == 0:
         raise ValueError(f"`{name}` must hold at least one datum, got shape {tuple(data.x.shape)}.")
     offends = torch.isinf if allow_nan else lambda x: ~torch.isfinite(x)
-    bad = offends(data.x).flatten(1).any(1).nonzero().flatten()
+    parts = data.x.split(max(1, CHECKED_FLOATS // max(1, data.num_dims)))  # data may be a file larger than memory
+    bad = torch.cat([offends(part).flatten(1).any(1) for part in parts]).nonzero().flatten()
     if len(bad):
         what = "infinity" if allow_nan else "NaN or infinity"
         raise ValueError(

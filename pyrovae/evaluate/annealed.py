@@ -153,7 +153,7 @@ def ais(
         chunk_size: (chain, datum) pairs decoded at once; bounds the memory, never changes a draw.
         seed: Seed of all draws.
         progress: Show a progress bar; by default one appears after a second.
-        distributed: Share the data among processes, as in :func:`log_likelihood`.
+        distributed: Share the data among processes, as in :func:`log_weights`.
 
     Returns:
         The estimates, their delta-method standard errors, effective numbers of chains, and rates of acceptance.
@@ -196,6 +196,7 @@ def sandwich(
     chunk_size: int | None = None,
     seed: int = 0,
     progress: bool | None = None,
+    distributed: bool = False,
 ) -> Sandwich:
     """log p(x) of data that the model itself simulates, bounded from both sides by the same annealed chains.
 
@@ -205,8 +206,8 @@ def sandwich(
         model: Any model.
         num_data: N.
         labels: For a model of p(x given y), as for its ``sample``.
-        num_chains, num_temperatures, start, num_leapfrog, acceptance, schedule, guide, chunk_size, progress: As for
-            :func:`ais`.
+        num_chains, num_temperatures, start, num_leapfrog, acceptance, schedule, guide, chunk_size, progress,
+        distributed: As for :func:`ais`.
         seed: Seed of the data and of the chains.
 
     Returns:
@@ -231,7 +232,8 @@ def sandwich(
         given = model._labels_to_generate(num_data, labels)
     observations = Observations(sites["x"]["value"], labels=given[0] if given else None)
     latents = {name: site["value"] for name, site in sites.items() if is_latent(site) and name != "x"}
-    bounds = _run(model, observations, settings, guide, latents, True, chunk_size, seed, progress)
+    together = processes(distributed)
+    bounds = _run(model, observations, settings, guide, latents, True, chunk_size, seed, progress, together)
     return Sandwich(bounds["lower"], bounds["upper"], observations, latents)
 
 

@@ -23,7 +23,7 @@ from pyrovae.data import Observations
 from pyrovae.evaluate.pareto import k_hat_threshold, pareto_k
 from pyrovae.evaluate.scoring import Scorer, Tiles, floats_per_pair, is_latent, pairs_at_once, total
 from pyrovae.models.base import LatentVariableModel, Program
-from pyrovae.processes import ALONE, Processes
+from pyrovae.processes import ALONE, Processes, processes
 from pyrovae.seeding import block_seed, seeded
 
 PAIRS = 2**16  # (particle, datum) pairs whose z are drawn together; part of the definition of what a seed gives
@@ -127,6 +127,7 @@ def log_weights(
     chunk_size: int | None = None,
     seed: int = 0,
     progress: bool | None = None,
+    distributed: bool = False,
 ) -> Tensor:
     """Log importance weights log p(x, z) − log q(z given x) at z ~ q.
 
@@ -138,12 +139,16 @@ def log_weights(
         chunk_size: (particle, datum) pairs decoded at once; bounds the memory, never changes the result.
         seed: Seed of the draws.
         progress: Show a progress bar; by default one appears after a second.
+        distributed: Share the data, block by block, among the processes of ``torch.distributed`` (see ``torchrun``),
+            which must be initialised.  Every process is given the same model and data, and all return the values that
+            one alone would.
 
     Returns:
         Tensor (S, N), nats.
 
     Raises:
-        ValueError: If ``num_particles`` is below 1, the data do not fit, or the guide leaves a latent site unsampled.
+        ValueError: If ``num_particles`` is below 1, the data do not fit, the guide leaves a latent site unsampled, or
+            there is no process group.
 
     Example:
         >>> from pyrovae import PPCA, exact_guide
@@ -156,8 +161,10 @@ def log_weights(
     Reference:
         Burda, Grosse and Salakhutdinov (2016), Importance weighted autoencoders.
     """
-    blocks = block_terms(model, x, num_particles, guide, chunk_size, seed, progress)
-    return torch.cat([terms.log_weights for terms in blocks], dim=1)
+    together = processes(distributed)
+    blocks = block_terms(model, x, num_particles, guide, chunk_size, seed, progress, together)
+    own = [(terms.log_weights,) for terms in blocks]
+    return torch.cat([weights for (weights,) in together.joined(own, model.program_inputs(x)[0].device)], dim=1)
 
 
 def draws(
@@ -186,7 +193,7 @@ def elbo(model: LatentVariableModel, x: Observations | Tensor, num_particles: in
         model: As for :func:`log_weights`, like every option.
         x: N data.
         num_particles: S.
-        **options: ``guide``, ``chunk_size``, ``seed``, ``progress``.
+        **options: ``guide``, ``chunk_size``, ``seed``, ``progress``, ``distributed``.
     """
     return elbo_terms(model, x, num_particles, **options).elbo
 
@@ -200,6 +207,7 @@ def elbo_terms(
     chunk_size: int | None = None,
     seed: int = 0,
     progress: bool | None = None,
+    distributed: bool = False,
 ) -> ELBOTerms:
     """Reconstruction E_q[log p(x given z)] and KL(q(z given x) ‖ p(z)) per datum, from the same particles.
 
@@ -208,9 +216,10 @@ def elbo_terms(
     Returns:
         The terms, each (N,), nats.
     """
-    blocks = block_terms(model, x, num_particles, guide, chunk_size, seed, progress)
-    pairs = [(terms.likelihood.mean(0), (terms.guide - terms.prior).mean(0)) for terms in blocks]
-    reconstruction, kl = zip(*pairs, strict=True)
+    together = processes(distributed)
+    blocks = block_terms(model, x, num_particles, guide, chunk_size, seed, progress, together)
+    own = [(terms.likelihood.mean(0), (terms.guide - terms.prior).mean(0)) for terms in blocks]
+    reconstruction, kl = zip(*together.joined(own, model.program_inputs(x)[0].device), strict=True)
     return ELBOTerms(torch.cat(reconstruction), torch.cat(kl))
 
 

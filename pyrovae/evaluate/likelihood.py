@@ -42,10 +42,8 @@ def log_likelihood(
             is given, from that), or ``"auto"``: exact if the model has ``log_prob``, else by importance.
         num_chains: S, of annealing.
         num_temperatures: T, of annealing.
-        guide, chunk_size, seed, progress: As for :func:`log_weights`.
-        distributed: Share the data, block by block, among the processes of ``torch.distributed`` (see ``torchrun``),
-            which must be initialised.  Every process is given the same model and data, and all return the values that
-            one alone would.  Nothing is shared where log p(x) is exact.
+        guide, chunk_size, seed, progress, distributed: As for :func:`log_weights`.  Nothing is shared where log p(x) is
+            exact.
 
     Returns:
         Values, standard errors, effective sample sizes and Pareto k̂, per datum.

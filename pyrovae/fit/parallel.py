@@ -93,7 +93,7 @@ class ShardedRun(Run):
         super().__init__(*args, **options)
         together.copy_from_first(self.model.state_dict().values())
         self.shards = Shards(num_shards, together, seed, list(self.loss.buffers()))
-        first = torch.arange(min(self.batch_size, len(self.observations)))
+        first = torch.arange(min(self.batch_size, len(self.source)))
         self.usual_sizes = Counter(len(part) for _, part in self.shards.own(first))
         self.like = [self.parameters[0].new_zeros(()), *self.parameters]
 

@@ -6,7 +6,6 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,6 +18,7 @@ from tqdm.auto import tqdm
 
 from pyrovae.data import Observations, as_observations
 from pyrovae.fit.backends import Compile, check_way
+from pyrovae.fit.feed import feed
 from pyrovae.fit.parallel import ShardedRun
 from pyrovae.fit.precision import Precision, check_precision
 from pyrovae.fit.progress import hidden
@@ -50,6 +50,7 @@ def svi(
     num_shards: int | None = None,
     distributed: bool = False,
     precision: Precision = "full",
+    memory_budget: int | None = None,
 ) -> FitResult:
     """Fit θ and φ together by stochastic ascent of the ELBO.
 
@@ -94,6 +95,10 @@ def svi(
             processors that multiply bfloat16 fast, as GPUs of recent years do, and for wide layers; others are slower
             by it.  Whether float32 products are rounded to TF32 on a GPU is torch's own switch, off by default, which
             a fit does not touch.
+        memory_budget: Bytes that the data may take on the device.  More than that stay where they are, in memory of the
+            host or in a mapped file, and come in chunks through pinned memory, in the same random order; the start is
+            then taken from as many random data as a chunk holds.  By default half of what is free on a GPU, and no
+            limit on a CPU.  ``valid`` is always on the device.
 
     Returns:
         The fit.  ``kept`` says which parameters it holds, and ``elbo`` is theirs, nats per datum.
@@ -151,16 +156,15 @@ def svi(
         "num_shards": num_shards,
         "distributed": distributed,
         "precision": precision,
+        "memory_budget": memory_budget,
     }
     began = time.perf_counter()
     observations = as_observations(data)
     fitted = model.copy().to(device=device) if device is not None else model.copy()
-    start_data, *given = fitted.program_inputs(observations, "data")
-    observations = observations.to(start_data.device, start_data.dtype)
-    observations = replace(observations, x=observations.x.reshape(start_data.shape))
+    source = feed(fitted, observations, batch_size, memory_budget)
     valid_inputs = None if valid is None else fitted.program_inputs(valid, "valid")
 
-    check_way(compile, start_data.device)
+    check_way(compile, source.observations.x.device)
     check_precision(precision, compile, fitted.parameters())
     run: Run
 
@@ -182,12 +186,11 @@ def svi(
     best_state, best_elbo, best_epoch = copy.deepcopy(fitted.state_dict()), -math.inf, 0
     with pyro.get_param_store().scope(), seeded(seed):
         if not warm_start:
-            fitted.initialize(start_data)
+            fitted.initialize(source.start())
         kind = Run if shards == 1 else partial(ShardedRun, num_shards=shards, together=together, seed=seed)
         run = kind(
             fitted,
-            observations,
-            given,
+            source,
             elbo=elbo,
             lr=lr,
             schedule=schedule,

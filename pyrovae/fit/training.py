@@ -17,10 +17,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, OneCycleLR
 
 from pyrovae.capture import NotStatic
-from pyrovae.data import Observations
 from pyrovae.fit.backends import Compile, best_way
 from pyrovae.fit.compiled import CompiledLoss, loss_of, next_weight
 from pyrovae.fit.cuda_graph import CudaGraphStep
+from pyrovae.fit.feed import Feed
 from pyrovae.fit.precision import Precision, layers_in
 from pyrovae.fit.result import FitWarning
 from pyrovae.models.base import LatentVariableModel
@@ -45,16 +45,14 @@ class Run:
 
     Args:
         model: The model, which is trained in place.
-        observations: Its data, on its device.
-        given: What its programs take beside x, such as labels.
+        source: Its data.
         elbo, lr, schedule, optimizer, batch_size, num_epochs, compile, precision: As for :func:`~pyrovae.fit.svi`.
     """
 
     def __init__(
         self,
         model: LatentVariableModel,
-        observations: Observations,
-        given: Sequence[Tensor],
+        source: Feed,
         *,
         elbo: ELBO | None,
         lr: float,
@@ -65,19 +63,20 @@ class Run:
         compile: Compile,
         precision: Precision = "full",
     ) -> None:
-        self.model, self.observations, self.given = model, observations, given
+        self.model, self.source = model, source
+        self.observations, self.given = source.observations, source.given
         self.batch_size, self.num_epochs = batch_size, num_epochs
         self.compile, self.precision = compile, precision
-        enumerated = has_enumerated_site(model, *(each[:2] for each in (observations.x, *given)))
+        enumerated = has_enumerated_site(model, *(each[:2] for each in (self.observations.x, *self.given)))
         elbo = elbo or (TraceEnum_ELBO(max_plate_nesting=1) if enumerated else Trace_ELBO())
         self.loss: nn.Module = elbo(model.model, model.guide)
         self.elbo: Any = getattr(self.loss, "elbo", elbo)  # the module's own, which counts the steps of a schedule
         self.parameters = [each for each in self.loss.parameters() if each.requires_grad]
         self.optimizer = (optimizer or _adam)(self.parameters, lr=lr)
         make_scheduler = SCHEDULES[schedule] if isinstance(schedule, str) else schedule
-        self.scheduler = make_scheduler(self.optimizer, num_epochs * math.ceil(len(observations) / batch_size))
+        self.scheduler = make_scheduler(self.optimizer, num_epochs * math.ceil(len(source) / batch_size))
         self.updates: dict[int, Update] = {}  # by the size of what they are called with
-        self.usual_sizes = Counter([min(batch_size, len(observations))])  # and how many of them are in a full batch
+        self.usual_sizes = Counter([min(batch_size, len(source))])  # and how many of them are in a full batch
         self.refusal: NotStatic | None = None
         self.step = 0
         self.trace: list[float] = []
@@ -87,7 +86,7 @@ class Run:
         """One pass over the data in random order; appends the mean ELBO of its batches to the trace."""
         self.model.train()
         losses, first = [], self.step + 1
-        for index in torch.randperm(len(self.observations), device=self.observations.x.device).split(self.batch_size):
+        for index in self.source.batches(self.batch_size):
             self.step += 1
             loss, x = self._take_step(index)
             losses.append(loss)
@@ -97,7 +96,7 @@ class Run:
             if not math.isfinite(value):  # on a GPU, where nobody has looked before
                 raise self._not_finite(self._batch(index))
         self._check_last(index, x)  # no further step would notice what the last one did
-        self.trace.append(-sum(values) / len(self.observations))
+        self.trace.append(-sum(values) / len(self.source))
 
     def validate(self, inputs: tuple[Tensor, ...], seed: int) -> float:
         """ELBO on validation data, nats per datum, with the same draws after every epoch.
@@ -157,7 +156,7 @@ class Run:
     def _loss_for(self, size: int) -> tuple[CompiledLoss, Compile]:
         """The loss of batches of this size, and the way in which it is to be computed."""
         asked = self.compile if self.compile is False or size in self.usual_sizes else "auto"
-        full_batches = max(1, len(self.observations) // self.batch_size)
+        full_batches = max(1, len(self.source) // self.batch_size)
         num_steps = self.num_epochs * (full_batches * self.usual_sizes[size] or 1)
         way = best_way(self.observations.x.device, num_steps, self.elbo) if asked == "auto" else asked
         if self.precision == "bf16" and way == "inductor":

@@ -75,7 +75,12 @@ def evaluations(distributed):
     found = [evaluate.log_likelihood(model, x, num, distributed=distributed) for num in (2**11, 10)]
     found.append(evaluate.ais(model, x, **options))
     names = ("values", "standard_error", "ess", "k_hat")
-    return [{name: getattr(each, name) for name in names} for each in found]
+    results = [{name: getattr(each, name) for name in names} for each in found]
+    results.append({"weights": evaluate.log_weights(model, x, 2**11, distributed=distributed)})
+    results.append(vars(evaluate.elbo_terms(model, x, 2**11, distributed=distributed)))
+    both = evaluate.sandwich(model, 5, **options)
+    results.append({"lower": both.lower.values, "upper": both.upper.values})
+    return results
 
 
 def error_of_all():
