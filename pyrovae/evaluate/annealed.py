@@ -27,7 +27,7 @@ from pyrovae.evaluate.hmc import Path, transition
 from pyrovae.evaluate.importance import PAIRS, LogLikelihood, summarize
 from pyrovae.evaluate.joint import Joint, evaluating, progress_bar
 from pyrovae.evaluate.scoring import Tiles, floats_per_pair, is_latent, pairs_at_once
-from pyrovae.models.base import LatentVariableModel, Program, check_whole
+from pyrovae.models.base import LatentVariableModel, Program, check_model, check_whole
 from pyrovae.processes import ALONE, Processes, processes
 from pyrovae.seeding import block_seed, seeded
 
@@ -42,7 +42,7 @@ ADAPTATION = 0.1
 SIGMOID_REACH = 4.0
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class AnnealedLikelihood(LogLikelihood):
     """log p(x) by annealed importance sampling: a :class:`LogLikelihood`, of which ``num_particles`` are chains.
 
@@ -246,6 +246,7 @@ def _settings(
     acceptance: float,
     schedule: Schedule,
 ) -> _Settings:
+    check_model(model)
     if not model.is_density:
         raise ValueError(
             f"`model` must have a likelihood that is a density or a mass, got a {type(model).__name__} trained by a "

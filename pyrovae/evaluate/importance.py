@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from pyrovae.data import Observations
 from pyrovae.evaluate.pareto import k_hat_threshold, pareto_k
 from pyrovae.evaluate.scoring import Scorer, Tiles, floats_per_pair, is_latent, pairs_at_once, total
-from pyrovae.models.base import LatentVariableModel, Program
+from pyrovae.models.base import LatentVariableModel, Program, check_model
 from pyrovae.processes import ALONE, Processes, processes
 from pyrovae.seeding import block_seed, seeded
 
@@ -41,7 +41,7 @@ class ELBOTerms:
         return self.reconstruction - self.kl
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LogLikelihood:
     """log p(x) of held-out data, per datum, nats.
 
@@ -98,6 +98,15 @@ class LogLikelihood:
             return "log p(x), exact."
         return f"A lower bound of log p(x) in expectation, by {self.num_particles:,} importance weights a datum."
 
+    def __repr__(self) -> str:
+        """What there is to say in one line; the numbers of each datum are in the attributes."""
+        value = f"log p(x) {self.mean:.3f} ± {self.mean_standard_error:.3f} nats per datum, N = {len(self.values):,}"
+        if self.num_particles == 0:
+            return f"{value}, exact"
+        doubt = f"k̂ over its threshold for {self.k_hat_share:.0%} of the data"
+        error = f"± {self.monte_carlo_standard_error:.3f} of it Monte Carlo"
+        return f"{value}; {error}; {self.meaning[0].lower()}{self.meaning[1:-1]}; {doubt}"
+
     @property
     def k_hat_share(self) -> float:
         """Share of data whose k̂ is over its threshold, so that more particles may move their value."""
@@ -147,6 +156,7 @@ def log_weights(
         Tensor (S, N), nats.
 
     Raises:
+        TypeError: If ``model`` is no model of this form.
         ValueError: If ``num_particles`` is below 1, the data do not fit, the guide leaves a latent site unsampled, or
             there is no process group.
 
@@ -252,6 +262,7 @@ def block_terms(
     The guide runs once a block, on as many data as PAIRS allows, and draws all their z; the model then scores those z
     in chunks of any size, drawing nothing.  So the draws do not depend on ``chunk_size``.
     """
+    check_model(model)
     if not (isinstance(num_particles, int) and num_particles >= 1):
         raise ValueError(f"`num_particles` must be a whole number of at least 1, got {num_particles!r}.")
     inputs = model.program_inputs(data)

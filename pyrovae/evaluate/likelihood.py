@@ -12,7 +12,7 @@ from torch import Tensor
 from pyrovae.data import Observations, as_observations
 from pyrovae.evaluate.annealed import ais
 from pyrovae.evaluate.importance import LogLikelihood, block_terms, summarize
-from pyrovae.models.base import LatentVariableModel, Program
+from pyrovae.models.base import LatentVariableModel, Program, check_model
 from pyrovae.processes import processes
 
 
@@ -49,9 +49,11 @@ def log_likelihood(
         Values, standard errors, effective sample sizes and Pareto k̂, per datum.
 
     Raises:
+        TypeError: If ``model`` is no model of this form.
         ValueError: If ``method`` is unknown, or exact and the model has no ``log_prob``, or the model's p(x given z) is
             a loss and no density, or there is no process group; else as :func:`log_weights`.
     """
+    check_model(model)
     if not model.is_density:
         raise ValueError(
             f"`model` must have a likelihood that is a density or a mass, got a {type(model).__name__} trained by a "

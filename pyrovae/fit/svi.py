@@ -24,7 +24,7 @@ from pyrovae.fit.precision import Precision, check_precision
 from pyrovae.fit.progress import hidden
 from pyrovae.fit.result import DivergenceError, FitResult, nats
 from pyrovae.fit.training import SCHEDULES, NotFinite, Run, Schedule
-from pyrovae.models.base import LatentVariableModel
+from pyrovae.models.base import LatentVariableModel, check_model
 from pyrovae.processes import processes
 from pyrovae.seeding import seeded
 
@@ -104,7 +104,7 @@ def svi(
         The fit.  ``kept`` says which parameters it holds, and ``elbo`` is theirs, nats per datum.
 
     Raises:
-        TypeError: If ``elbo`` is no ELBO.
+        TypeError: If ``elbo`` is no ELBO, or ``model`` no model of this form.
         ValueError: If an argument is out of range, the data do not fit the model, or there is no process group.
         DivergenceError: If the loss is not finite: it names the step and the first offending parameter or site, and
             carries the last good result.
@@ -119,6 +119,7 @@ def svi(
     Reference:
         Kingma and Welling (2014), Auto-encoding variational Bayes; Bingham et al. (2019), Pyro.
     """
+    check_model(model)
     if num_epochs < 1 or batch_size < 1:
         raise ValueError(f"`num_epochs` and `batch_size` must be at least 1, got {num_epochs} and {batch_size}.")
     if not (0 < lr < math.inf):

@@ -297,3 +297,17 @@ def check_whole(name: str, value: object, least: int = 1) -> None:
     """
     if not (isinstance(value, int) and not isinstance(value, bool) and value >= least):
         raise ValueError(f"`{name}` must be a whole number of at least {least}, got {value!r}.")
+
+
+def check_model(model: object) -> None:
+    """Refuse what is no model of this package, or of its form.
+
+    Raises:
+        TypeError: If ``model`` is none.
+    """
+    if not isinstance(model, LatentVariableModel):
+        kind = model.__name__ if callable(model) and hasattr(model, "__name__") else type(model).__name__
+        raise TypeError(
+            f"`model` must be a LatentVariableModel, got {kind}; a VAE takes any encoder and decoder, and any other "
+            "Pyro model and guide become one as a subclass of pyrovae.models.LatentVariableModel."
+        )

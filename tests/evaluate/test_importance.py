@@ -1,6 +1,7 @@
 """Importance weights: exact where the answer is known, the same in any blocks, and bounds in the right order."""
 
 import math
+import re
 
 import numpy as np
 import pyro
@@ -444,3 +445,35 @@ def test_annealing_is_one_of_the_methods(guide, monkeypatch):
     expected = evaluate.ais(ppca, x, num_chains=4, num_temperatures=10, start=start, guide=guide, seed=1)
     assert torch.equal(found.values, expected.values)
     assert (found.method, found.num_particles) == ("annealed", 4)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model: fit.svi(model, torch.zeros(3, D)),
+        lambda model: evaluate.log_weights(model, torch.zeros(3, D)),
+        lambda model: evaluate.elbo_terms(model, torch.zeros(3, D)),
+        lambda model: evaluate.log_likelihood(model, torch.zeros(3, D)),
+        lambda model: evaluate.ais(model, torch.zeros(3, D)),
+    ],
+)
+def test_a_pyro_program_by_itself_is_refused_with_what_to_do(call):
+    def lines(x):
+        pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
+
+    for model, name in ((lines, "lines"), (nn.Linear(2, 2), "Linear")):
+        with pytest.raises(TypeError, match=f"`model` must be a LatentVariableModel, got {name}; a VAE takes any"):
+            call(model)
+
+
+def test_a_likelihood_says_in_one_line_what_it_is():
+    torch.manual_seed(0)
+    vae, ppca = VAE(2, D, hidden=(8,)), PPCA(2, D)
+    bound = repr(evaluate.log_likelihood(vae, torch.randn(20, D), 50))
+    assert re.fullmatch(
+        r"log p\(x\) -\d+\.\d{3} ± \d\.\d{3} nats per datum, N = 20; ± \d\.\d{3} of it Monte Carlo; a lower bound of "
+        r"log p\(x\) in expectation, by 50 importance weights a datum; k̂ over its threshold for \d+% of the data",
+        bound,
+    )
+    exact = repr(evaluate.log_likelihood(ppca, torch.randn(20, D, dtype=torch.float64)))
+    assert re.fullmatch(r"log p\(x\) -\d+\.\d{3} ± \d\.\d{3} nats per datum, N = 20, exact", exact)
