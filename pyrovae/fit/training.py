@@ -21,6 +21,7 @@ from pyrovae.fit.backends import Compile, best_way
 from pyrovae.fit.compiled import CompiledLoss, loss_of, next_weight
 from pyrovae.fit.cuda_graph import CudaGraphStep
 from pyrovae.fit.feed import Feed
+from pyrovae.fit.optimizers import UPKEEP, adam, forget_negligible
 from pyrovae.fit.precision import Precision, layers_in
 from pyrovae.fit.result import FitWarning
 from pyrovae.models.base import LatentVariableModel
@@ -72,7 +73,7 @@ class Run:
         self.loss: nn.Module = elbo(model.model, model.guide)
         self.elbo: Any = getattr(self.loss, "elbo", elbo)  # the module's own, which counts the steps of a schedule
         self.parameters = [each for each in self.loss.parameters() if each.requires_grad]
-        self.optimizer = (optimizer or _adam)(self.parameters, lr=lr)
+        self.optimizer = (optimizer or adam)(self.parameters, lr=lr)
         make_scheduler = SCHEDULES[schedule] if isinstance(schedule, str) else schedule
         self.scheduler = make_scheduler(self.optimizer, num_epochs * math.ceil(len(source) / batch_size))
         self.updates: dict[int, Update] = {}  # by the size of what they are called with
@@ -115,6 +116,8 @@ class Run:
         """A step of the optimizer and of the schedule; gives the loss, and the x that it is of."""
         outputs = self._descend(index, *next_weight(self.elbo, self.parameters[0]))
         self.scheduler.step()
+        if self.step % UPKEEP == 0:
+            forget_negligible(self.optimizer)
         if self.refusal is not None:
             warnings.warn(
                 f"the loss cannot be captured as a graph, so Pyro interprets the model at every step: {self.refusal}; "
@@ -234,7 +237,3 @@ def has_enumerated_site(model: LatentVariableModel, *inputs: Tensor) -> bool:
         trace = poutine.trace(poutine.replay(model.model, guide)).get_trace(*inputs)
     sites: list[Any] = [*guide.nodes.values(), *trace.nodes.values()]
     return any(site["type"] == "sample" and site["infer"].get("enumerate") for site in sites)
-
-
-def _adam(parameters: list[nn.Parameter], lr: float) -> Optimizer:
-    return torch.optim.Adam(parameters, lr=lr, fused=True)
