@@ -29,7 +29,7 @@ lint: $(VENV)/.installed-test  ## ruff and mypy, which change nothing
 	$(BIN)/mypy
 
 notebooks: $(VENV)/.installed-notebooks  ## run every notebook in full, in place
-	$(BIN)/python notebooks/run.py
+	$(BIN)/python notebooks/run.py --workers $(WORKERS)
 
 # Modules that the benchmarks share, and the one that asks for a GPU, are not run by themselves.
 SCRIPTS = $(filter-out %/timing.py %/peers.py %/gpu.py,$(sort $(wildcard benchmarks/*.py)))
