@@ -2,12 +2,14 @@
 
 A notebook is replaced only when every cell ran and no output names a path of this machine.  ``--fast`` is for the
 tests: it sets PYROVAE_FAST=1, works in a temporary folder and writes nothing.  ``--workers 2`` runs two at a time, each
-with its share of the processors: networks this small gain more from that than from further threads.
+with its share of the processors: networks this small gain more from that than from further threads.  The figure of a
+cell tagged ``picture:NAME`` is written to ``pictures/NAME.png`` as well, for the README.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import os
 import re
 import tempfile
@@ -63,6 +65,9 @@ def run(path: Path, fast: bool) -> str:
     finished = path.with_name(path.name + ".tmp")
     nbformat.write(notebook, finished)
     finished.replace(path)
+    for name, png in pictures(notebook):
+        (path.parent / "pictures").mkdir(exist_ok=True)
+        (path.parent / "pictures" / f"{name}.png").write_bytes(png)
     return seconds
 
 
@@ -101,6 +106,15 @@ def normalise(notebook: nbformat.NotebookNode) -> None:
         cell.metadata = nbformat.from_dict({key: value for key, value in cell.metadata.items() if key == "tags"})
     for _, holder, key in texts(notebook):
         holder[key] = without_folders(holder[key])
+
+
+def pictures(notebook: nbformat.NotebookNode) -> Iterator[tuple[str, bytes]]:
+    """The figures of the cells that are tagged as pictures, with their names."""
+    for cell in notebook.cells:
+        for tag in cell.metadata.get("tags", []):
+            for output in cell.get("outputs", []) if tag.startswith("picture:") else []:
+                if "image/png" in output.get("data", {}):
+                    yield tag.removeprefix("picture:"), base64.b64decode(output["data"]["image/png"])
 
 
 def texts(notebook: nbformat.NotebookNode) -> Iterator[tuple[int, dict[str, Any], str]]:

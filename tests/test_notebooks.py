@@ -42,7 +42,8 @@ def test_has_one_claim_and_asserts_it(path):
     asserts = [node.test for node in ast.walk(ast.parse(claim.source)) if isinstance(node, ast.Assert)]
     assert asserts
     assert not [test for test in asserts if isinstance(test, ast.Constant | ast.Tuple)]  # always true
-    assert {tag for cell in cells for tag in tags(cell)} == {"claim"}  # others skip cells or let them fail
+    others = {tag for cell in cells for tag in tags(cell) if not tag.startswith("picture:")}
+    assert others == {"claim"}  # others yet skip cells or let them fail
 
 
 def test_is_short(path):

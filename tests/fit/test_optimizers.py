@@ -33,7 +33,7 @@ def test_between_two_upkeeps_no_running_mean_becomes_subnormal():
 
 
 def rare_pixels():
-    """Of eight pixels the last two are on in one datum of 1,200: after 790 steps of zeros 0.9^n has no normal digits."""
+    """Of eight pixels the last two are on in one datum of 1,200: after 790 steps 0.9^n is subnormal."""
     generator = torch.Generator().manual_seed(0)
     x = torch.bernoulli(torch.full((1200, 8), 0.5), generator=generator)
     x[:, 6:] = 0
