@@ -45,7 +45,8 @@ def main() -> None:
         runs = [pool.submit(run, path, arguments.fast) for path in paths]
         for finished in as_completed(runs):
             if error := finished.exception():
-                pool.shutdown(wait=False, cancel_futures=True)  # those that have begun go on to their end
+                for other in runs:
+                    other.cancel()  # those that have begun go on to their end
                 raise error
             print(finished.result(), flush=True)
 
