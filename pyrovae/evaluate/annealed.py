@@ -312,7 +312,8 @@ def _run(
                 joint = Joint(model.model, tuple(each[part] for each in inputs), pairs)
                 exact = None if latents is None else _exact_draws(joint, latents, inputs[0], part)
                 points = num_runs * num_legs * settings.num_leapfrog * settings.num_chains * len(joint.inputs[0])
-                tiles = Tiles(points, pairs, 3 * floats_per_pair(model, inputs[0]))  # 3: with gradients
+                at_once = min(pairs, settings.num_chains * len(joint.inputs[0]))
+                tiles = Tiles(points, at_once, 3 * floats_per_pair(model, inputs[0]))  # 3: with gradients
                 path = Path(joint, guide if settings.start == "guide" else None, tiles)
                 steps = _pilot(path, settings, bar)
                 if forward:

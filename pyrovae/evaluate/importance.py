@@ -269,7 +269,8 @@ def block_terms(
     x = inputs[0]
     guide = guide or model.guide
     pairs = pairs_at_once(model, x, chunk_size)
-    score = Scorer(model.model, Tiles(num_particles * len(x), pairs, floats_per_pair(model, x)))
+    tiles = Tiles(num_particles * len(x), min(pairs, max(PAIRS, num_particles)), floats_per_pair(model, x))
+    score = Scorer(model.model, tiles)
     bar = tqdm(
         total=len(x),
         desc="importance weights",

@@ -6,6 +6,7 @@ handlers are then run for the first tiles alone, and the arithmetic of a likelih
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from pyrovae.models.base import LatentVariableModel, Program
 from pyrovae.replay import Backend, Replayed
 
 DECODED_FLOATS = 2**21  # numbers in a decoded tile, 8 MiB in float32
+FEW = 20  # tiles of a shape that are not worth a graph of their own
 TILES_TO_CAPTURE = 300  # by then a graph has saved what its capture takes, up to half a second
 FLOATS_TO_COMPILE = 3e9  # decoded numbers; by then Inductor has saved the some ten seconds that it takes
 
@@ -30,12 +32,13 @@ class Tiles:
 
     Args:
         num_pairs: How many (particle, datum) pairs there will be in all of them.
-        pairs: How many are in one.
+        pairs: How many are in one, at most.
         floats: What one pair costs, in decoded numbers.
     """
 
     def __init__(self, num_pairs: int, pairs: int, floats: int) -> None:
         self.num_floats = num_pairs * floats
+        self._seen: Counter[Hashable] = Counter()
         self._replayed: dict[Hashable, Replayed] | None = {} if num_pairs >= TILES_TO_CAPTURE * pairs else None
 
     def values(
@@ -44,20 +47,26 @@ class Tiles:
         """What the function gives for one tile.
 
         Args:
-            function: Draws nothing, changes nothing, and is the same one for every tile with this ``key``.
+            function: Draws nothing, changes nothing, depends on its tensors and on parameters alone, and is the same
+                for every tile with this ``key``.
             tensors: What it is called with.
             key: What else it depends on.
         """
         tensors = [each.contiguous() for each in tensors]
-        if self._replayed is None:
+        shapes = (key, *(each.shape for each in tensors))
+        self._seen[shapes] += 1
+        if self._replayed is None or self._seen[shapes] <= FEW:
             return function(*tensors)
         if key not in self._replayed:
             self._replayed[key] = Replayed(function, backend=self._backend(tensors[0].device))
         try:
-            return self._replayed[key].at_once(*tensors)
+            values = self._replayed[key](*tensors)
         except NotStatic:
             self._replayed = None
             return function(*tensors)
+        if any(each.isnan().any() for each in values if each is not None):
+            return function(*tensors)  # which may have something to say of it
+        return values
 
     def _backend(self, device: torch.device) -> Backend:
         pays = device.type == "cpu" and self.num_floats >= FLOATS_TO_COMPILE

@@ -6,6 +6,7 @@ those tensors hold one chunk of that order, while the next is gathered by a thre
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -16,6 +17,9 @@ from torch import Tensor
 
 from pyrovae.data import Observations
 from pyrovae.models.base import LatentVariableModel
+from pyrovae.processes import ALONE, Processes
+
+CHUNK_BYTES = 2**28  # on the device where nobody has said how much, and twice as much in pinned memory
 
 
 class Feed(Protocol):
@@ -54,15 +58,16 @@ class InMemory:
     """
 
     def __init__(self, model: LatentVariableModel, observations: Observations) -> None:
-        self._start, *self.given = model.program_inputs(observations, "data")
-        self.observations = _like(observations, self._start)
+        self.model, self.source = model, observations
+        x, *self.given = model.program_inputs(observations, "data")
+        self.observations = _like(observations, x)
 
     def __len__(self) -> int:
         return len(self.observations)
 
     def start(self) -> Tensor:
         """See :class:`Feed`."""
-        return self._start
+        return self.model.program_inputs(self.source, "data")[0] if self.source.resample else self.observations.x
 
     def batches(self, batch_size: int) -> Iterator[Tensor]:
         """See :class:`Feed`."""
@@ -84,18 +89,18 @@ class Streamed:
     """
 
     def __init__(self, model: LatentVariableModel, observations: Observations, rows: int) -> None:
-        self.model, self.source, self.rows = model, observations, rows
-        for first in range(rows, len(observations), rows):  # only to check them
+        self.source, self.rows = observations, rows
+        for first in range(0, len(observations), rows):  # only to check them
             model.program_inputs(observations[first : first + rows], "data")
-        x, *given = model.program_inputs(observations[:rows], "data")
-        first_chunk = _like(observations[:rows], x)
-        self.observations = replace(first_chunk, x=first_chunk.x.clone())  # which chunk after chunk overwrites
-        self.given = [each.clone() for each in given]
-        self._sources = [observations.x.reshape(-1, *x.shape[1:]), *([] if not given else [observations.labels])]
-        device = x.device
+        x, *given = model.program_inputs(observations[:1], "data")
+        here = [each.new_zeros(rows, *each.shape[1:]) for each in (x, *given)]
+        chunk = observations[torch.arange(rows, device=observations.x.device)]
+        self.observations = replace(_like(chunk, here[0]), x=here[0])
+        self.given = here[1:]
+        labels = [] if not given or observations.labels is None else [observations.labels.to(observations.x.device)]
+        self._sources = [observations.x.reshape(-1, *x.shape[1:]), *labels]
         self._staged = [
-            [torch.empty_like(each, device="cpu", pin_memory=device.type == "cuda") for each in (x, *given)]
-            for _ in range(2)
+            [torch.empty_like(each, device="cpu", pin_memory=each.is_cuda) for each in here] for _ in range(2)
         ]
         self._copied: list[torch.cuda.Event | None] = [None, None]
 
@@ -104,7 +109,9 @@ class Streamed:
 
     def start(self) -> Tensor:
         """See :class:`Feed`: as many as a chunk holds, at random."""
-        return self.model.program_inputs(self.source[self._order()[: self.rows]], "data")[0]
+        self._gather(self._order()[: self.rows], 0)
+        self._put_on_device(self.rows, 0)
+        return self.observations.fixed().x
 
     def batches(self, batch_size: int) -> Iterator[Tensor]:
         """See :class:`Feed`."""
@@ -126,19 +133,21 @@ class Streamed:
         if (copied := self._copied[slot]) is not None:
             copied.synchronize()
         for staged, source in zip(self._staged[slot], self._sources, strict=True):
-            assert source is not None
             staged[: len(chunk)].copy_(source.index_select(0, chunk))
 
     def _put_on_device(self, num_rows: int, slot: int) -> None:
         for here, staged in zip((self.observations.x, *self.given), self._staged[slot], strict=True):
             here[:num_rows].copy_(staged[:num_rows], non_blocking=True)
         if self.observations.x.is_cuda:
-            self._copied[slot] = torch.cuda.Event()
-            self._copied[slot].record()  # type: ignore[union-attr]  # assigned just now
+            self._copied[slot] = torch.cuda.current_stream(self.observations.x.device).record_event()
 
 
 def feed(
-    model: LatentVariableModel, observations: Observations, batch_size: int, memory_budget: int | None = None
+    model: LatentVariableModel,
+    observations: Observations,
+    batch_size: int,
+    memory_budget: int | None = None,
+    together: Processes = ALONE,
 ) -> Feed:
     """The data of a fit: on the device of ``model`` where they fit, else streamed there.
 
@@ -146,32 +155,38 @@ def feed(
         model: On the device.
         observations: N data.
         batch_size: Data in a batch.
-        memory_budget: Bytes that data may take on the device; by default, on a GPU where they are not already, half of
-            what is free there, and on a CPU no limit.
+        memory_budget: Bytes that data may take on the device: two chunks, since their checks and the start need one
+            beside the one that stays.  By default data are streamed, in chunks of some 256 MiB, only to a GPU where
+            they are not already and of whose free memory they would take more than half.
+        together: The processes that share the fit, all of which stream or none.
 
     Raises:
-        ValueError: If the data do not fit the model, or not even one batch the budget.
+        ValueError: If the data do not fit the model, or not even two batches the budget.
     """
     if memory_budget is not None and not (isinstance(memory_budget, int) and memory_budget > 0):
         raise ValueError(f"`memory_budget` must be a positive whole number of bytes, got {memory_budget!r}.")
     like = next(model.parameters())
-    if memory_budget is None and like.is_cuda and observations.x.device != like.device:
-        memory_budget = torch.cuda.mem_get_info(like.device)[0] // 2
     size = observations.num_dims * like.element_size() + (0 if model.num_classes is None else 8)  # bytes of a datum
-    if memory_budget is None or size * len(observations) <= memory_budget:
-        return InMemory(model, observations)
-    if memory_budget < size * batch_size:
+    batch = size * batch_size
+    if memory_budget is not None and memory_budget < min(2 * batch, size * len(observations)):
         raise ValueError(
-            f"`memory_budget` must be at least the {size * batch_size} bytes of a batch of {batch_size}, "
+            f"`memory_budget` must be at least the {2 * batch} bytes of two batches of {batch_size}, "
             f"got {memory_budget}."
         )
-    return Streamed(model, observations, memory_budget // (size * batch_size) * batch_size)
+    limit: float = math.inf if memory_budget is None else memory_budget
+    if memory_budget is None and like.is_cuda and observations.x.device != like.device:
+        limit = torch.cuda.mem_get_info(like.device)[0] // 2
+    if not any(together.gathered(size * len(observations) > limit)):
+        return InMemory(model, observations)
+    chunk = max(batch, CHUNK_BYTES if memory_budget is None else memory_budget // 2)
+    return Streamed(model, observations, min(chunk // batch * batch_size, len(observations)))
 
 
 def _like(observations: Observations, x: Tensor) -> Observations:
     """Observations of the type, device and shape of ``x``, which is what the model takes of them.
 
-    Their own values are kept, since what is resampled is probabilities, of which ``x`` is one draw.
+    What is resampled is probabilities, of which ``x`` is one draw: they are kept.
     """
-    moved = observations.to(x.device, x.dtype)
-    return replace(moved, x=moved.x.reshape(x.shape))
+    values = observations.x.to(x).reshape(x.shape) if observations.resample else x
+    labels = None if observations.labels is None else observations.labels.to(x.device)
+    return replace(observations, x=values, labels=labels, log_abs_det=observations.log_abs_det.to(x.device))

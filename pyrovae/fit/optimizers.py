@@ -10,6 +10,7 @@ from torch.optim import Adam, AdamW, Optimizer
 
 UPKEEP = 100  # steps from one upkeep to the next: 0.9^100 · NEGLIGIBLE is still above 1, in units of the least number
 NEGLIGIBLE = 1e8  # times the least normal number: 10⁻³⁰ in float32, by which no parameter moves
+LEAST_EPS = 1e-12  # of Adam, beside which the root of a negligible mean square is nothing
 
 
 def adam(parameters: Iterable[nn.Parameter], lr: float) -> Optimizer:
@@ -26,7 +27,8 @@ def forget_negligible(optimizer: Optimizer) -> None:
     """
     if not isinstance(optimizer, Adam | AdamW):
         return
-    for state in optimizer.state.values():
-        for mean in (state.get("exp_avg"), state.get("exp_avg_sq")):
+    for group in optimizer.param_groups:
+        names = ("exp_avg", "exp_avg_sq") if group["eps"] >= LEAST_EPS else ("exp_avg",)
+        for mean in (optimizer.state[each].get(name) for each in group["params"] for name in names):
             if mean is not None and mean.device.type == "cpu":
                 mean.masked_fill_(mean.abs() < NEGLIGIBLE * torch.finfo(mean.dtype).tiny, 0.0)

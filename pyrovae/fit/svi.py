@@ -96,9 +96,9 @@ def svi(
             by it.  Whether float32 products are rounded to TF32 on a GPU is torch's own switch, off by default, which
             a fit does not touch.
         memory_budget: Bytes that the data may take on the device.  More than that stay where they are, in memory of the
-            host or in a mapped file, and come in chunks through pinned memory, in the same random order; the start is
-            then taken from as many random data as a chunk holds.  By default half of what is free on a GPU, and no
-            limit on a CPU.  ``valid`` is always on the device.
+            host or in a mapped file, and come in chunks of half the budget through pinned memory, in the same random
+            order; the start is then taken from as many random data as a chunk holds.  By default that is done only for
+            data that would take more than half of what is free on a GPU.  ``valid`` is always on the device.
 
     Returns:
         The fit.  ``kept`` says which parameters it holds, and ``elbo`` is theirs, nats per datum.
@@ -162,7 +162,7 @@ def svi(
     began = time.perf_counter()
     observations = as_observations(data)
     fitted = model.copy().to(device=device) if device is not None else model.copy()
-    source = feed(fitted, observations, batch_size, memory_budget)
+    source = feed(fitted, observations, batch_size, memory_budget, together)
     valid_inputs = None if valid is None else fitted.program_inputs(valid, "valid")
 
     check_way(compile, source.observations.x.device)
