@@ -123,7 +123,7 @@ class Replayed:
         except Exception as error:  # whatever a compiler can meet
             reason = str(error).strip().partition("\n")[0]
             warnings.warn(
-                f"Inductor could not compile the graph ({type(error).__name__}: {reason}); it serves as it is.",
+                f"Inductor could not compile the graph ({type(error).__name__}: {reason}); the graph serves as it is.",
                 self.warning,
                 stacklevel=2,
             )
