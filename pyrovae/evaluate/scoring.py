@@ -21,7 +21,7 @@ from pyrovae.replay import Backend, Replayed
 
 DECODED_FLOATS = 2**21  # numbers in a decoded tile, 8 MiB in float32
 FEW = 20  # tiles of a shape that are not worth a graph of their own
-TILES_TO_CAPTURE = 300  # by then a graph has saved what its capture takes, up to half a second
+TILES_TO_CAPTURE = 1000  # by then graphs have saved what their captures take, a second or two
 FLOATS_TO_COMPILE = 3e9  # decoded numbers; by then Inductor has saved the some ten seconds that it takes
 
 
