@@ -30,7 +30,7 @@ from pyro.distributions import Categorical, Distribution, MultivariateNormal, No
 from torch import Tensor, nn
 
 from pyrovae import PPCA, VAE, Bernoulli, GaussianMixture, data, evaluate, fit
-from pyrovae.evaluate import importance
+from pyrovae.evaluate.likelihood import importance
 from pyrovae.models.base import AmortizedGuide, LatentVariableModel
 
 QUANTILE = 1.959964

@@ -21,7 +21,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pyrovae import VAE, Bernoulli, checkpoint, data, evaluate, fit
+from pyrovae import VAE, Bernoulli, data, evaluate, fit
+from pyrovae.io import model_file
 
 Annealed = evaluate.AnnealedLikelihood
 
@@ -32,13 +33,13 @@ STANDARD_ERRORS = 4
 def trained(path: Path | None, epochs: int) -> VAE:
     """The model from the file, or a new one, which is then written there."""
     if path is not None and path.exists():
-        return checkpoint.load(path)
+        return model_file.load(path)
     train = data.load("binarized_mnist").train
     vae = VAE(50, 784, Bernoulli(), hidden=(200, 200), activation="elu")
     result = fit.svi(vae, train, num_epochs=epochs, batch_size=200, lr=3e-3, schedule="one_cycle")
     print(f"trained for {epochs} epochs in {result.seconds:.0f} s; ELBO on the training set {result.elbo:.2f}")
     if path is not None:
-        checkpoint.save(result.model, path)
+        model_file.save(result.model, path)
     return result.model
 
 
@@ -50,8 +51,8 @@ def mean(values: Tensor, errors: Tensor) -> tuple[float, float]:
 def study(name: str, vae: VAE, x: Tensor, annealed: Annealed, upper: Annealed | None = None) -> bool:
     """All bounds of one set of data; whether they are in order."""
     importance = evaluate.log_likelihood(vae, x, PARTICLES, progress=False)
-    ledger = evaluate.gap_ledger(vae, x, log_prob=importance, progress=False)
-    full = evaluate.gap_ledger(vae, x, "full", log_prob=importance, progress=False)
+    ledger = evaluate.elbo_gap(vae, x, log_prob=importance, progress=False)
+    full = evaluate.elbo_gap(vae, x, "full", log_prob=importance, progress=False)
     bounds = {
         "L[q]": mean(ledger.elbo, ledger.elbo_standard_error),
         "L[q*], diagonal": mean(ledger.best_elbo, ledger.best_elbo_standard_error),

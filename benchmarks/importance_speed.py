@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from pyrovae import VAE, Bernoulli, data, evaluate, fit
-from pyrovae.evaluate import scoring
+from pyrovae.evaluate.likelihood import scoring
 
 PRODUCTS = ("aten::addmm", "aten::mm", "aten::bmm", "aten::baddbmm", "aten::linear", "aten::matmul")
 

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from pyrovae import VAE, Bernoulli
 from pyrovae.data import Observations
 from pyrovae.fit.feed import InMemory
-from pyrovae.fit.training import Run
+from pyrovae.fit.steps.training import Run
 
 BATCH, LR = 128, 1e-3
 

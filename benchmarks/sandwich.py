@@ -31,7 +31,7 @@ def ppca(latent_dim: int, num_dims: int) -> PPCA:
 
 
 def component() -> PPCA:
-    """p(x given the component), the mixture's second."""
+    """p(x|the component), the mixture's second."""
     torch.manual_seed(1)
     mixture = PPCAMixture(3, 20, 40)
     for parameter in mixture.parameters():

@@ -34,7 +34,7 @@ from timing import RESULTS, interleaved, ratio
 from torch import Tensor, nn
 
 from pyrovae import PPCA, VAE, Bernoulli, Gaussian, GaussianMixture, data
-from pyrovae.capture import compiler_found
+from pyrovae.engine.capture import compiler_found
 from pyrovae.fit import CompiledELBO
 from pyrovae.models.networks import CategoricalEncoder, LinearGaussianEncoder
 

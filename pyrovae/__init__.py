@@ -1,6 +1,11 @@
 """Latent-variable models in Pyro, measured on one scale: held-out log-likelihood in nats per datum."""
 
+import importlib
+from typing import Any
+
 from pyrovae import data, evaluate, fit
+from pyrovae.engine.execution import Execution
+from pyrovae.io import load, save
 from pyrovae.models import (
     PPCA,
     VAE,
@@ -29,6 +34,7 @@ __all__ = [
     "ContinuousBernoulli",
     "CrossEntropyLoss",
     "DiscretizedLogistic",
+    "Execution",
     "FactorAnalysis",
     "FullGaussian",
     "Gaussian",
@@ -40,4 +46,14 @@ __all__ = [
     "evaluate",
     "exact_guide",
     "fit",
+    "load",
+    "plots",
+    "save",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """``pyrovae.plots``, imported when it is first asked for, because matplotlib takes its time."""
+    if name == "plots":
+        return importlib.import_module("pyrovae.plots")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from pyrovae import output
 from pyrovae.cli import options as shared
-from pyrovae.scoreboard import compare
-from pyrovae.suite import standard_fits
+from pyrovae.scoreboard import results_folder
+from pyrovae.scoreboard.candidates import standard_fits
+from pyrovae.scoreboard.comparison import compare
 
 
 def add_to(commands: Any) -> None:
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> None:
     progress = False if options.quiet else None
     device = shared.device_of(options.device)
     if options.out is not None:
-        output.check_folder(options.out)
+        results_folder.check_folder(options.out)
     dataset = shared.load(options, torch.float64)
     say(shared.describe(dataset))
     shared.set_threads(options.threads, dataset.train.x.numel())
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> None:
     if suite.chosen:
         print("\n".join(["Chosen on validation data:", *(f"  {line}" for line in suite.chosen)]))
     if options.out is not None:
-        description = {"data": shared.origin_of(options, dataset).to_plain()}
+        description = {"data": shared.provenance_of(options, dataset).to_plain()}
         details = [("Chosen on validation data", "\n".join(suite.chosen))] if suite.chosen else []
-        print(f"Written to {output.save(board, options.out, description=description, details=details)}")
+        print(f"Written to {results_folder.save(board, options.out, description=description, details=details)}")
     say(f"{time.perf_counter() - began:.0f} s in all")

@@ -9,17 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pyrovae import checkpoint, evaluate, output, report
+from pyrovae import evaluate
 from pyrovae.cli import findings
 from pyrovae.cli import options as shared
 from pyrovae.cli.findings import Finding
 from pyrovae.data import DataSet, Observations
-from pyrovae.evaluate import CollapseReport, GapLedger, LatentInformation, LatentReport
-from pyrovae.evaluate.latents import is_continuous, posteriors
-from pyrovae.files import written_whole
+from pyrovae.engine.files import written_whole
+from pyrovae.evaluate import CollapseReport, ELBOGap, LatentInformation, LatentReport
+from pyrovae.evaluate.latents.encoding import is_continuous, posteriors
+from pyrovae.io import model_file
 from pyrovae.models import VAE
 from pyrovae.models.base import LatentVariableModel
-from pyrovae.scoreboard import Row, Scoreboard, compare
+from pyrovae.scoreboard import report, results_folder
+from pyrovae.scoreboard.comparison import Row, Scoreboard, compare
 
 
 def add_to(commands: Any) -> None:
@@ -59,7 +61,7 @@ class _Evaluation:
 
     row: Row
     units: LatentReport | None
-    gaps: GapLedger | None
+    gaps: ELBOGap | None
     information: LatentInformation | None
     collapse: CollapseReport | None
 
@@ -90,7 +92,7 @@ class _Evaluation:
     def details(self) -> list[tuple[str, str]]:
         """What has a table of its own."""
         every = (
-            ("Gap ledger", self.gaps),
+            ("ELBO gap", self.gaps),
             ("What z tells of x", self.information),
             ("Units of z, beside those of a linear model, on training data", self.collapse),
         )
@@ -101,10 +103,10 @@ def run(options: argparse.Namespace) -> None:
     """Do what was asked."""
     say = shared.reporter(options)
     device = shared.device_of(options.device)
-    out = None if options.out is None else output.check_file(options.out, ".json")
-    page = None if out is None else output.check_file(out.with_suffix(".html"), ".html")
-    model = checkpoint.load(options.file, device=device)
-    dataset = shared.saved_origin(options.file).load(options.data)
+    out = None if options.out is None else results_folder.check_file(options.out, ".json")
+    page = None if out is None else results_folder.check_file(out.with_suffix(".html"), ".html")
+    model = model_file.load(options.file, device=device)
+    dataset = shared.saved_provenance(options.file).load(options.data)
     say(shared.describe(dataset))
     held_out = getattr(dataset, options.split)
     if held_out is None:
@@ -125,7 +127,7 @@ def run(options: argparse.Namespace) -> None:
         with written_whole(out) as json_file, written_whole(page) as html_file:
             json_file.write_text(content, encoding="utf-8")
             html_file.write_text(
-                report.to_html(board, output.pictures(board), title=title, details=details), encoding="utf-8"
+                report.to_html(board, results_folder.pictures(board), title=title, details=details), encoding="utf-8"
             )
         print(f"Written to {out} and {page}")
 
@@ -140,7 +142,7 @@ def _evaluation(
     row, held_out = board.rows[0], board.data
     gaps = information = collapse = None
     if options.gaps is not None:
-        gaps = evaluate.gap_ledger(
+        gaps = evaluate.elbo_gap(
             model, held_out, options.gaps, log_prob=row.estimate, seed=options.seed, progress=progress
         )
     if options.latents:
@@ -154,7 +156,7 @@ def _content(found: _Evaluation, held_out: Observations, options: argparse.Names
     """The result as a file."""
     row = found.row
     content = {
-        "format": output.EVALUATION,
+        "format": results_folder.EVALUATION,
         "model": Path(options.file).name,
         "space": held_out.space.reference,
         "split": options.split,

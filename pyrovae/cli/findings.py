@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pyrovae import evaluate
-from pyrovae.evaluate import CollapseReport, DegeneracyReport, GapLedger, LatentInformation, LatentReport
-from pyrovae.rows import Row
+from pyrovae.evaluate import CollapseReport, DegeneracyReport, ELBOGap, LatentInformation, LatentReport
+from pyrovae.scoreboard.rows import Row
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def of_row(row: Row) -> list[Finding]:
         found.append(Finding("bits_per_dim", "bits per dimension", row.bits_per_dim))
     found += [
         Finding("elbo", "ELBO, nats", row.reconstruction - row.kl),
-        Finding("reconstruction", "E log p(x given z), nats", row.reconstruction),
+        Finding("reconstruction", "E log p(x|z), nats", row.reconstruction),
         Finding("kl", "KL(q ‖ prior), nats", row.kl),
     ]
     if row.has_tail:
@@ -64,7 +64,7 @@ def of_units(report: LatentReport) -> list[Finding]:
     return [Finding("num_active", f"active units of {len(report.kl)}", report.num_active)]
 
 
-def of_gaps(ledger: GapLedger) -> list[Finding]:
+def of_gaps(ledger: ELBOGap) -> list[Finding]:
     """Where the ELBO loses."""
     return [
         Finding(

@@ -10,15 +10,17 @@ from typing import Any
 import torch
 from pyro.infer import ELBO
 
-from pyrovae import checkpoint, evaluate, fit, output, recipes
+from pyrovae import evaluate, fit
 from pyrovae.cli import options as shared
 from pyrovae.data import DataSet
 from pyrovae.fit import FitResult
+from pyrovae.io import model_file
 from pyrovae.models.architecture import ACTIVATIONS
 from pyrovae.models.base import LatentVariableModel
 from pyrovae.models.gmm import COVARIANCES
 from pyrovae.models.heads import SCALES
-from pyrovae.recipes import LIKELIHOODS, RECIPES
+from pyrovae.scoreboard import recipes, results_folder
+from pyrovae.scoreboard.recipes import LIKELIHOODS, RECIPES
 
 VALID_PARTICLES = 100  # of the bound in the summary
 MODEL_OPTIONS = tuple(dict.fromkeys(name for recipe in RECIPES.values() for name in recipe.options))
@@ -49,7 +51,7 @@ def add_to(commands: Any) -> None:
     model.add_argument(
         "--likelihood",
         choices=tuple(LIKELIHOODS),
-        help="p(x given z) of a vae; default: bernoulli, gaussian or discretized-logistic, as suits the observations",
+        help="p(x|z) of a vae; default: bernoulli, gaussian or discretized-logistic, as suits the observations",
     )
     model.add_argument(
         "--scale",
@@ -67,8 +69,8 @@ def add_to(commands: Any) -> None:
         "vae (default 256 256, or channels for the size of the images)",
     )
     model.add_argument("--activation", choices=tuple(ACTIVATIONS), help="of a vae's layers (default silu)")
-    model.add_argument("--posterior", choices=("diag", "full"), help="covariance of a vae's q(z given x)")
-    model.add_argument("--conditional", action="store_true", help="p(x given y), on the labels of the data; a vae's")
+    model.add_argument("--posterior", choices=("diag", "full"), help="covariance of a vae's q(z|x)")
+    model.add_argument("--conditional", action="store_true", help="p(x|y), on the labels of the data; a vae's")
     way = parser.add_argument_group("the fit")
     way.add_argument("--how", choices=("em", "svi", "closed-form"), help="default: the best that the model has")
     way.add_argument("--restarts", dest="num_restarts", type=shared.positive, metavar="R", help="of EM (default 1)")
@@ -116,7 +118,7 @@ def run(options: argparse.Namespace) -> None:
     """Do what was asked."""
     say = shared.reporter(options)
     device = shared.device_of(options.device)
-    path = output.check_file(options.out, ".pt")
+    path = results_folder.check_file(options.out, ".pt")
     kind, of_model = options.model, _given(options, MODEL_OPTIONS)
     if options.conditional:
         of_model["num_classes"] = None  # until the data are there to count them
@@ -141,10 +143,10 @@ def run(options: argparse.Namespace) -> None:
     result = _fit(how, model, dataset, of_fit, options)
     score = _score(result, dataset, options)
     description = {
-        "data": shared.origin_of(options, dataset).to_plain(),
+        "data": shared.provenance_of(options, dataset).to_plain(),
         "fit": {"method": result.method, "objective": result.objective, "kept": result.kept, "seed": options.seed},
     }
-    checkpoint.save(result.model, path, description=description)
+    model_file.save(result.model, path, description=description)
     summary = f"{kind} fitted to {dataset.train.space.reference}: {_told(result)}.  {score}  Written to {path}."
     print(textwrap.fill(summary, 100, break_on_hyphens=False, break_long_words=False))
 
@@ -215,7 +217,7 @@ def _score(result: FitResult, dataset: DataSet, options: argparse.Namespace) -> 
     )
     values = found.values.double().cpu() + dataset.valid.log_abs_det
     error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    what = "log p(x given y)" if result.model.num_classes is not None else "log p(x)"
+    what = "log p(x|y)" if result.model.num_classes is not None else "log p(x)"
     how = "exact" if found.method == "exact" else f"bound, {VALID_PARTICLES} particles"
     return f"Validation {what}: {values.mean():.3f} ± {error:.3f} nats per datum ({how})."
 

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
-from pyrovae import checkpoint, data
+from pyrovae import data
 from pyrovae.data import DataSet
-from pyrovae.origin import Origin
+from pyrovae.data.provenance import Provenance
+from pyrovae.io import model_file
 
 SAME = (  # called alike, but for the dashes
     *("observations", "transform", "max_images", "resample", "split", "device", "seed", "latent_dim", "covariance"),
@@ -170,20 +171,20 @@ def load(options: Any, dtype: torch.dtype, *, resample: bool = False) -> DataSet
     )
 
 
-def origin_of(options: argparse.Namespace, dataset: DataSet) -> Origin:
+def provenance_of(options: argparse.Namespace, dataset: DataSet) -> Provenance:
     """What is written beside a model that was fitted to these data."""
-    return Origin.of(dataset, options.data, seed=options.seed, max_images=options.max_images)
+    return Provenance.of(dataset, options.data, seed=options.seed, max_images=options.max_images)
 
 
-def saved_origin(path: str) -> Origin:
+def saved_provenance(path: str) -> Provenance:
     """Where the model in a file comes from.
 
     Raises:
         ValueError: If the file does not say.
     """
-    description = checkpoint.describe(path)
+    description = model_file.describe(path)
     try:
-        return Origin.from_plain((description or {})["data"])
+        return Provenance.from_plain((description or {})["data"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"`path` must be a model that says which data it was fitted to, got {path!r}, which does not; write it by "

@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae import checkpoint, output
 from pyrovae.cli import options as shared
 from pyrovae.data.observations import MASSES
-from pyrovae.files import written_whole
+from pyrovae.data.provenance import Provenance, in_reference
+from pyrovae.engine.files import written_whole
+from pyrovae.io import model_file
 from pyrovae.models.base import LatentVariableModel
-from pyrovae.origin import Origin, in_reference
 from pyrovae.plots.images import Row, caption, grey_limits, image_rows
+from pyrovae.scoreboard import results_folder
 
 COLUMNS = 8  # of pictures, if there are no classes
 MOST_COLUMNS = 20
@@ -31,19 +32,19 @@ def add_to(commands: Any) -> None:
         parents=[shared.run_options("draws")],
         help="write what a model in a file generates",
         description="Ancestral samples of a model that pyrovae fit or pyrovae compare has written: z from the prior, "
-        "then x from p(x given z), in the reference space of the data, which are not needed.  No code of the file is "
+        "then x from p(x|z), in the reference space of the data, which are not needed.  No code of the file is "
         "run.",
     )
     parser.add_argument("file", metavar="FILE", help="the model")
     parser.add_argument("--number", type=shared.positive, default=64, metavar="N", help="how many (default 64)")
     parser.add_argument(
-        "--means", action="store_true", help="E[x given z] in their place: smoother, and no samples of the model"
+        "--means", action="store_true", help="E[x|z] in their place: smoother, and no samples of the model"
     )
     parser.add_argument(
         "--label",
         type=shared.seed,
         metavar="Y",
-        help="the class, for a model of p(x given y); default: the classes in turn",
+        help="the class, for a model of p(x|y); default: the classes in turn",
     )
     parser.add_argument(
         "--out",
@@ -63,9 +64,9 @@ class Generated:
         x: Shape (N, D), float64.
         z: What they came from, shape (N, ...).
         labels: Their classes, shape (N,), or None.
-        means: Whether they are means of p(x given z), and no samples.
+        means: Whether they are means of p(x|z), and no samples.
         model: The model.
-        origin: Its data.
+        provenance: Its data.
     """
 
     x: Tensor
@@ -73,16 +74,16 @@ class Generated:
     labels: Tensor | None
     means: bool
     model: LatentVariableModel
-    origin: Origin
+    provenance: Provenance
 
 
 def run(options: argparse.Namespace) -> None:
     """Do what was asked."""
     device = shared.device_of(options.device)
-    out = output.check_file(options.out, *WRITERS)
-    model = checkpoint.load(options.file, device=device)
-    origin = shared.saved_origin(options.file)
-    if out.suffix.lower() == ".png" and (origin.image_shape or (0,))[0] not in (1, 3):
+    out = results_folder.check_file(options.out, *WRITERS)
+    model = model_file.load(options.file, device=device)
+    provenance = shared.saved_provenance(options.file)
+    if out.suffix.lower() == ".png" and (provenance.image_shape or (0,))[0] not in (1, 3):
         raise ValueError(
             f"`out` must be a .npz or .csv file for data that are no images to be shown, got {out.name!r}."
         )
@@ -91,12 +92,12 @@ def run(options: argparse.Namespace) -> None:
     shared.set_threads(options.threads, options.number * math.prod(model.data_shape or ()))
     generate = model.sample_means if options.means else model.sample
     x, z = generate(options.number, labels=options.label, seed=options.seed)
-    x = in_reference(x.flatten(1), origin.space)
-    generated = Generated(x, z.cpu(), _labels(model, options), options.means, model, origin)
+    x = in_reference(x.flatten(1), provenance.space)
+    generated = Generated(x, z.cpu(), _labels(model, options), options.means, model, provenance)
     with written_whole(out) as temporary:
         WRITERS[out.suffix.lower()](generated, temporary)
-    what = "means E[x given z], no samples," if options.means else "samples"
-    print(f"{options.number:,} {what} in the space {origin.space.reference!r} written to {out}")
+    what = "means E[x|z], no samples," if options.means else "samples"
+    print(f"{options.number:,} {what} in the space {provenance.space.reference!r} written to {out}")
 
 
 def _labels(model: LatentVariableModel, options: argparse.Namespace) -> Tensor | None:
@@ -109,9 +110,9 @@ def _labels(model: LatentVariableModel, options: argparse.Namespace) -> Tensor |
 
 
 def _write_arrays(generated: Generated, path: Path) -> None:
-    x = generated.x.reshape(-1, *(generated.origin.image_shape or generated.x.shape[1:]))
+    x = generated.x.reshape(-1, *(generated.provenance.image_shape or generated.x.shape[1:]))
     arrays = {
-        "pyrovae_space": np.array(generated.origin.space.reference),  # first: output.check_file knows it by this
+        "pyrovae_space": np.array(generated.provenance.space.reference),  # first: check_file knows it by this
         "means" if generated.means else "samples": x.numpy(),
         "z": generated.z.numpy(),
     }
@@ -132,16 +133,16 @@ def _write_table(generated: Generated, path: Path) -> None:
 
 
 def _write_picture(generated: Generated, path: Path) -> None:
-    origin, kind = generated.origin, type(generated.model).__name__
-    shape = cast(tuple[int, ...], origin.image_shape)
+    provenance, kind = generated.provenance, type(generated.model).__name__
+    shape = cast(tuple[int, ...], provenance.image_shape)
     x, columns = generated.x, COLUMNS
     if generated.labels is not None and (generated.labels != generated.labels[0]).any():
         columns = min(cast(int, generated.model.num_classes), MOST_COLUMNS)  # a column is a class
-    pixels = origin.space.levels is not None or origin.space.support in MASSES
+    pixels = provenance.space.levels is not None or provenance.space.support in MASSES
     limits = (0.0, 1.0) if pixels else grey_limits(x)
-    what = "means E[x given z], not samples" if generated.means else "ancestral samples x ~ p(x given z)"
-    title = f"{kind} of {origin.space.reference}: {what}"
-    said = caption(limits, shape, {kind: x}, {kind: (generated.model, origin.space)})
+    what = "means E[x|z], not samples" if generated.means else "ancestral samples x ~ p(x|z)"
+    title = f"{kind} of {provenance.space.reference}: {what}"
+    said = caption(limits, shape, {kind: x}, {kind: (generated.model, provenance.space)})
     rows = [Row("", part) for part in x.split(columns)]
     figure, panels = image_rows(rows, shape, limits, title, said)
     for axes in panels:

@@ -1,15 +1,34 @@
 """How good a model is: log p(x) exactly, by quadrature, or bounded by importance weights and annealing; where the ELBO
 loses; what z holds."""
 
-from pyrovae.evaluate.annealed import AnnealedLikelihood, Sandwich, ais, sandwich
-from pyrovae.evaluate.collapse import CollapseReport, LinearForecast, collapse_report, linear_forecast
-from pyrovae.evaluate.criticism import (
-    CalibrationRanks,
-    PredictiveCheck,
-    calibration_ranks,
-    posterior_predictive_check,
+from pyrovae.evaluate.gaps.elbo_gap import ELBOGap, elbo_gap
+from pyrovae.evaluate.gaps.exact import EMDecomposition, em_decomposition, posterior_gap
+from pyrovae.evaluate.latents.collapse import CollapseReport, LinearForecast, collapse_report, linear_forecast
+from pyrovae.evaluate.latents.downstream import Downstream, downstream
+from pyrovae.evaluate.latents.encoding import Encoding, LatentReport, encode, latent_report
+from pyrovae.evaluate.latents.information import LatentInformation, latent_information
+from pyrovae.evaluate.latents.parameters import match_components, principal_angles
+from pyrovae.evaluate.latents.smoothness import Smoothness, smoothness
+from pyrovae.evaluate.likelihood.annealed import AnnealedLikelihood, Sandwich, ais, sandwich
+from pyrovae.evaluate.likelihood.degeneracy import DegeneracyReport, degeneracy_report
+from pyrovae.evaluate.likelihood.estimates import log_likelihood, log_likelihood_by_class
+from pyrovae.evaluate.likelihood.importance import (
+    ELBOTerms,
+    LogLikelihood,
+    draws,
+    elbo,
+    elbo_terms,
+    log_weights,
 )
-from pyrovae.evaluate.decoding import (
+from pyrovae.evaluate.likelihood.pareto import k_hat_threshold, pareto_k
+from pyrovae.evaluate.likelihood.quadrature import PosteriorGrid, Quadrature, posterior_grid, quadrature
+from pyrovae.evaluate.samples.criticism import (
+    PredictiveCheck,
+    SimulationBasedCalibration,
+    posterior_predictive_check,
+    simulation_based_calibration,
+)
+from pyrovae.evaluate.samples.decoding import (
     decode_deviations,
     decode_means,
     decode_samples,
@@ -19,40 +38,20 @@ from pyrovae.evaluate.decoding import (
     reconstruct_means,
     reconstruct_samples,
 )
-from pyrovae.evaluate.degeneracy import DegeneracyReport, degeneracy_report
-from pyrovae.evaluate.downstream import Downstream, downstream
-from pyrovae.evaluate.exact_gaps import EMLedger, em_ledger, posterior_gap
-from pyrovae.evaluate.fid import FID, FIDHistory, fid
-from pyrovae.evaluate.gaps import GapLedger, gap_ledger
-from pyrovae.evaluate.importance import (
-    ELBOTerms,
-    LogLikelihood,
-    draws,
-    elbo,
-    elbo_terms,
-    log_weights,
-)
-from pyrovae.evaluate.information import LatentInformation, latent_information
-from pyrovae.evaluate.integration import PosteriorGrid, Quadrature, posterior_grid, quadrature
-from pyrovae.evaluate.latents import Encoding, LatentReport, encode, latent_report
-from pyrovae.evaluate.likelihood import log_likelihood, log_likelihood_by_class
-from pyrovae.evaluate.parameters import match_components, principal_angles
-from pyrovae.evaluate.pareto import k_hat_threshold, pareto_k
-from pyrovae.evaluate.smoothness import Smoothness, smoothness
-from pyrovae.evaluate.two_sample import TwoSampleTest, two_sample_test
+from pyrovae.evaluate.samples.fid import FID, FIDHistory, fid
+from pyrovae.evaluate.samples.two_sample import TwoSampleTest, two_sample_test
 
 __all__ = [
     "FID",
     "AnnealedLikelihood",
-    "CalibrationRanks",
     "CollapseReport",
     "DegeneracyReport",
     "Downstream",
+    "ELBOGap",
     "ELBOTerms",
-    "EMLedger",
+    "EMDecomposition",
     "Encoding",
     "FIDHistory",
-    "GapLedger",
     "LatentInformation",
     "LatentReport",
     "LinearForecast",
@@ -61,10 +60,10 @@ __all__ = [
     "PredictiveCheck",
     "Quadrature",
     "Sandwich",
+    "SimulationBasedCalibration",
     "Smoothness",
     "TwoSampleTest",
     "ais",
-    "calibration_ranks",
     "collapse_report",
     "decode_deviations",
     "decode_means",
@@ -73,11 +72,11 @@ __all__ = [
     "downstream",
     "draws",
     "elbo",
+    "elbo_gap",
     "elbo_terms",
-    "em_ledger",
+    "em_decomposition",
     "encode",
     "fid",
-    "gap_ledger",
     "interpolate",
     "k_hat_threshold",
     "latent_grid",
@@ -98,6 +97,7 @@ __all__ = [
     "reconstruct_means",
     "reconstruct_samples",
     "sandwich",
+    "simulation_based_calibration",
     "smoothness",
     "two_sample_test",
 ]

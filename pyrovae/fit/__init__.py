@@ -1,12 +1,12 @@
 """Three ways to fit, and the objectives of one of them; none knows a concrete model."""
 
-from pyrovae.capture import NotStatic
+from pyrovae.engine.capture import NotStatic
 from pyrovae.fit.closed_form import closed_form
-from pyrovae.fit.compiled import CompiledELBO, CompiledLoss
 from pyrovae.fit.em import em
 from pyrovae.fit.objectives import BetaELBO, ImportanceWeightedELBO, LinearWarmup
 from pyrovae.fit.result import ConvergenceWarning, DegeneracyWarning, DivergenceError, FitResult, FitWarning
 from pyrovae.fit.select import Selection, select
+from pyrovae.fit.steps.captured import CompiledELBO, CompiledLoss
 from pyrovae.fit.svi import svi
 
 __all__ = [

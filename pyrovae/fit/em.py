@@ -19,12 +19,12 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from tqdm.auto import tqdm
 
 from pyrovae.data import Observations
-from pyrovae.fit.progress import hidden
+from pyrovae.engine.processes import ProcessGroup, process_group
+from pyrovae.engine.progress import hidden
+from pyrovae.engine.seeding import seeded
 from pyrovae.fit.result import ConvergenceWarning, DegeneracyWarning, DivergenceError, FitResult, nats
 from pyrovae.fit.sources import Source, open_source
 from pyrovae.models.tractable import TractableModel
-from pyrovae.processes import Processes, processes
-from pyrovae.seeding import seeded
 
 Statistics = dict[str, Tensor]
 
@@ -111,7 +111,7 @@ def em(
         raise ValueError(f"`chunk_size` must be at least 1, got {chunk_size}.")
     if not tolerance > 0:
         raise ValueError(f"`tolerance` must be a positive number of nats per datum, got {tolerance}.")
-    together = processes(distributed)
+    group = process_group(distributed)
     arguments: dict[str, Any] = {
         "sample_weight": sample_weight,
         "tolerance": tolerance,
@@ -125,16 +125,16 @@ def em(
         "progress": progress,
     }
     began = time.perf_counter()
-    source = open_source(model, data, sample_weight, chunk_size, memory_budget, together.rank, together.number)
+    source = open_source(model, data, sample_weight, chunk_size, memory_budget, group.rank, group.number)
     restarts: list[_Restart] = []
     with (
         seeded(seed),
         tqdm(
-            total=None, desc="EM", unit=" it", delay=1.0, leave=False, disable=hidden(progress) or together.rank > 0
+            total=None, desc="EM", unit=" it", delay=1.0, leave=False, disable=hidden(progress) or group.rank > 0
         ) as bar,
     ):
         for number in range(1, 2 if warm_start else num_restarts + 1):
-            restart = _Restart(model.copy(), source, together, number, bar)
+            restart = _Restart(model.copy(), source, group, number, bar)
             restart.ascend(not warm_start, accelerate, tolerance, max_iterations)
             restarts.append(restart)
     best = max(restarts, key=lambda restart: (not restart.degeneracies, restart.trace[-1]))
@@ -171,8 +171,8 @@ def em(
 class _Restart:
     """One ascent: the model on its way, the trace, and whether the stopping rule was met."""
 
-    def __init__(self, model: TractableModel, source: Source, together: Processes, number: int, bar: tqdm) -> None:
-        self.model, self.source, self.together, self.number, self.bar = model, source, together, number, bar
+    def __init__(self, model: TractableModel, source: Source, group: ProcessGroup, number: int, bar: tqdm) -> None:
+        self.model, self.source, self.group, self.number, self.bar = model, source, group, number, bar
         self.trace: list[float] = []
         self.converged = False
         self.degeneracies: list[str] = []
@@ -182,7 +182,7 @@ class _Restart:
         if initialize:
             x, weight = self.source.start()
             self.model.initialize(x, weight)
-            self.together.copy_from_first(self.model.state_dict().values())
+            self.group.copy_from_first(self.model.state_dict().values())
         statistics = self.e_step()
         self.trace.append(self.mean_log_prob(statistics))
         while not self.converged and len(self.trace) <= max_iterations:
@@ -204,7 +204,7 @@ class _Restart:
             for x, weight in self.source.chunks():
                 for name, value in self.model.expected_statistics(x, weight).items():
                     total[name] = total[name].add_(value) if name in total else value.clone()
-        return dict(zip(total, self.together.sums(list(total.values())), strict=True))
+        return dict(zip(total, self.group.sums(list(total.values())), strict=True))
 
     @torch.no_grad()
     def squared_extrapolation(self, statistics: Statistics) -> Statistics:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import Observations
+from pyrovae.engine.processes import ALONE, ProcessGroup
 from pyrovae.models.base import LatentVariableModel
-from pyrovae.processes import ALONE, Processes
 
 CHUNK_BYTES = 2**28  # on the device where nobody has said how much, and twice as much in pinned memory
 
@@ -147,7 +147,7 @@ def feed(
     observations: Observations,
     batch_size: int,
     memory_budget: int | None = None,
-    together: Processes = ALONE,
+    group: ProcessGroup = ALONE,
 ) -> Feed:
     """The data of a fit: on the device of ``model`` where they fit, else streamed there.
 
@@ -158,7 +158,7 @@ def feed(
         memory_budget: Bytes that data may take on the device: two chunks, since their checks and the start need one
             beside the one that stays.  By default data are streamed, in chunks of some 256 MiB, only to a GPU where
             they are not already and of whose free memory they would take more than half.
-        together: The processes that share the fit, all of which stream or none.
+        group: The processes that share the fit, all of which stream or none.
 
     Raises:
         ValueError: If the data do not fit the model, or not even two batches the budget.
@@ -176,7 +176,7 @@ def feed(
     limit: float = math.inf if memory_budget is None else memory_budget
     if memory_budget is None and like.is_cuda and observations.x.device != like.device:
         limit = torch.cuda.mem_get_info(like.device)[0] // 2
-    if not any(together.gathered(size * len(observations) > limit)):
+    if not any(group.gathered(size * len(observations) > limit)):
         return InMemory(model, observations)
     chunk = max(batch, CHUNK_BYTES if memory_budget is None else memory_budget // 2)
     return Streamed(model, observations, min(chunk // batch * batch_size, len(observations)))

@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyrovae.data import Observations
-from pyrovae.fit.progress import hidden
+from pyrovae.engine.progress import hidden
 from pyrovae.fit.result import FitResult
 from pyrovae.models.tractable import TractableModel
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import Observations, Space
-from pyrovae.models.kernels import chunk_rows
+from pyrovae.models.linear_algebra import chunk_rows
 from pyrovae.models.tractable import TractableModel
 
 START_FLOATS = 2**24  # numbers of data outside of memory, 128 MiB, from which a fit starts

@@ -17,16 +17,16 @@ from torch.optim import Optimizer
 from tqdm.auto import tqdm
 
 from pyrovae.data import Observations, as_observations
-from pyrovae.fit.backends import Compile, check_way
+from pyrovae.engine.precision import Precision, check_precision
+from pyrovae.engine.processes import process_group
+from pyrovae.engine.progress import hidden
+from pyrovae.engine.seeding import seeded
 from pyrovae.fit.feed import feed
-from pyrovae.fit.parallel import ShardedRun
-from pyrovae.fit.precision import Precision, check_precision
-from pyrovae.fit.progress import hidden
 from pyrovae.fit.result import DivergenceError, FitResult, nats
-from pyrovae.fit.training import SCHEDULES, NotFinite, Run, Schedule
+from pyrovae.fit.steps.backends import Compile, check_way
+from pyrovae.fit.steps.sharded import ShardedRun
+from pyrovae.fit.steps.training import SCHEDULES, NotFinite, Run, Schedule
 from pyrovae.models.base import LatentVariableModel, check_model
-from pyrovae.processes import processes
-from pyrovae.seeding import seeded
 
 
 def svi(
@@ -60,7 +60,7 @@ def svi(
     Args:
         model: Any model with ``model`` and ``guide``; it is left as it was.
         data: Observations or tensor, N data; resampled observations are drawn afresh for every batch.  A model of
-            p(x given y) asks for Observations with labels.
+            p(x|y) asks for Observations with labels.
         valid: Validation data.  If given, the ELBO on them is taken after every epoch, and the best parameters are
             kept.
         num_epochs: Passes over the data.
@@ -132,11 +132,11 @@ def svi(
         )
     if patience is not None and valid is None:
         raise ValueError("`patience` needs `valid`, the data on which the ELBO is to improve, got None.")
-    together = processes(distributed)
-    shards = together.number if num_shards is None else num_shards
-    if not together.number <= shards <= batch_size:
+    group = process_group(distributed)
+    shards = group.number if num_shards is None else num_shards
+    if not group.number <= shards <= batch_size:
         raise ValueError(
-            f"`num_shards` must be from {together.number}, the number of processes, to `batch_size` = {batch_size}, "
+            f"`num_shards` must be from {group.number}, the number of processes, to `batch_size` = {batch_size}, "
             f"got {shards}."
         )
 
@@ -162,7 +162,7 @@ def svi(
     began = time.perf_counter()
     observations = as_observations(data)
     fitted = model.copy().to(device=device) if device is not None else model.copy()
-    source = feed(fitted, observations, batch_size, memory_budget, together)
+    source = feed(fitted, observations, batch_size, memory_budget, group)
     valid_inputs = None if valid is None else fitted.program_inputs(valid, "valid")
 
     check_way(compile, source.observations.x.device)
@@ -188,7 +188,7 @@ def svi(
     with pyro.get_param_store().scope(), seeded(seed):
         if not warm_start:
             fitted.initialize(source.start())
-        kind = Run if shards == 1 else partial(ShardedRun, num_shards=shards, together=together, seed=seed)
+        kind = Run if shards == 1 else partial(ShardedRun, num_shards=shards, group=group, seed=seed)
         run = kind(
             fitted,
             source,
@@ -207,7 +207,7 @@ def svi(
             unit="epoch",
             delay=1.0,
             leave=False,
-            disable=hidden(progress) or together.rank > 0,
+            disable=hidden(progress) or group.rank > 0,
         )
         for epoch in bar:
             try:

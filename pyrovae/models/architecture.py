@@ -61,7 +61,7 @@ class Architecture:
         return DEFAULT_WIDTHS if self.network == "mlp" else default_channels(data_shape)
 
     def encoder(self, data_shape: tuple[int, ...], latent_dim: int, num_classes: int | None) -> nn.Module:
-        """x → q(z given x)."""
+        """x → q(z|x)."""
         kind = GaussianEncoder if self.network == "mlp" else ConvEncoder
         activation = ACTIVATIONS[self.activation]
         return kind(data_shape, latent_dim, self.widths(data_shape), activation, self.posterior, num_classes)
@@ -69,7 +69,7 @@ class Architecture:
     def decoder(
         self, likelihood: Likelihood, data_shape: tuple[int, ...], latent_dim: int, num_classes: int | None
     ) -> nn.Module:
-        """z → p(x given z)."""
+        """z → p(x|z)."""
         widths, activation = self.widths(data_shape)[::-1], ACTIVATIONS[self.activation]
         if self.network == "conv":
             return ConvDecoder(latent_dim, likelihood, data_shape, widths, activation, num_classes)

@@ -3,7 +3,7 @@
 ``model.model`` and ``model.guide`` are the two programs, callables for stock Pyro with one signature,
 ``program(x=None, *, num_data=1)``, the latent site ``"z"``, the observed site ``"x"``, and a plate ``"data"`` over the
 batch given.  A :class:`~pyrovae.models.tractable.TractableModel` has in closed form, in plain torch and independent of
-Pyro, also log p(x) and p(z given x).
+Pyro, also log p(x) and p(z|x).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from pyrovae.data import Observations, as_observations
 from pyrovae.data.observations import Support
-from pyrovae.seeding import seeded
+from pyrovae.engine.seeding import seeded
 
 Missing = Literal["error", "nan"]
 
@@ -47,7 +47,7 @@ class Program(PyroModule):
 
 
 class LatentVariableModel(nn.Module):
-    """A generative model p(z) p(x given z) beside a guide q(z given x).
+    """A generative model p(z) p(x|z) beside a guide q(z|x).
 
     Attributes:
         model: The generative program, holding θ.
@@ -57,10 +57,10 @@ class LatentVariableModel(nn.Module):
             unknown.
         missing: ``"nan"`` where a NaN among the data is a value not observed, and p(x) is the marginal of the observed
             ones; ``"error"`` where it is refused.  The Pyro programs take complete data alone.
-        num_classes: Number of classes K where the model is p(x given y), conditional on labels y in {0, …, K − 1}; None
+        num_classes: Number of classes K where the model is p(x|y), conditional on labels y in {0, …, K − 1}; None
             where it is p(x).
-        is_density: Whether p(x given z) is a density or a mass at all; a loss under its name is not.
-        decoded_floats: Numbers that p(x given z) holds for each datum, if more than x itself has; else None.
+        is_density: Whether p(x|z) is a density or a mass at all; a loss under its name is not.
+        decoded_floats: Numbers that p(x|z) holds for each datum, if more than x itself has; else None.
         config: The constructor's arguments as plain values, so that a saved model can be built again; None where
             modules of the user's own are part of it.
     """
@@ -130,7 +130,7 @@ class LatentVariableModel(nn.Module):
         labels = data.labels if isinstance(data, Observations) else None
         if labels is None:
             raise ValueError(
-                f"`{name}` must carry labels for a model of p(x given y), got none; pass Observations(x, labels=y)."
+                f"`{name}` must carry labels for a model of p(x|y), got none; pass Observations(x, labels=y)."
             )
         return x, self._as_labels(labels, len(x), f"{name}.labels").to(x.device)
 
@@ -151,11 +151,11 @@ class LatentVariableModel(nn.Module):
     def sample(
         self, num_samples: int = 1, *, labels: Tensor | int | None = None, seed: int = 0
     ) -> tuple[Tensor, Tensor]:
-        """Ancestral samples: z from the prior, then x from p(x given z).
+        """Ancestral samples: z from the prior, then x from p(x|z).
 
         Args:
             num_samples: How many.
-            labels: For a model of p(x given y): y, shape (num_samples,), or one label for all; left out, the classes in
+            labels: For a model of p(x|y): y, shape (num_samples,), or one label for all; left out, the classes in
                 turn, 0, 1, … and round again.
             seed: Seed of the draws.
 
@@ -169,7 +169,7 @@ class LatentVariableModel(nn.Module):
     def sample_means(
         self, num_samples: int = 1, *, labels: Tensor | int | None = None, seed: int = 0
     ) -> tuple[Tensor, Tensor]:
-        """E[x given z] at z drawn from the prior: smoother than :meth:`sample`, and *not* samples of the model.
+        """E[x|z] at z drawn from the prior: smoother than :meth:`sample`, and *not* samples of the model.
 
         The same seed gives the same z as :meth:`sample`.
 
@@ -208,7 +208,7 @@ class LatentVariableModel(nn.Module):
     def share_at_floor(self, data: Observations | Tensor) -> Tensor:
         """Of the D variances that p(x) has about each datum, the share at the floor, shape (N,).
 
-        They are those of p(x given z) at the mean of q(z given x), or of the component that x most likely comes from;
+        They are those of p(x|z) at the mean of q(z|x), or of the component that x most likely comes from;
         of a Gaussian that is no product over dimensions, the eigenvalues of its covariance.
 
         Raises:
@@ -235,7 +235,7 @@ class LatentVariableModel(nn.Module):
 
 
 class AmortizedGuide(Program):
-    """z ~ q(z given x) = encoder(x); a discrete z is marked for enumeration."""
+    """z ~ q(z|x) = encoder(x); a discrete z is marked for enumeration."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
@@ -243,7 +243,7 @@ class AmortizedGuide(Program):
 
     def forward(self, x: Tensor | None = None, *, num_data: int = 1) -> Tensor:
         if x is None:
-            raise ValueError("`x` must be given to an amortized guide, got None; q(z given x) needs data.")
+            raise ValueError("`x` must be given to an amortized guide, got None; q(z|x) needs data.")
         q = self.encoder(x)
         infer: InferDict = {"enumerate": "parallel"} if q.has_enumerate_support else {}
         with pyro.plate("data", len(x), dim=-1):

@@ -46,7 +46,7 @@ class BernoulliMixture(Mixture):
         floor: ε, every probability is in [ε, 1 − ε]; without it a pixel that is always off in a component would make
             held-out data with that pixel on impossible.
         missing: ``"nan"`` lets a NaN stand for a value that was not observed.
-        encoder: For an amortized q(z given x), as for :class:`~pyrovae.GaussianMixture`.
+        encoder: For an amortized q(z|x), as for :class:`~pyrovae.GaussianMixture`.
         dtype: Type of the parameters.
 
     Raises:
@@ -119,7 +119,7 @@ class BernoulliMixture(Mixture):
         return self.model.logits.log_softmax(0)[:, None] + log_likelihood
 
     def _moments_given_observed(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """P(x = 1 given the observed), p, and p(1 − p)."""
+        """P(x = 1|the observed), p, and p(1 − p)."""
         p = self._log_joint(x).softmax(0).T @ self.probs
         return p, p * (1 - p)
 

@@ -74,7 +74,7 @@ def _over_images(layers: nn.Module, x: Tensor) -> Tensor:
 
 
 class ConvEncoder(GaussianPosterior):
-    """q(z given x) = Normal(μ(x), Σ(x)) by convolutions; with classes, q(z given x, y).
+    """q(z|x) = Normal(μ(x), Σ(x)) by convolutions; with classes, q(z|x, y).
 
     Args:
         data_shape: (channels, height, width).
@@ -122,7 +122,7 @@ class ConvEncoder(GaussianPosterior):
 
 
 class ConvDecoder(nn.Module):
-    """p(x given z): transposed convolutions under the head of a likelihood; with classes, p(x given z, y).
+    """p(x|z): transposed convolutions under the head of a likelihood; with classes, p(x|z, y).
 
     The outputs of the head come from the last transposed convolution, with a bias for every output and pixel, so that
     they can start at the data.

@@ -18,7 +18,7 @@ class FactorAnalysis(LinearGaussian):
         floor: ε, the lower bound of every noise variance, in squared units of the data.  The likelihood is unbounded
             without it: a factor may take one dimension's variance whole (a Heywood case).
         missing: ``"nan"`` lets a NaN stand for a value that was not observed.
-        encoder: For a learned q(z given x), as for :class:`~pyrovae.PPCA`.
+        encoder: For a learned q(z|x), as for :class:`~pyrovae.PPCA`.
         dtype: Type of the parameters.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Where variances lie at their floor ε, and p(x given z) under a higher floor.
+"""Where variances lie at their floor ε, and p(x|z) under a higher floor.
 
 A variance is at the floor if it is less than a tenth above it: what it would be without the floor, nobody knows.
 """
@@ -17,7 +17,7 @@ from pyrovae.models.distributions import Reshaped
 AT_FLOOR = 1.1  # times ε, up to which a variance is at the floor
 
 
-def held_up(variances: Tensor, floor: float) -> Tensor:
+def share_at_floor(variances: Tensor, floor: float) -> Tensor:
     """The share of the last dimension that is at the floor, shape (...)."""
     return (variances <= AT_FLOOR * floor).double().mean(-1)
 
@@ -70,7 +70,7 @@ def shrunk(weight: Tensor, noise: Tensor, higher_noise: Tensor) -> Tensor:
 
 
 class RaisedFloor(nn.Module):
-    """A decoder under a higher floor: p(x given z) is Gaussian, with no variance below it."""
+    """A decoder under a higher floor: p(x|z) is Gaussian, with no variance below it."""
 
     def __init__(self, decoder: nn.Module, floor: float) -> None:
         super().__init__()

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.models.base import AmortizedGuide, Missing, Program, check_floor, check_missing
-from pyrovae.models.kernels import lower_triangular_product, symmetric_product
+from pyrovae.models.linear_algebra import lower_triangular_product, symmetric_product
 from pyrovae.models.missing import ConditionalGaussians, column_means, fill_columns
-from pyrovae.models.mixture import HELD_UP, MarginalGuide, Mixture, start_clusters
+from pyrovae.models.mixture import SUPPORTED_BY_FLOOR, MarginalGuide, Mixture, start_clusters
 from pyrovae.models.tractable import derived
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class GaussianMixture(Mixture):
             start from weights, means and covariances, see :meth:`from_parameters` and ``fit.em(..., warm_start=True)``.
         missing: ``"nan"`` lets a NaN stand for a value that was not observed: fits by EM, densities and posteriors are
             then those of the observed values.
-        encoder: For an amortized q(z given x): a module, x → ``Categorical`` (see ``networks.CategoricalEncoder``).
+        encoder: For an amortized q(z|x): a module, x → ``Categorical`` (see ``networks.CategoricalEncoder``).
             Left out, z is enumerated in the model, and the guide is empty.
         dtype: Type of the parameters; float64 unless you say otherwise.
 
@@ -457,11 +457,13 @@ class GaussianMixture(Mixture):
         own = self._of_one_form(scatter, statistics["mass"])
         if self.model.matrix_valued:
             whole = torch.einsum("k,kij->ij", share, scatter) + centred.T @ (centred * share[:, None])
-            flat = (torch.linalg.eigvalsh(own)[:, 0] < HELD_UP * self.floor) & (
+            flat = (torch.linalg.eigvalsh(own)[:, 0] < SUPPORTED_BY_FLOOR * self.floor) & (
                 torch.linalg.eigvalsh(whole)[0] > 10 * self.floor
             )
         else:
-            flat = ((own < HELD_UP * self.floor) & (share @ (scatter + centred.square()) > 10 * self.floor)).any(1)
+            flat = (
+                (own < SUPPORTED_BY_FLOOR * self.floor) & (share @ (scatter + centred.square()) > 10 * self.floor)
+            ).any(1)
         names = ["the tied covariance"] if self.covariance == "tied" else [f"component {k}" for k in range(len(flat))]
         return super().degeneracies(statistics) + [
             f"{names[k]} is held up by the floor, {self.floor:g}, in a direction in which the data vary"

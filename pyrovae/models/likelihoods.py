@@ -1,10 +1,10 @@
-"""Likelihoods p(x given z): small descriptions that build the head of a decoder.
+"""Likelihoods p(x|z): small descriptions that build the head of a decoder.
 
 A head maps features h to a distribution over x.  Every Gaussian covariance is bounded below by a floor, Σ ⪰ ε I,
 because a decoder that may let σ → 0 has an unbounded likelihood.
 
 =========================  =====================  ======================================================================
-likelihood                 data                   p(x given z)
+likelihood                 data                   p(x|z)
 =========================  =====================  ======================================================================
 ``Bernoulli``              0 and 1                a mass
 ``Gaussian``               real numbers           a density, independent over dimensions, σ from five places
@@ -45,7 +45,7 @@ class Likelihood(Protocol):
 
 @dataclass(frozen=True)
 class Bernoulli:
-    """p(x given z) = Π_d Bernoulli(x_d; logits_d(z)), a probability mass on {0, 1}^D.
+    """p(x|z) = Π_d Bernoulli(x_d; logits_d(z)), a probability mass on {0, 1}^D.
 
     Example:
         >>> import torch
@@ -63,7 +63,7 @@ class Bernoulli:
 
 @dataclass(frozen=True)
 class ContinuousBernoulli:
-    """p(x given z) = Π_d C(λ_d) exp(λ_d(z) x_d), a density on [0, 1]^D.
+    """p(x|z) = Π_d C(λ_d) exp(λ_d(z) x_d), a density on [0, 1]^D.
 
     What binary cross-entropy on grey pixels becomes once it is normalised.  Its only shape per pixel is its mean, and
     it never falls off steeply, so that it is no match for a Gaussian on data that are nearly black and white.
@@ -114,11 +114,11 @@ class CrossEntropyLoss:
 
 @dataclass(frozen=True)
 class Gaussian:
-    """p(x given z) = Normal(μ(z), σ²), independent over dimensions, with σ² ≥ floor.
+    """p(x|z) = Normal(μ(z), σ²), independent over dimensions, with σ² ≥ floor.
 
     A learned ``"shared"`` or ``"per_dim"`` σ² has a closed-form optimum given the rest, the mean squared error:
-    ``VAE.with_optimal_scale(data)`` sets it.  (Taking it anew from every batch, within the program, would let p(x given
-    z) depend on the x that it is to score: no density.)
+    ``VAE.with_optimal_scale(data)`` sets it.  (Taking it anew from every batch, within the program, would let p(x|z)
+    depend on the x that it is to score: no density.)
 
     Args:
         scale: Where σ comes from: a number (fixed), ``"shared"`` (one learned number), ``"per_dim"`` (one learned
@@ -158,7 +158,7 @@ class Gaussian:
 
 @dataclass(frozen=True)
 class LowRankGaussian:
-    """p(x given z) = Normal(μ(z), F(z)F(z)ᵀ + diag v(z)), v ≥ floor: noise that is correlated over dimensions.
+    """p(x|z) = Normal(μ(z), F(z)F(z)ᵀ + diag v(z)), v ≥ floor: noise that is correlated over dimensions.
 
     Args:
         rank: Columns of F.
@@ -192,7 +192,7 @@ class LowRankGaussian:
 
 @dataclass(frozen=True)
 class FullGaussian:
-    """p(x given z) = Normal(μ(z), A(z)A(z)ᵀ + ε I), A lower triangular: any covariance above the floor.
+    """p(x|z) = Normal(μ(z), A(z)A(z)ᵀ + ε I), A lower triangular: any covariance above the floor.
 
     The decoder has D(D + 1)/2 outputs for A, and every datum costs a Cholesky factorisation: for few dimensions.
 
@@ -224,7 +224,7 @@ class FullGaussian:
 class DiscretizedLogistic:
     """A probability mass on integer pixels v, seen as x = v/(levels − 1): a logistic variable, rounded.
 
-    P(x given z) = F((x + Δ/2 − μ(z))/s) − F((x − Δ/2 − μ(z))/s), Δ = 1/(levels − 1), the first and the last level
+    P(x|z) = F((x + Δ/2 − μ(z))/s) − F((x − Δ/2 − μ(z))/s), Δ = 1/(levels − 1), the first and the last level
     taking the tails, so that the masses sum to one.  Its likelihood is that of the integers themselves, and is ranked
     neither with densities nor with masses of binary pixels.
 

@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 
 from pyrovae.data import Observations
 from pyrovae.models.base import AmortizedGuide, Missing, Program, check_floor, check_missing, flat_dims
-from pyrovae.models.floors import held_up, shrunk
+from pyrovae.models.floors import share_at_floor, shrunk
 from pyrovae.models.missing import column_means, fill_columns
 from pyrovae.models.networks import LinearGaussianEncoder
 from pyrovae.models.tractable import TractableModel, derived, exact_guide
@@ -130,7 +130,7 @@ class LinearGaussian(TractableModel):
         if variances.ndim == 0:
             factors = torch.linalg.svdvals(self.weight).square()
             variances = pad(factors, (0, self.num_dims - self.latent_dim)) + variances
-        return held_up(variances, self.floor).expand(len(self.as_input(data)))
+        return share_at_floor(variances, self.floor).expand(len(self.as_input(data)))
 
     @torch.no_grad()
     def with_floor(self, floor: float) -> Self:
@@ -162,7 +162,7 @@ class LinearGaussian(TractableModel):
             return torch.cat([self._infer(chunk).log_prob for chunk in self._chunks(x)])
 
     def posterior(self, x: Observations | Tensor) -> dist.TorchDistribution:
-        """Exact p(z given x) = Normal(P⁻¹WᵀΨ⁻¹(x − μ), P⁻¹), P = I + WᵀΨ⁻¹W; batch shape (N,), event shape (L,)."""
+        """Exact p(z|x) = Normal(P⁻¹WᵀΨ⁻¹(x − μ), P⁻¹), P = I + WᵀΨ⁻¹W; batch shape (N,), event shape (L,)."""
         return self._posterior(self.as_input(x))
 
     def _posterior(self, x: Tensor) -> dist.TorchDistribution:
@@ -173,23 +173,23 @@ class LinearGaussian(TractableModel):
         return dist.MultivariateNormal(inferred.latent_mean, scale_tril=scale_tril, validate_args=False)
 
     def posterior_kl(self, x: Observations | Tensor) -> Tensor:
-        """Exact KL(p(z given x) ‖ p(z)) = ½(tr S + |m|² − L − log|S|), S the posterior covariance; (N,), nats."""
+        """Exact KL(p(z|x) ‖ p(z)) = ½(tr S + |m|² − L − log|S|), S the posterior covariance; (N,), nats."""
         inferred = self._infer(self.as_input(x))
         trace = inferred.covariance().diagonal(dim1=-2, dim2=-1).sum(-1)
         return 0.5 * (trace + inferred.latent_mean.square().sum(1) - self.latent_dim + inferred.log_det)
 
     def transform(self, x: Observations | Tensor) -> Tensor:
-        """E[z given x], shape (N, L)."""
+        """E[z|x], shape (N, L)."""
         return self._infer(self.as_input(x)).latent_mean
 
     def inverse_transform(self, z: Tensor) -> Tensor:
-        """E[x given z] = Wz + μ, shape (N, D)."""
+        """E[x|z] = Wz + μ, shape (N, D)."""
         if z.ndim != 2 or z.shape[1] != self.latent_dim:
             raise ValueError(f"`z` must have shape (N, {self.latent_dim}), got {tuple(z.shape)}.")
         return z.to(self.weight) @ self.weight.T + self.mean
 
     def reconstruct(self, x: Observations | Tensor) -> Tensor:
-        """E[x' given z] at z = E[z given x], shape (N, D)."""
+        """E[x'|z] at z = E[z|x], shape (N, D)."""
         return self.inverse_transform(self.transform(x))
 
     def _moments_given_observed(self, x: Tensor) -> tuple[Tensor, Tensor]:

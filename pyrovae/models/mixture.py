@@ -1,4 +1,4 @@
-"""What every mixture is: p(x) = Σ_k π_k p(x given k), with responsibilities p(k given x) by Bayes' rule."""
+"""What every mixture is: p(x) = Σ_k π_k p(x|k), with responsibilities p(k|x) by Bayes' rule."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 
 from pyrovae.data import Observations
 from pyrovae.models.base import Program, flat_dims
-from pyrovae.models.floors import held_up
-from pyrovae.models.kernels import chunk_rows
+from pyrovae.models.floors import share_at_floor
+from pyrovae.models.linear_algebra import chunk_rows
 from pyrovae.models.tractable import TractableModel
 
-HELD_UP = 0.1  # data flatter than this share of the floor are held up by it, rather than near it
+SUPPORTED_BY_FLOOR = 0.1  # data flatter than this share of the floor are supported by it, rather than near it
 START_STEPS = 10  # of Lloyd's algorithm, after the centres are drawn
 
 
@@ -48,7 +48,7 @@ class Mixture(TractableModel):
 
     @abstractmethod
     def _log_joint(self, x: Tensor) -> Tensor:
-        """log π_k + log p(x given k) for a chunk of data (n, D), shape (K, n)."""
+        """log π_k + log p(x|k) for a chunk of data (n, D), shape (K, n)."""
 
     @abstractmethod
     def _component_statistics(self, x: Tensor, responsibilities: Tensor) -> dict[str, Tensor]:
@@ -62,7 +62,7 @@ class Mixture(TractableModel):
     def share_at_floor(self, data: Observations | Tensor) -> Tensor:
         if self.covariance_floor is None:
             return super().share_at_floor(data)
-        return held_up(self._eigenvalues(), self.covariance_floor)[self.predict(data)]
+        return share_at_floor(self._eigenvalues(), self.covariance_floor)[self.predict(data)]
 
     @property
     def weights(self) -> Tensor:
@@ -72,22 +72,22 @@ class Mixture(TractableModel):
     # ------------------------------------------------------------------------------------------------- densities
 
     def log_prob(self, x: Observations | Tensor) -> Tensor:
-        """Exact log p(x) = log Σ_k π_k p(x given k), shape (N,), nats per datum; with missing values of the rest."""
+        """Exact log p(x) = log Σ_k π_k p(x|k), shape (N,), nats per datum; with missing values of the rest."""
         return self._log_joints(x).logsumexp(1)
 
     def posterior(self, x: Observations | Tensor) -> dist.Categorical:
-        """Exact p(z given x), the responsibilities: categorical over K, batch shape (N,)."""
+        """Exact p(z|x), the responsibilities: categorical over K, batch shape (N,)."""
         return dist.Categorical(logits=self._log_joints(x))
 
     def posterior_kl(self, x: Observations | Tensor) -> Tensor:
-        """Exact KL(p(z given x) ‖ p(z)) = Σ_k r_k log(r_k / π_k), shape (N,), nats."""
+        """Exact KL(p(z|x) ‖ p(z)) = Σ_k r_k log(r_k / π_k), shape (N,), nats."""
         posterior = self.posterior(x)
         log_ratio = posterior.logits - self.model.logits.log_softmax(0)
         return (posterior.probs * log_ratio.nan_to_num(0.0)).sum(1)
 
     @torch.no_grad()
     def predict_proba(self, x: Observations | Tensor) -> Tensor:
-        """Responsibilities p(z given x), shape (N, K)."""
+        """Responsibilities p(z|x), shape (N, K)."""
         return self.posterior(x).probs
 
     @torch.no_grad()
@@ -96,7 +96,7 @@ class Mixture(TractableModel):
         return self._log_joints(x).argmax(1)
 
     def _log_joints(self, data: Observations | Tensor) -> Tensor:
-        """log π_k + log p(x given k) of all data, shape (N, K), in chunks."""
+        """log π_k + log p(x|k) of all data, shape (N, K), in chunks."""
         with self.unchanged():
             return torch.cat([self._log_joint(chunk) for chunk in self._chunks(data)], dim=1).T
 

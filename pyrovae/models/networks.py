@@ -41,7 +41,7 @@ def with_labels(features: Tensor, y: Tensor | None, num_classes: int | None) -> 
 
 
 class GaussianPosterior(nn.Module):
-    """The last layer of an encoder: features → q(z given x), a Gaussian.
+    """The last layer of an encoder: features → q(z|x), a Gaussian.
 
     Args:
         num_features: Number of features.
@@ -85,7 +85,7 @@ def _kl_full_independent(q: FullNormal, p: Independent) -> Tensor:
 
 
 class GaussianEncoder(GaussianPosterior):
-    """q(z given x) = Normal(μ(x), Σ(x)) by a multilayer perceptron; with classes, q(z given x, y).
+    """q(z|x) = Normal(μ(x), Σ(x)) by a multilayer perceptron; with classes, q(z|x, y).
 
     Args:
         data_shape: Shape of one datum.
@@ -116,7 +116,7 @@ class GaussianEncoder(GaussianPosterior):
 
 
 class LinearGaussianEncoder(nn.Module):
-    """q(z given x) = Normal(Ax + b, S) with one covariance for all data: the family of PPCA's exact posteriors.
+    """q(z|x) = Normal(Ax + b, S) with one covariance for all data: the family of PPCA's exact posteriors.
 
     Args:
         num_dims: D.
@@ -147,7 +147,7 @@ class LinearGaussianEncoder(nn.Module):
 
 
 class CategoricalEncoder(nn.Module):
-    """q(z given x) = Categorical(softmax(f(x))) by a multilayer perceptron: amortized responsibilities.
+    """q(z|x) = Categorical(softmax(f(x))) by a multilayer perceptron: amortized responsibilities.
 
     Args:
         data_shape: Shape of one datum.
@@ -177,7 +177,7 @@ class CategoricalEncoder(nn.Module):
 
 
 class MLPDecoder(nn.Module):
-    """p(x given z): a multilayer perceptron under the head of a likelihood; with classes, p(x given z, y).
+    """p(x|z): a multilayer perceptron under the head of a likelihood; with classes, p(x|z, y).
 
     Args:
         latent_dim: L.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.models.base import Missing
-from pyrovae.models.kernels import chunk_rows, symmetric_product
+from pyrovae.models.linear_algebra import chunk_rows, symmetric_product
 from pyrovae.models.linear_gaussian import LinearGaussian
 
 MOST_LOST = 100.0  # squared mean over variance up to which moments about zero lose two digits of sixteen, at most
@@ -24,7 +24,7 @@ class PPCA(LinearGaussian):
         noise_variance: A given σ², at least ``floor``, which no fit changes; learned if left out.
         missing: ``"nan"`` lets a NaN stand for a value that was not observed: fits by EM, densities and posteriors are
             then those of the observed values.
-        encoder: For a learned q(z given x): a module, x → distribution over z.  With ``networks.LinearGaussianEncoder``
+        encoder: For a learned q(z|x): a module, x → distribution over z.  With ``networks.LinearGaussianEncoder``
             the model is a linear variational autoencoder.  Left out, the guide is the exact posterior, and the ELBO log
             p(x).
         dtype: Type of the parameters; float64 unless you say otherwise.
@@ -91,7 +91,7 @@ class PPCA(LinearGaussian):
         σ² is the mean of the D − L discarded eigenvalues, zeros included, and at least ε, unless it is given.  The
         covariance divides by N.  For N < D the eigenvectors come from the N×N Gram matrix.
 
-        With a ``beta`` the objective is E[log p(x given z)] − β KL, its q the best one.  Divided by β it is log p(x)
+        With a ``beta`` the objective is E[log p(x|z)] − β KL, its q the best one.  Divided by β it is log p(x)
         at the noise s = βσ², but for a term in s alone, so that W = U(Λ − βσ²I)₊^½: latents whose eigenvalue is below
         βσ² collapse.  Where ℓ latents do not, σ² = (sum of the other eigenvalues) / (D − βℓ).
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pyrovae.models.base import Program, check_floor
 from pyrovae.models.floors import shrunk
-from pyrovae.models.mixture import HELD_UP, MarginalGuide, Mixture, start_clusters
+from pyrovae.models.mixture import SUPPORTED_BY_FLOOR, MarginalGuide, Mixture, start_clusters
 from pyrovae.models.ppca import PPCA
 from pyrovae.models.tractable import derived
 
@@ -100,7 +100,7 @@ class PPCAMixture(Mixture):
 
     @torch.no_grad()
     def component(self, k: int) -> PPCA:
-        """Component k by itself: p(x given z = k), with p(its factors given x)."""
+        """Component k by itself: p(x|z = k), with p(its factors|x)."""
         ppca = PPCA(self.latent_dim, self.num_dims, self.floor, dtype=self.means.dtype).to(self.means.device)
         ppca.model.mean.copy_(self.means[k])
         ppca.model.weight.copy_(self.model.weight[k])
@@ -145,7 +145,7 @@ class PPCAMixture(Mixture):
         return torch.linalg.cholesky(identity + weight.mT @ weight / self.model.noise_variance()[:, None, None])
 
     def _factor_means(self, deviations: Tensor, k: int) -> Tensor:
-        """E[factors of component k given x] for deviations from its mean (n, D), shape (n, L)."""
+        """E[factors of component k|x] for deviations from its mean (n, D), shape (n, L)."""
         projected = (deviations @ self.model.weight[k]).T / self.model.noise_variance()[k]
         return torch.cholesky_solve(projected, self._precision_tril()[k]).T
 
@@ -223,7 +223,7 @@ class PPCAMixture(Mixture):
         own = self.model.weight.square().sum(2).mean(1) + self.model.noise_variance()
         varies = self.weights @ (own + spread) > 10 * self.floor
         share = self.latent_dim / self.num_dims  # of σ² = ε, which the factors' own uncertainty leaves in any case
-        flat = varies & (self._regression(statistics)[1] < (share + HELD_UP) * self.floor)
+        flat = varies & (self._regression(statistics)[1] < (share + SUPPORTED_BY_FLOOR) * self.floor)
         return super().degeneracies(statistics) + [
             f"the noise of component {k} is held up by the floor, {self.floor:g}"
             for k in flat.nonzero().flatten().tolist()

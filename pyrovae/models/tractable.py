@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pyrovae.data import Observations
 from pyrovae.models.base import AmortizedGuide, LatentVariableModel
-from pyrovae.models.kernels import chunk_rows
+from pyrovae.models.linear_algebra import chunk_rows
 
 Result = TypeVar("Result")
 
@@ -53,11 +53,11 @@ class TractableModel(LatentVariableModel, ABC):
 
     @abstractmethod
     def posterior(self, x: Observations | Tensor) -> pyro.distributions.Distribution:
-        """Exact p(z given x), batch shape (N,)."""
+        """Exact p(z|x), batch shape (N,)."""
 
     @abstractmethod
     def posterior_kl(self, x: Observations | Tensor) -> Tensor:
-        """Exact KL(p(z given x) ‖ p(z)), shape (N,), nats: what x tells of z.  With the exact posterior as guide, the
+        """Exact KL(p(z|x) ‖ p(z)), shape (N,), nats: what x tells of z.  With the exact posterior as guide, the
         reconstruction term of the ELBO is log p(x) + this."""
 
     def as_distribution(self) -> pyro.distributions.TorchDistribution:
@@ -86,7 +86,7 @@ class TractableModel(LatentVariableModel, ABC):
 
     @torch.no_grad()
     def impute(self, x: Observations | Tensor) -> tuple[Tensor, Tensor]:
-        """What is missing, from what is observed: E[x given the observed] and its variance.
+        """What is missing, from what is observed: E[x|the observed] and its variance.
 
         Args:
             x: Data with NaN for missing values, shape (N, D).
@@ -152,7 +152,7 @@ class TractableModel(LatentVariableModel, ABC):
 
 
 class ExactPosterior(nn.Module):
-    """The encoder that knows: x → the exact p(z given x) of a tractable model."""
+    """The encoder that knows: x → the exact p(z|x) of a tractable model."""
 
     def __init__(self, tractable: TractableModel) -> None:
         super().__init__()

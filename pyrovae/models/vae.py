@@ -1,6 +1,6 @@
-"""The variational autoencoder: p(x) = ∫ p(x given z) p(z) dz, with networks for p(x given z) and for q(z given x).
+"""The variational autoencoder: p(x) = ∫ p(x|z) p(z) dz, with networks for p(x|z) and for q(z|x).
 
-With classes it is the supervised, or conditional, one: p(x given y) = ∫ p(x given z, y) p(z) dz, and q(z given x, y).
+With classes it is the supervised, or conditional, one: p(x|y) = ∫ p(x|z, y) p(z) dz, and q(z|x, y).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from pyrovae.data import Observations
 from pyrovae.data.observations import Support
+from pyrovae.engine.seeding import seeded
 from pyrovae.models.architecture import Architecture, Network, output_for_two
 from pyrovae.models.base import AmortizedGuide, LatentVariableModel, Program, check_floor, check_whole
-from pyrovae.models.floors import RaisedFloor, held_up, noise_variances
+from pyrovae.models.floors import RaisedFloor, noise_variances, share_at_floor
 from pyrovae.models.heads import SCALES, GaussianHead
 from pyrovae.models.likelihoods import FullGaussian, Gaussian, Likelihood, LowRankGaussian
 from pyrovae.models.networks import Covariance, redraw_parameters
-from pyrovae.seeding import seeded
 
 DECODED_FLOATS = 2**22  # numbers decoded at once where a sum over data is taken
 FLOORED = (Gaussian, LowRankGaussian, FullGaussian)
@@ -56,11 +56,11 @@ class ConditionalVAEModel(VAEModel):
 
 
 class ConditionalGuide(AmortizedGuide):
-    """z ~ q(z given x, y) = encoder(x, y)."""
+    """z ~ q(z|x, y) = encoder(x, y)."""
 
     def forward(self, x: Tensor | None = None, y: Tensor | None = None, *, num_data: int = 1) -> Tensor:
         if x is None:
-            raise ValueError("`x` must be given to an amortized guide, got None; q(z given x, y) needs data.")
+            raise ValueError("`x` must be given to an amortized guide, got None; q(z|x, y) needs data.")
         y = _given_labels(y, len(x))
         with pyro.plate("data", len(x), dim=-1):
             return pyro.sample("z", self.encoder(x, y))
@@ -78,10 +78,10 @@ def _given_labels(y: Tensor | None, num_data: int | None) -> Tensor:
 
 
 class VAE(LatentVariableModel):
-    """Variational autoencoder: z ~ Normal(0, I), x ~ decoder(z); q(z given x) = encoder(x).
+    """Variational autoencoder: z ~ Normal(0, I), x ~ decoder(z); q(z|x) = encoder(x).
 
-    With ``num_classes`` it is conditional on labels y: x ~ decoder(z, y), q(z given x, y) = encoder(x, y).  Its
-    programs then take ``(x, y)``; data are Observations that carry labels; and every log p is log p(x given y).
+    With ``num_classes`` it is conditional on labels y: x ~ decoder(z, y), q(z|x, y) = encoder(x, y).  Its
+    programs then take ``(x, y)``; data are Observations that carry labels; and every log p is log p(x|y).
 
     Args:
         latent_dim: L.
@@ -178,12 +178,12 @@ class VAE(LatentVariableModel):
 
     @property
     def encoder(self) -> nn.Module:
-        """x → q(z given x); with classes, (x, y) → q(z given x, y)."""
+        """x → q(z|x); with classes, (x, y) → q(z|x, y)."""
         return cast(nn.Module, self.guide.encoder)
 
     @property
     def decoder(self) -> nn.Module:
-        """z → p(x given z); with classes, (z, y) → p(x given z, y)."""
+        """z → p(x|z); with classes, (z, y) → p(x|z, y)."""
         return cast(nn.Module, self.model.decoder)
 
     @property
@@ -202,11 +202,11 @@ class VAE(LatentVariableModel):
         shares = []
         for x, *y in zip(*(each.split(rows) for each in inputs), strict=True):
             p = evaluated.decoder(evaluated.encoder(x, *y).mean, *y)
-            shares.append(held_up(noise_variances(p), self._floor))
+            shares.append(share_at_floor(noise_variances(p), self._floor))
         return torch.cat(shares)
 
     def with_floor(self, floor: float) -> Self:
-        """A copy whose p(x given z) has its variances clipped at a higher floor; it cannot be saved."""
+        """A copy whose p(x|z) has its variances clipped at a higher floor; it cannot be saved."""
         if self._floor is None:
             return super().with_floor(floor)
         lifted = self.copy()

@@ -14,7 +14,7 @@ from pyrovae.plots.common import COLOURS, NORMAL, SMALL, WIDTH, Picture, number,
 
 
 class Board(Protocol):
-    """What :func:`scoreboard` reads of a :class:`pyrovae.scoreboard.Scoreboard`."""
+    """What :func:`scoreboard` reads of a :class:`pyrovae.scoreboard.comparison.Scoreboard`."""
 
     @property
     def rows(self) -> Sequence[Any]: ...

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from pyrovae.evaluate.annealed import Sandwich
+from pyrovae.evaluate.likelihood.annealed import Sandwich
 from pyrovae.plots.common import COLOURS, MARKERS, NORMAL, SMALL, WIDTH, Picture, number, tidy
 
 

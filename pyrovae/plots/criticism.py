@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from pyrovae.evaluate import CalibrationRanks, PredictiveCheck
+from pyrovae.evaluate import PredictiveCheck, SimulationBasedCalibration
 from pyrovae.plots.common import COLOURS, NORMAL, SMALL, WIDTH, check_count, grid, tidy, wrapped
 
 BAND = 0.95
@@ -25,14 +25,14 @@ MOST_REPLICATES = 10  # drawn as densities
 MOST_NUMBERS = 20_000  # of a data set, in a density
 
 
-def calibration(ranks: CalibrationRanks, *, most: int = 9) -> Figure:
+def calibration(ranks: SimulationBasedCalibration, *, most: int = 9) -> Figure:
     """The distribution of the true z among draws of q, less the uniform one that a calibrated q has, a panel a unit.
 
     A curve inside the band is what 95% of the calibrated guides show, for each unit by itself.  An S that falls behind
     means a q that is too wide, one that runs ahead at first a q that is too narrow; an arc means one that is shifted.
 
     Args:
-        ranks: What :func:`pyrovae.evaluate.calibration_ranks` gives.
+        ranks: What :func:`pyrovae.evaluate.simulation_based_calibration` gives.
         most: Most panels; those of the smallest p-values are shown.
 
     Returns:
@@ -43,7 +43,7 @@ def calibration(ranks: CalibrationRanks, *, most: int = 9) -> Figure:
 
     Example:
         >>> from pyrovae import PPCA, evaluate
-        >>> figure = calibration(evaluate.calibration_ranks(PPCA(2, (5,)), num_data=100))
+        >>> figure = calibration(evaluate.simulation_based_calibration(PPCA(2, (5,)), num_data=100))
         >>> sorted(axes.get_title().split(",")[0] for axes in figure.axes)
         ['z[0]', 'z[1]']
 
@@ -109,7 +109,7 @@ def predictive_check(check: PredictiveCheck) -> Figure:
         axes.set_ylim(bottom=0)
         axes.set_yticks([])
         tidy(axes)
-    drawn = {"posterior": "z from q(z given x)", "prior": "z from the prior"}[check.latents]
+    drawn = {"posterior": "z from q(z|x)", "prior": "z from the prior"}[check.latents]
     count = len(next(iter(check.replicated.values())))
     figure.suptitle(f"The data beside {count:,} replicates, {drawn}", fontsize=10)
     _legend(figure, first)

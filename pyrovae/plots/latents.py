@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyrovae.data import Observations, as_observations
-from pyrovae.evaluate.latents import encode, is_continuous, posteriors
+from pyrovae.evaluate.latents.encoding import encode, is_continuous, posteriors
 from pyrovae.models.base import LatentVariableModel
 from pyrovae.plots.common import (
     CLASS_COLOURS,
@@ -32,7 +32,7 @@ from pyrovae.plots.common import (
 
 
 def latents(models: Mapping[str, Entry], data: Observations | Tensor, *, num_axes: int = 2) -> Figure:
-    """E[z given x] of data under every model with a continuous z, one panel a model, each point its label.
+    """E[z|x] of data under every model with a continuous z, one panel a model, each point its label.
 
     The exact posterior mean where the model has one, else the encoder's.  With more latents than axes, the first
     principal axes of the means, with their shares of the variance; with one, the mean against the data in order of
@@ -56,7 +56,7 @@ def latents(models: Mapping[str, Entry], data: Observations | Tensor, *, num_axe
         >>> d = data.load("digits")
         >>> figure = latents({"PPCA": fit.closed_form(PPCA(2, (64,)), d.train)}, d.test)
         >>> figure.axes[0].get_xlabel()
-        'E[$z_1$ given x]'
+        'E[$z_1$|x]'
     """
     check_models(models)
     if num_axes not in (2, 3):
@@ -86,7 +86,7 @@ def latents(models: Mapping[str, Entry], data: Observations | Tensor, *, num_axe
         axes = panels[number]
         _latent_panel(axes, z, shown.labels, 3 if axes.name == "3d" else 2)
         axes.set_title(f"{wrapped(name, 40)}\n({kind})", fontsize=NORMAL)
-    title = wrapped(f"Latent means E[z given x] of {len(shown):,} data, {observations.space.reference}", 90)
+    title = wrapped(f"Latent means E[z|x] of {len(shown):,} data, {observations.space.reference}", 90)
     if skipped:
         title += "\n" + wrapped(f"left out, {'; '.join(skipped)}", 90)
     figure.suptitle(title, fontsize=10)
@@ -120,7 +120,7 @@ def scatter_by_class(axes: Any, points: Tensor, labels: Tensor | None, size: flo
 
 
 def _latent_means(model: LatentVariableModel, data: Observations) -> tuple[Tensor | None, str]:
-    """E[z given x], shape (N, L), and whose it is; None where z is discrete."""
+    """E[z|x], shape (N, L), and whose it is; None where z is discrete."""
     if not is_continuous(next(posteriors(model, data[:1]))):
         return None, "z is discrete"
     kind = "exact posterior means" if hasattr(model, "posterior") else "means of the encoder"
@@ -145,13 +145,13 @@ def _latent_panel(axes: Any, z: Tensor, labels: Tensor | None, num_axes: int) ->
         if labels is not None:
             order[labels.cpu().argsort(stable=True)] = order.clone()
         points = torch.stack([z[:, 0], order], dim=1)
-        names = ["E[z given x]", "datum" if labels is None else "datum, in order of class"]
+        names = ["E[z|x]", "datum" if labels is None else "datum, in order of class"]
     elif z.shape[1] == num_axes:
-        points, names = z, [f"E[$z_{i + 1}$ given x]" for i in range(num_axes)]
+        points, names = z, [f"E[$z_{i + 1}$|x]" for i in range(num_axes)]
     else:
         centre, axes_of, shares = principal_axes(z, num_axes)
         points = (z - centre) @ axes_of
-        within = "principal axis {} of E[z given x] ({:.0%} of variance)" if num_axes == 2 else "axis {} ({:.0%})"
+        within = "principal axis {} of E[z|x] ({:.0%} of variance)" if num_axes == 2 else "axis {} ({:.0%})"
         names = [within.format(i + 1, share) for i, share in enumerate(shares)]
     for name, side in zip(names, "xyz", strict=False):
         getattr(axes, f"set_{side}label")(name, fontsize=NORMAL)

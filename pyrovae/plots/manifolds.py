@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pyrovae import evaluate
 from pyrovae.data import Observations, Space, as_observations
-from pyrovae.evaluate.decoding import grid_side
+from pyrovae.evaluate.samples.decoding import grid_side
 from pyrovae.models.base import LatentVariableModel
 from pyrovae.plots.common import (
     NORMAL,
@@ -46,7 +46,7 @@ def manifold(
     units: tuple[int, int] = (0, 1),
     labels: int | None = None,
 ) -> Figure:
-    """E[x given z] over a grid of two latents, one panel a model; other latents are held at 0.
+    """E[x|z] over a grid of two latents, one panel a model; other latents are held at 0.
 
     Args:
         models: Name → model of ``data`` with at least two continuous latents, or fit result.
@@ -54,7 +54,7 @@ def manifold(
         num_steps: Images along each side.
         extent: Even steps up to so many standard deviations of the prior, or None for its quantiles.
         units: Which latents run along the horizontal and the vertical axis.
-        labels: The class that is shown, of models of p(x given z, y).
+        labels: The class that is shown, of models of p(x|z, y).
 
     Returns:
         The figure; the ticks are values of z.
@@ -75,7 +75,7 @@ def manifold(
     for axes, (name, (model, space)) in zip(panels, seen.items(), strict=True):
         _draw(axes, model, space, observations, limits, num_steps, extent, units, labels)
         axes.set_title(wrapped(name, 40), fontsize=NORMAL)
-    figure.suptitle(wrapped(f"E[x given z] over z: {observations.space.reference}", 90), fontsize=10)
+    figure.suptitle(wrapped(f"E[x|z] over z: {observations.space.reference}", 90), fontsize=10)
     figure.supxlabel(_said(extent, labels, seen), fontsize=SMALL)
     return figure
 
@@ -91,7 +91,7 @@ def clouds_and_manifolds(
 ) -> Figure:
     """Codes of data against the prior, above the manifold of the decoder: what a weight β does to either.
 
-    A decoder is trained at draws of q(z given x), and generates from draws of p(z).  Where the cloud of the first is
+    A decoder is trained at draws of q(z|x), and generates from draws of p(z).  Where the cloud of the first is
     wider than the prior or has holes, generation meets z that training never did; where it is the prior whatever x is,
     z says nothing, and the manifold is one image.
 
@@ -101,7 +101,7 @@ def clouds_and_manifolds(
         num_steps, extent, units, labels: As for :func:`manifold`; with a label, only data of that class are coded.
 
     Returns:
-        The figure, three models a line: above, one draw z ~ q(z given x) for each datum, and circles that hold 50% and
+        The figure, three models a line: above, one draw z ~ q(z|x) for each datum, and circles that hold 50% and
         95% of the prior; below, the manifold.
 
     Raises:
@@ -129,7 +129,7 @@ def clouds_and_manifolds(
         every[2 * line, column].remove()
         every[2 * line + 1, column].remove()
     reference = observations.space.reference
-    figure.suptitle(wrapped(f"Above z ~ q(z given x), below E[x given z] over z: {reference}", 90), fontsize=10)
+    figure.suptitle(wrapped(f"Above z ~ q(z|x), below E[x|z] over z: {reference}", 90), fontsize=10)
     said = f"Circles hold {MASSES[0]:.0%} and {MASSES[1]:.0%} of the prior. " + _said(extent, labels, seen)
     figure.supxlabel(wrapped(said, 105), fontsize=SMALL)
     class_legend(figure, every[0, 0], beside=True)

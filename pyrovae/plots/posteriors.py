@@ -1,4 +1,4 @@
-"""What p(z given x) looks like, beside what q makes of it."""
+"""What p(z|x) looks like, beside what q makes of it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyrovae.data import Observations, as_observations
-from pyrovae.evaluate.integration import PosteriorGrid, posterior_grid
-from pyrovae.evaluate.latents import posteriors
+from pyrovae.evaluate.latents.encoding import posteriors
+from pyrovae.evaluate.likelihood.quadrature import PosteriorGrid, posterior_grid
 from pyrovae.models.base import LatentVariableModel, Program
 from pyrovae.plots.common import COLOURS, NORMAL, SMALL, WIDTH, check_count, grid
 
@@ -30,7 +30,7 @@ def posterior_contours(
     most: int = 6,
     tolerance: float = 1e-4,
 ) -> Figure:
-    """p(z given x) by quadrature, filled, and the guide's q(z given x), dashed, one panel a datum.
+    """p(z|x) by quadrature, filled, and the guide's q(z|x), dashed, one panel a datum.
 
     With two latents, regions of highest density that hold 30, 68 and 95% of the mass of either; with one, the
     densities. Both are seen over the part of z where the posterior or q has its mass.
@@ -78,7 +78,7 @@ def posterior_contours(
         axes.set_ylabel("density" if num_latents == 1 else "$z_2$", fontsize=NORMAL)
     shares = ", ".join(f"{mass:.0%}" for mass in reversed(MASSES))
     inside = f"; regions of {shares} of the mass" if num_latents == 2 else ""
-    figure.suptitle(f"p(z given x) by quadrature, filled; q(z given x), dashed{inside}", fontsize=10)
+    figure.suptitle(f"p(z|x) by quadrature, filled; q(z|x), dashed{inside}", fontsize=10)
     return figure
 
 
@@ -102,8 +102,8 @@ def _window(coarse: PosteriorGrid, means: Tensor, deviations: Tensor) -> tuple[T
 
 def _curves(axes: Axes, exact: Tensor, by_guide: Tensor, z: Tensor) -> None:
     """Densities over one latent."""
-    axes.fill_between(z[:, 0].numpy(), exact.exp().numpy(), color=EXACT, alpha=0.35, label="p(z given x)")
-    axes.plot(z[:, 0].numpy(), by_guide.exp().numpy(), color=GUIDE, linestyle="--", label="q(z given x)")
+    axes.fill_between(z[:, 0].numpy(), exact.exp().numpy(), color=EXACT, alpha=0.35, label="p(z|x)")
+    axes.plot(z[:, 0].numpy(), by_guide.exp().numpy(), color=GUIDE, linestyle="--", label="q(z|x)")
     axes.set_ylim(bottom=0)
 
 

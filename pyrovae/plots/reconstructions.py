@@ -27,7 +27,7 @@ STEPS = (-2, -1, 0, 1, 2)  # standard deviations from the mean
 
 
 def reconstructions(models: Mapping[str, Entry], data: Observations | Tensor, *, num_images: int = 10) -> Figure:
-    """Images above what is left of them after z: E[x given z] at the mean z of q(z given x).
+    """Images above what is left of them after z: E[x|z] at the mean z of q(z|x).
 
     Args:
         models: Name → model of ``data`` with a continuous z, or fit result, which sees the data as it was fitted to.
@@ -57,14 +57,14 @@ def reconstructions(models: Mapping[str, Entry], data: Observations | Tensor, *,
         for name, (model, space) in seen.items()
     }
     rows = [Row("data x", real)]
-    rows += [Row(f"{wrapped(name, 24)}\nE[x given z]", x, first=len(made) > 1) for name, x in made.items()]
-    said = "Below each datum its reconstruction, the mean at z = E[z given x]. "
+    rows += [Row(f"{wrapped(name, 24)}\nE[x|z]", x, first=len(made) > 1) for name, x in made.items()]
+    said = "Below each datum its reconstruction, the mean at z = E[z|x]. "
     title = f"Data and reconstructions: {few.space.reference}"
     return image_rows(rows, image_shape, limits, title, said + caption(limits, image_shape, made, seen))[0]
 
 
 def strips(models: Mapping[str, Entry], data: Observations | Tensor, *, num_samples: int = 8, seed: int = 0) -> Figure:
-    """From μ − 2σ to μ + 2σ of p(x given z), at z drawn from the prior: five panels above one another for every z.
+    """From μ − 2σ to μ + 2σ of p(x|z), at z drawn from the prior: five panels above one another for every z.
 
     A sample has noise of its own in every pixel; these images move all pixels together, which no sample of independent
     pixels does.  They show where the model is sure.
@@ -103,12 +103,12 @@ def strips(models: Mapping[str, Entry], data: Observations | Tensor, *, num_samp
             label = f"μ {sign} {abs(k) if abs(k) > 1 else ''}σ" if k else f"{wrapped(name, 24)}   μ"
             rows.append(Row(label, x, first=k == STEPS[0] and len(seen) > 1))
     said = "A column has one z ~ p(z); μ and σ are the mean and the standard deviation of every pixel given z. "
-    title = f"Means and standard deviations of p(x given z): {few.space.reference}"
+    title = f"Means and standard deviations of p(x|z): {few.space.reference}"
     return image_rows(rows, image_shape, limits, title, said + caption(limits, image_shape, made, seen))[0]
 
 
 def sigma_maps(models: Mapping[str, Entry], data: Observations | Tensor, *, num_images: int = 8) -> Figure:
-    """The standard deviation σ of p(x given z), pixel by pixel, below each datum and its reconstruction.
+    """The standard deviation σ of p(x|z), pixel by pixel, below each datum and its reconstruction.
 
     Args:
         models: Name → model of ``data`` with a continuous z, or fit result.
@@ -138,8 +138,8 @@ def sigma_maps(models: Mapping[str, Entry], data: Observations | Tensor, *, num_
             Row(f"{wrapped(name, 24)}\nμ(z)", made[name], first=True),
             Row("σ(z)", sigma, colours="cividis", limits=(0.0, top)),
         ]
-    said = "At z = E[z given x]. σ in the units of x, dark where the model is sure. "
-    title = f"Standard deviations of p(x given z): {few.space.reference}"
+    said = "At z = E[z|x]. σ in the units of x, dark where the model is sure. "
+    title = f"Standard deviations of p(x|z): {few.space.reference}"
     rows = [Row("data x", real), *maps]
     figure, every = image_rows(rows, image_shape, limits, title, said + caption(limits, image_shape, made, seen))
     for axes in every[2::2]:

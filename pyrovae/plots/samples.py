@@ -36,7 +36,7 @@ def samples(
 ) -> Figure:
     """What the models generate, beside real data.
 
-    Images: a row of data, and for every model a row of samples x ~ p(x given z) and a row of means E[x given z] at the
+    Images: a row of data, and for every model a row of samples x ~ p(x|z) and a row of means E[x|z] at the
     same z.  The means look better, and are *not* samples of the model: its likelihood is that of the samples.  Other
     data: a scatter of samples over data, on the first two principal axes of the data.
 
@@ -83,8 +83,8 @@ def _image_samples(
         means = seen_from(model.sample_means(num_samples, seed=seed)[0], space, data, reference)
         title = wrapped(name, 24)
         rows += [
-            Row(f"{title}\nx ~ p(x given z)", drawn, first=True),
-            Row(f"{title}\nE[x given z], not samples", means),
+            Row(f"{title}\nx ~ p(x|z)", drawn, first=True),
+            Row(f"{title}\nE[x|z], not samples", means),
         ]
         generated[name] = torch.cat([drawn, means])
     limits = grey_limits(real)
@@ -132,7 +132,7 @@ def _scatter_samples(models: Seen, data: Observations, seed: int) -> Figure:
                 marker="x",
                 color=COLOURS[0],
                 linewidths=0.9,
-                label="samples, x ~ p(x given z)",
+                label="samples, x ~ p(x|z)",
             )
             axes.set_ylim(low[1].item(), high[1].item())
         axes.set_xlim(low[0].item(), high[0].item())
@@ -148,7 +148,7 @@ def _histograms(axes: Axes, real: Tensor, x: Tensor, low: float, high: float) ->
     """Scalar data: histograms on common bins."""
     shared: dict[str, Any] = {"bins": 40, "range": (low, high), "density": True}
     axes.hist(real.numpy(), color="0.8", label="data", **shared)
-    axes.hist(x.numpy(), histtype="step", color=COLOURS[0], linewidth=1.4, label="samples, x ~ p(x given z)", **shared)
+    axes.hist(x.numpy(), histtype="step", color=COLOURS[0], linewidth=1.4, label="samples, x ~ p(x|z)", **shared)
     axes.set_ylabel("density", fontsize=NORMAL)
     tidy(axes)
 

@@ -25,7 +25,7 @@ class History(Protocol):
 
 
 def rate_distortion(terms: Mapping[str, ELBOTerms]) -> Figure:
-    """Distortion −E_q[log p(x given z)] against rate KL(q(z given x) ‖ p(z)), one point a model, in the order given.
+    """Distortion −E_q[log p(x|z)] against rate KL(q(z|x) ‖ p(z)), one point a model, in the order given.
 
     The ELBO is minus their sum, so models on one falling line have equal ELBO, and the best is the lowest line.  A
     weight β on the rate moves a model along the frontier: to the left, and upwards, with rising β.
@@ -46,7 +46,7 @@ def rate_distortion(terms: Mapping[str, ELBOTerms]) -> Figure:
         >>> fits = {f"q = {q}": fit.closed_form(PPCA(q, (64,)), d.train).model for q in (2, 8)}
         >>> figure = rate_distortion({name: evaluate.elbo_terms(ppca, d.test, 10) for name, ppca in fits.items()})
         >>> figure.axes[0].get_xlabel()
-        'rate KL(q(z given x) ‖ p(z)), nats per datum'
+        'rate KL(q(z|x) ‖ p(z)), nats per datum'
 
     Reference:
         Alemi, Poole, Fischer, Dillon, Saurous and Murphy (2018), Fixing a broken ELBO.
@@ -74,8 +74,8 @@ def rate_distortion(terms: Mapping[str, ELBOTerms]) -> Figure:
     axes.margins(0.14)
     axes.set_xlim(left=max(axes.get_xlim()[0], min(0.0, rate.min())))
     axes.set_title("dotted: equal ELBO = −(rate + distortion), better towards lower left", loc="left", fontsize=NORMAL)
-    axes.set_xlabel("rate KL(q(z given x) ‖ p(z)), nats per datum", fontsize=NORMAL)
-    axes.set_ylabel("distortion −E[log p(x given z)], nats per datum", fontsize=NORMAL)
+    axes.set_xlabel("rate KL(q(z|x) ‖ p(z)), nats per datum", fontsize=NORMAL)
+    axes.set_ylabel("distortion −E[log p(x|z)], nats per datum", fontsize=NORMAL)
     axes.tick_params(labelsize=SMALL)
     tidy(axes)
     _equal_elbo(axes)

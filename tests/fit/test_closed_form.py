@@ -158,7 +158,7 @@ def test_data_of_low_rank(noise):
 
 
 def beta_elbo(weight, mean, noise, x, beta):
-    """E_q log p(x given z) − β KL, mean over data, at the best q: Normal(S Wᵀ(x − μ)/(βσ²), S⁻¹ = I + WᵀW/(βσ²))."""
+    """E_q log p(x|z) − β KL, mean over data, at the best q: Normal(S Wᵀ(x − μ)/(βσ²), S⁻¹ = I + WᵀW/(βσ²))."""
     identity = torch.eye(weight.shape[1], dtype=x.dtype)
     covariance = torch.linalg.inv(identity + weight.T @ weight / (beta * noise))
     loc = (x - mean) @ weight @ covariance / (beta * noise)

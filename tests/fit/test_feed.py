@@ -7,8 +7,8 @@ import torch
 
 from pyrovae import PPCA, VAE, Bernoulli, fit
 from pyrovae.data import Observations
+from pyrovae.engine.processes import ProcessGroup
 from pyrovae.fit.feed import InMemory, Streamed, feed
-from pyrovae.processes import Processes
 
 D, N, BATCH = 6, 53, 8
 ROW = 4 * D  # bytes of a datum
@@ -143,7 +143,7 @@ def test_no_more_than_the_budget_is_on_the_device_at_any_time(monkeypatch):
 def test_processes_stream_together_or_not_at_all(grey):
     """Where the memory of one is short, as that of another's GPU may be."""
 
-    class Short(Processes):
+    class Short(ProcessGroup):
         def gathered(self, value):
             return [value, True]
 

@@ -80,7 +80,7 @@ class _Function(nn.Module):
 
 @pytest.mark.parametrize("elbo", [Trace_ELBO, TraceMeanField_ELBO])
 def test_weight_beta_at_a_variance_is_weight_one_at_beta_times_the_variance(elbo, x):
-    """−log p(x given z) = |x − μ(z)|²/2σ² + constant: β times the loss at βσ² differs from that at σ² by a constant."""
+    """−log p(x|z) = |x − μ(z)|²/2σ² + constant: β times the loss at βσ² differs from that at σ² by a constant."""
     beta, sigma = 3.0, 0.7
     weighted, plain = small_vae(sigma), small_vae(sigma * math.sqrt(beta))
     plain.load_state_dict(weighted.state_dict())

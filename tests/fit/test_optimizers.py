@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from pyrovae import VAE, Bernoulli, fit
-from pyrovae.fit import training
 from pyrovae.fit.optimizers import NEGLIGIBLE, UPKEEP, forget_negligible
+from pyrovae.fit.steps import training
 
 TINY = torch.finfo(torch.float32).tiny
 

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pyrovae import VAE, Bernoulli, fit
-from pyrovae.fit.precision import LayersInBfloat16
+from pyrovae.engine.precision import LayersInBfloat16
 
 D = 8
 

@@ -1,4 +1,4 @@
-"""The supervised autoencoder, p(x given y): labels through programs, fits, evaluation and generation."""
+"""The supervised autoencoder, p(x|y): labels through programs, fits, evaluation and generation."""
 
 import copy
 import math
@@ -96,7 +96,7 @@ def test_chunks_do_not_change_the_weights(vae, labelled, chunk_size):
 
 
 def test_blocks_of_data_keep_their_labels(monkeypatch, vae, labelled):
-    monkeypatch.setattr("pyrovae.evaluate.importance.PAIRS", 8)  # two data a block
+    monkeypatch.setattr("pyrovae.evaluate.likelihood.importance.PAIRS", 8)  # two data a block
     terms = [evaluate.elbo_terms(vae, labelled[i : i + 2], 4) for i in (0, 2)]
     blocks = evaluate.elbo_terms(vae, labelled, 4)
     torch.testing.assert_close(blocks.elbo[:2], terms[0].elbo)
@@ -121,7 +121,7 @@ def test_programs_are_the_prior_the_decoder_and_the_encoder_given_labels(vae, la
 
 
 def test_marginal_over_labels_is_that_of_a_mixture_whose_components_are_known():
-    """z is ignored, so p(x given y) is a Gaussian about the mean of class y, and p(x) their mixture."""
+    """z is ignored, so p(x|y) is a Gaussian about the mean of class y, and p(x) their mixture."""
 
     class Means(nn.Module):
         def __init__(self):
@@ -189,7 +189,7 @@ def test_programs_refuse_labels_that_do_not_fit(vae, y):
             program(x)
         with pytest.raises(TypeError, match=r"`y` must be whole numbers, got torch.float32; convert"):
             program(x, torch.zeros(2))
-    with pytest.raises(ValueError, match=r"`x` must be given to an amortized guide, got None; q\(z given x, y\)"):
+    with pytest.raises(ValueError, match=r"`x` must be given to an amortized guide, got None; q\(z\|x, y\)"):
         vae.guide(y=torch.tensor([0]))
 
 
@@ -267,7 +267,7 @@ def test_the_scoreboard_says_what_is_given(fits, digits, tmp_path):
     told, not_told = (next(line for line in str(board).split("\n") if line.startswith(n)) for n in ("told", "not told"))
     assert "bound, given y" in told
     assert "given y" not in not_told
-    assert "given y: log p(x given y), the label told" in str(board)
+    assert "given y: log p(x|y), the label told" in str(board)
     assert "given y" not in str(compare({"not told": plain}, digits.test[:50], num_particles=20))
     board.save(tmp_path / "board")  # pictures, ArviZ files and models too
     assert (tmp_path / "board" / "models" / "told.pt").is_file()
@@ -289,7 +289,7 @@ def test_generation_by_label(vae):
 @pytest.mark.parametrize(
     ("labels", "error", "message"),
     [
-        (None, ValueError, r"`x` must carry labels for a model of p\(x given y\), got none; pass Observations\(x, lab"),
+        (None, ValueError, r"`x` must carry labels for a model of p\(x\|y\), got none; pass Observations\(x, lab"),
         (torch.zeros(7), TypeError, r"`x.labels` must be whole numbers, got torch.float32; convert them"),
         (torch.full((7,), K), ValueError, r"`x.labels` must be in 0, …, 2, got values from 3 to 3; number the classes"),
         (torch.full((7,), -1), ValueError, r"`x.labels` must be in 0, …, 2, got values from -1 to -1; number"),

@@ -8,8 +8,8 @@ from torch import nn
 from torch.distributions import kl_divergence
 
 from pyrovae import VAE, Gaussian
+from pyrovae.engine.seeding import seeded
 from pyrovae.models import networks
-from pyrovae.seeding import seeded
 
 ENCODERS = {
     "gaussian": lambda shape: networks.GaussianEncoder(shape, 2, hidden=(8,)),

@@ -10,13 +10,13 @@ from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO
 from scipy import stats
 from torch import nn
 
+import pyrovae
 from pyrovae import (
     PPCA,
     BernoulliMixture,
     FactorAnalysis,
     GaussianMixture,
     PPCAMixture,
-    checkpoint,
     exact_guide,
     fit,
 )
@@ -91,7 +91,7 @@ def dense(model):
 
 @torch.no_grad()
 def brute_log_joint(model, x):
-    """log π_k + log p(the observed entries given k), datum by datum, by scipy; (N, K)."""
+    """log π_k + log p(the observed entries|k), datum by datum, by scipy; (N, K)."""
 
     def component(k, datum):
         seen = ~datum.isnan()
@@ -191,7 +191,7 @@ def test_as_distribution_is_a_prior_in_a_program_of_ones_own(name):
 
 @every_model
 def test_posterior_kl_and_posterior_give_log_prob_back(name):
-    """E_q log p(x given z) − KL = log p(x), for the exact q: by the sum over z, or by the moments of a Gaussian z."""
+    """E_q log p(x|z) − KL = log p(x), for the exact q: by the sum over z, or by the moments of a Gaussian z."""
     model, x = build(name), data_for(name)
     if hasattr(model, "num_components"):
         joint, r = brute_log_joint(model, x), model.posterior(x).probs
@@ -510,7 +510,7 @@ def test_a_saved_model_is_the_same_to_the_last_bit(name, missing, tmp_path):
         pytest.skip("takes no missing values")
     model, x = build(name, **({"missing": "nan"} if missing == "nan" else {})), data_for(name)
     x = with_holes(x) if missing == "nan" else x
-    again = checkpoint.load(checkpoint.save(model, tmp_path / "model.pt"))
+    again = pyrovae.load(pyrovae.save(model, tmp_path / "model.pt"))
     assert again.config == model.config
     assert torch.equal(again.log_prob(x), model.log_prob(x))
     assert again.num_free_parameters == model.num_free_parameters

@@ -1,4 +1,4 @@
-"""The β-weighted ELBO, E_q[log p(x given z)] − β KL(q(z given x) ‖ p(z)), and its warm-up."""
+"""The β-weighted ELBO, E_q[log p(x|z)] − β KL(q(z|x) ‖ p(z)), and its warm-up."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class LatentScale(ScaleMessenger):
 class BetaELBO(ELBO):
     """The ELBO with β times its Kullback–Leibler term:
 
-        E_q[log p(x given z)] − β KL(q(z given x) ‖ p(z))  =  E_q[log p(x given z) + β log p(z) − β log q(z given x)],
+        E_q[log p(x|z)] − β KL(q(z|x) ‖ p(z))  =  E_q[log p(x|z) + β log p(z) − β log q(z|x)],
 
     so the latent sites of model and guide, whatever their names, are put under ``poutine.scale(scale=β)``, and ``elbo``
     does the rest.  It is a bound of log p(x) only for β ≥ 1.

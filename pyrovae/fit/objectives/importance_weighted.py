@@ -24,7 +24,7 @@ PARTICLES = "num_particles_vectorized"  # Pyro's name of the plate over particle
 class ImportanceWeightedELBO(ELBO):
     """The k-sample bound of log p(x), tighter the larger k, for models whose latents are local to a data plate:
 
-        Σ_n log (1/k) Σ_k w_nk,    w_nk = p(x_n, z_nk) / q(z_nk given x_n),    z_nk ~ q(z given x_n).
+        Σ_n log (1/k) Σ_k w_nk,    w_nk = p(x_n, z_nk) / q(z_nk|x_n),    z_nk ~ q(z|x_n).
 
     The mean over particles is taken for each datum apart; where the plate holds a subsample, the sum over its data is
     scaled by size / subsample_size afterwards, outside of the logarithm.  With one particle it is ``Trace_ELBO``.

@@ -1,0 +1,168 @@
+"""Where a model comes from: its data in plain values, enough to load them again, and to refuse others.
+
+A model alone does not know in which space it was fitted.  Saved beside it, a :class:`Provenance` brings what it
+generates back to the reference space without the data, and brings the data, once they are loaded again, to what the
+model sees.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self, cast
+
+import torch
+from torch import Tensor
+from torch.distributions import AffineTransform, ComposeTransform, Transform, identity_transform
+
+from pyrovae import data
+from pyrovae.data import DataSet, Observations, Space
+from pyrovae.data.loading import Logit
+
+OBSERVATIONS: dict[str, Any] = {"boolean": "binary", "integer": "integer", "real": "continuous"}
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+ROUNDING = 1e-5  # relative, of the magnitude of data in float32 that were brought to a view and back
+BLOCK = 1024  # data looked at together
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """The data that a model was fitted to.
+
+    Attributes:
+        name: As ``data.load`` was given it.
+        seed: Of the split, the noise and the binarization.
+        max_images: As ``data.load`` was given it.
+        dtype: ``"float32"`` or ``"float64"``.
+        image_shape: (channels, height, width) where a datum is an image, else None.
+        sizes: Numbers of data to train, validate and test.
+        magnitude: Mean of |x| over the test data in the reference space: other data of the same name are told by it.
+        space: What the model sees.
+
+    Example:
+        >>> digits = data.load("digits", transform="logit")
+        >>> provenance = Provenance.of(digits, "digits", seed=0)
+        >>> again = Provenance.from_plain(provenance.to_plain()).load().test
+        >>> bool((again.x - digits.test.x).abs().max() < 1e-4), again.space.transform_name
+        (True, 'logit, alpha 1e-06')
+    """
+
+    name: str
+    seed: int
+    max_images: int | None
+    dtype: str
+    image_shape: tuple[int, ...] | None
+    sizes: tuple[int, ...]
+    magnitude: float
+    space: Space
+
+    @classmethod
+    def of(cls, dataset: DataSet, name: str, *, seed: int, max_images: int | None = None) -> Self:
+        """What there is to say of a data set that ``data.load`` has given.
+
+        Args:
+            dataset: The data set.
+            name, seed, max_images: As they were given to ``data.load``.
+        """
+        test = dataset.test
+        return cls(
+            name=name,
+            seed=seed,
+            max_images=max_images,
+            dtype=str(test.x.dtype).removeprefix("torch."),
+            image_shape=test.image_shape,
+            sizes=tuple(0 if part is None else len(part) for part in dataset),
+            magnitude=sum(in_reference(x, test.space).abs().sum().item() for x in test.x.split(BLOCK)) / test.x.numel(),
+            space=test.space,
+        )
+
+    def load(self, name: str | None = None) -> DataSet:
+        """The data again, as the model sees them.
+
+        Args:
+            name: Where they are now, if they are a file that was moved; the file's name must be the same.
+
+        Raises:
+            ValueError: If they are other data.
+            FileNotFoundError: If they are not there.
+        """
+        name = self.name if name is None else name
+        if Path(name).name != Path(self.name).name:
+            raise ValueError(
+                f"`name` must be {Path(self.name).name!r}, the data that the model was fitted to, got {name!r}; no "
+                "Jacobian joins the spaces of different data: fit a model to these."
+            )
+        observations = OBSERVATIONS[cast(str, self.space.support)]
+        dtype = DTYPES[self.dtype]
+        loaded = data.load(name, observations=observations, max_images=self.max_images, seed=self.seed, dtype=dtype)
+        found = Provenance.of(loaded, name, seed=self.seed)
+        same = found.space.comparable_with(self.space) and found.sizes == self.sizes
+        if not (same and math.isclose(found.magnitude, self.magnitude, rel_tol=ROUNDING)):
+            raise ValueError(
+                f"`name` must lead to the data that the model was fitted to, {self._described()}, got "
+                f"{found._described()}; fit a model to these."
+            )
+        return DataSet(loaded.name, *(cast(Observations, part and part.in_space(self.space)) for part in loaded))
+
+    def to_plain(self) -> dict[str, Any]:
+        """Strings, numbers and lists only."""
+        space = {
+            **{name: getattr(self.space, name) for name in ("reference", "support", "levels", "transform_name")},
+            "transform": _steps(self.space.transform),
+        }
+        shape = None if self.image_shape is None else list(self.image_shape)
+        return {**self.__dict__, "image_shape": shape, "sizes": list(self.sizes), "space": space}
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Self:
+        """The provenance that :meth:`to_plain` described.
+
+        Raises:
+            ValueError: If it is no such description.
+        """
+        try:
+            space = dict(plain["space"])
+            space["transform"] = _transform(space["transform"])
+            shape = plain["image_shape"]
+            provenance = cls(**{**plain, "space": Space(**space)})
+            provenance = replace(provenance, image_shape=shape and tuple(shape), sizes=tuple(plain["sizes"]))
+            if provenance.space.support not in OBSERVATIONS or provenance.dtype not in DTYPES:
+                raise ValueError(f"{provenance.space.support}, {provenance.dtype}")
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError("`plain` must be what Provenance.to_plain gives, got something else.") from error
+        return provenance
+
+    def _described(self) -> str:
+        return (
+            f"{self.space.reference!r} ({self.space.support}) in parts of {', '.join(map(str, self.sizes))}, the last "
+            f"with mean |x| {self.magnitude:.6g}"
+        )
+
+
+def in_reference(x: Tensor, space: Space) -> Tensor:
+    """``x`` as seen in a space, brought back to the reference; float64, on the CPU."""
+    return space.transform.inv(x.detach().to("cpu", torch.float64))
+
+
+def _steps(transform: Transform) -> list[list[Any]]:
+    """A transform of ``data.load`` as names and numbers."""
+    match transform:
+        case ComposeTransform(parts=parts):
+            return [step for part in parts for step in _steps(part)]
+        case AffineTransform(loc=loc, scale=scale):
+            return [["affine", *(each.tolist() if isinstance(each, Tensor) else each for each in (loc, scale))]]
+        case Logit():
+            return [["logit"]]
+    raise ValueError(f"`space` must have a transform that data.load knows, got {type(transform).__name__}.")
+
+
+def _transform(steps: list[list[Any]]) -> Transform:
+    """The transform that :func:`_steps` described."""
+    makers: dict[str, Any] = {"affine": AffineTransform, "logit": Logit}
+    parts = [
+        makers[name](*(torch.tensor(each, dtype=torch.float64) if isinstance(each, list) else each for each in numbers))
+        for name, *numbers in steps
+    ]
+    return ComposeTransform(parts) if parts else identity_transform

@@ -1,0 +1,1 @@
+"""How things run, knowing no probability: capture and replay of graphs, processes, seeds, files, progress."""

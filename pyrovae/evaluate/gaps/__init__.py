@@ -1,0 +1,1 @@
+"""Where the ELBO loses: to the family of q, and to amortization."""

@@ -1,0 +1,268 @@
+"""Where the ELBO loses: to the family of q, and to the encoder that must serve every datum.
+
+log p(x) − ELBO[q] = (log p(x) − ELBO[q*]) + (ELBO[q*] − ELBO[q]), q* being the best q of its family for this one datum:
+the approximation gap and the amortization gap.  The whole is KL(q(z|x) ‖ p(z|x)), known exactly where the
+posterior is.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+
+from pyrovae.data import Observations
+from pyrovae.engine.seeding import block_seed, seeded
+from pyrovae.evaluate.gaps.exact import exact_kl, guide_and_posterior
+from pyrovae.evaluate.gaps.local import Family, GaussianPosteriors, as_gaussian, best_gaussians, log_weights_at
+from pyrovae.evaluate.latents.encoding import is_continuous, posteriors
+from pyrovae.evaluate.likelihood.importance import LogLikelihood
+from pyrovae.evaluate.likelihood.joint import Joint, evaluating, progress_bar
+from pyrovae.evaluate.likelihood.scoring import pairs_at_once
+from pyrovae.models.base import LatentVariableModel, Program, check_whole
+from pyrovae.models.tractable import TractableModel
+
+BLOCK = 256  # data whose q* are searched for together; part of the definition of what a seed gives
+
+
+@dataclass(frozen=True, eq=False)
+class ELBOGap:
+    """What the ELBO is short of log p(x), per datum, and why; nats, each shape (N,).
+
+    Attributes:
+        log_prob: log p(x), exact or the estimate given.
+        elbo: ELBO of the guide's q.
+        best_elbo: ELBO of q*, the best of ``family`` for the datum.
+        log_prob_standard_error, elbo_standard_error, best_elbo_standard_error: Monte-Carlo standard errors; 0 where
+            exact.
+        amortization_standard_error: That of :attr:`amortization_gap`, whose two ELBOs share their noise.
+        family: The family of q*.
+        method: ``"exact"``, all in closed form, or ``"optimized"``.
+        num_steps: The most steps that the search for q* took in any block of data.
+    """
+
+    log_prob: Tensor
+    elbo: Tensor
+    best_elbo: Tensor
+    log_prob_standard_error: Tensor
+    elbo_standard_error: Tensor
+    best_elbo_standard_error: Tensor
+    amortization_standard_error: Tensor
+    family: Family
+    method: Literal["exact", "optimized"]
+    num_steps: int = 0
+
+    @property
+    def gap(self) -> Tensor:
+        """log p(x) − ELBO = KL(q ‖ p(z|x))."""
+        return self.log_prob - self.elbo
+
+    @property
+    def approximation_gap(self) -> Tensor:
+        """log p(x) − ELBO[q*]: what the family cannot express.  With log p(x) bounded from below, so is this."""
+        return self.log_prob - self.best_elbo
+
+    @property
+    def approximation_standard_error(self) -> Tensor:
+        """Monte-Carlo standard error of :attr:`approximation_gap`."""
+        return (self.log_prob_standard_error.square() + self.best_elbo_standard_error.square()).sqrt()
+
+    @property
+    def amortization_gap(self) -> Tensor:
+        """ELBO[q*] − ELBO: what the encoder loses by serving all data.  Negative if q is outside of ``family``."""
+        return self.best_elbo - self.elbo
+
+    def __str__(self) -> str:
+        rows = [
+            ("log p(x)", self.log_prob, self.log_prob_standard_error),
+            ("approximation gap", -self.approximation_gap, self.approximation_standard_error),
+            (f"ELBO, best {self.family} q", self.best_elbo, self.best_elbo_standard_error),
+            ("amortization gap", -self.amortization_gap, self.amortization_standard_error),
+            ("ELBO", self.elbo, self.elbo_standard_error),
+        ]
+        lines = [f"{name:<22} {value.mean():12.4f} ± {_error_of_mean(error):.4f}" for name, value, error in rows]
+        return "\n".join([*lines, f"nats per datum, N = {len(self.elbo):,}, {self.method}; ± Monte-Carlo error"])
+
+
+@dataclass(frozen=True)
+class _Search:
+    """How q* is searched for; see :func:`best_gaussians`."""
+
+    family: Family
+    num_particles: int
+    max_steps: int
+    tolerance: float
+
+
+def elbo_gap(
+    model: LatentVariableModel,
+    data: Observations | Tensor,
+    family: Family = "diag",
+    *,
+    log_prob: LogLikelihood | Tensor | None = None,
+    method: Literal["auto", "exact", "optimized"] = "auto",
+    guide: Program | None = None,
+    num_particles: int = 1000,
+    step_particles: int = 16,
+    max_steps: int = 2000,
+    tolerance: float = 1e-3,
+    chunk_size: int | None = None,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> ELBOGap:
+    """log p(x) − ELBO of every datum, split into what q's family costs and what amortization costs.
+
+    Where the posterior is known, all is in closed form: the best diagonal q of a Gaussian posterior with precision Λ
+        has
+    its mean and the variances 1/Λ_ii, at a distance of ½(Σ log Λ_ii − log|Λ|).  Otherwise q* is searched for, from the
+    guide's q, and both ELBOs are taken at noise that the search has not seen.
+
+    Args:
+        model: Any model with one latent site z of event shape (L,), unconstrained, and a Gaussian q.
+        data: N data.
+        family: That of q*: a Gaussian of ``"diag"`` or ``"full"`` covariance.
+        log_prob: log p(x) of these data as :func:`log_likelihood` or :func:`ais` gives it, or a tensor (N,) without
+            error, as the values of :func:`quadrature`; left out for a tractable model, which has it exactly.
+        method: ``"exact"``, ``"optimized"``, or ``"auto"``: exact if the model's posterior is known.
+        guide: q; by default ``model.guide``.
+        num_particles: Particles of the two ELBOs.
+        step_particles: Particles of a step of the search.
+        max_steps: Most steps of the search.
+        tolerance: Nats per datum; the search ends when 50 steps at its lowest rate gain less.
+        chunk_size: (particle, datum) pairs decoded at once; bounds the memory.
+        seed: Seed of all noise.
+        progress: Show a progress bar; by default one appears after a second.
+
+    Returns:
+        The ledger.
+
+    Raises:
+        ValueError: If an argument is out of range, or log p(x) is neither known nor given.
+        TypeError: If q is no Gaussian.
+
+    Example:
+        >>> from pyrovae import PPCA
+        >>> ledger = elbo_gap(PPCA(latent_dim=2, data_shape=(5,)), torch.zeros(3, 5), "full")
+        >>> ledger.method, ledger.gap.abs().max().item() < 1e-12
+        ('exact', True)
+
+    Reference:
+        Cremer, Li and Duvenaud (2018), Inference suboptimality in variational autoencoders.
+    """
+    if family not in ("diag", "full"):
+        raise ValueError(f'`family` must be "diag" or "full", got {family!r}.')
+    if method not in ("auto", "exact", "optimized"):
+        raise ValueError(f'`method` must be "auto", "exact" or "optimized", got {method!r}.')
+    for name, value in (
+        ("num_particles", num_particles),
+        ("step_particles", step_particles),
+        ("max_steps", max_steps),
+    ):
+        check_whole(name, value, 2 if name == "num_particles" else 1)
+    known = hasattr(model, "posterior")
+    if method == "exact" or (method == "auto" and known):
+        return _exact_ledger(model, data, family, guide)
+    exact, error = _log_prob(model, data, log_prob)
+    search = _Search(family, step_particles, max_steps, tolerance)
+    means, errors, num_steps = _optimized(
+        model, data, search, guide or model.guide, num_particles, chunk_size, seed, progress
+    )
+    return ELBOGap(
+        log_prob=exact.to(means),
+        elbo=means[0],
+        best_elbo=means[1],
+        log_prob_standard_error=error.to(means),
+        elbo_standard_error=errors[0],
+        best_elbo_standard_error=errors[1],
+        amortization_standard_error=errors[2],
+        family=family,
+        method="optimized",
+        num_steps=num_steps,
+    )
+
+
+def _exact_ledger(model: Any, data: Observations | Tensor, family: Family, guide: Program | None) -> ELBOGap:
+    with torch.no_grad():
+        pairs = list(zip(*guide_and_posterior(model, data, guide), strict=True))
+        kl = torch.cat([exact_kl(q, p) for q, p in pairs])
+        smallest = torch.cat([_smallest_kl(p, family) for _, p in pairs])
+        log_prob = model.log_prob(data)
+    zeros = torch.zeros_like(log_prob)
+    return ELBOGap(log_prob, log_prob - kl, log_prob - smallest, zeros, zeros, zeros, zeros, family, "exact")
+
+
+def _smallest_kl(posterior: Any, family: Family) -> Tensor:
+    """The distance from the nearest q of the family, for a block of exact posteriors, (n,)."""
+    if not is_continuous(posterior):
+        return torch.zeros_like(posterior.logits[..., 0])  # a categorical q is as good as any
+    if family == "full":
+        return torch.zeros_like(posterior.mean[..., 0])
+    factor = as_gaussian(posterior).scale_tril
+    precision = torch.cholesky_inverse(factor).diagonal(dim1=-2, dim2=-1)
+    return 0.5 * precision.log().sum(-1) + factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+
+def _optimized(
+    model: LatentVariableModel,
+    data: Observations | Tensor,
+    search: _Search,
+    guide: Program,
+    num_particles: int,
+    chunk_size: int | None,
+    seed: int,
+    progress: bool | None,
+) -> tuple[Tensor, Tensor, int]:
+    """Of ELBO[q], ELBO[q*] and their difference, at the same noise, the means and standard errors, each (3, N); and the
+    most steps that a search took."""
+    inputs = model.program_inputs(data)
+    pairs = pairs_at_once(model, inputs[0], chunk_size)
+    with torch.no_grad():
+        amortized = [as_gaussian(q) for q in posteriors(model, data, guide=guide)]
+    every_q = zip(
+        *(torch.cat(part).split(BLOCK) for part in zip(*((q.mean, q.scale_tril) for q in amortized), strict=True)),
+        strict=True,
+    )
+    means, errors, most = [], [], 0
+    with progress_bar(len(inputs[0]), "best q of each datum", "datum", progress) as bar, evaluating(model):
+        for number, block in enumerate(zip(*(each.split(BLOCK) for each in inputs), strict=True)):
+            q = GaussianPosteriors(*next(every_q))
+            with seeded(block_seed(seed, number)):
+                joint = Joint(model.model, block, pairs)
+                best, num_steps = best_gaussians(
+                    joint, q, search.family, search.num_particles, search.max_steps, search.tolerance
+                )
+                noise = torch.randn(num_particles, *q.mean.shape, dtype=q.mean.dtype, device=q.mean.device)
+            with torch.no_grad():
+                elbo, best_elbo = (log_weights_at(joint, each, noise) for each in (q, best))
+                log_w = torch.stack([elbo, best_elbo, best_elbo - elbo])
+                means.append(log_w.mean(1))
+                errors.append(log_w.std(1, correction=1) / math.sqrt(num_particles))
+            most = max(most, num_steps)
+            bar.update(len(block[0]))
+    return torch.cat(means, dim=1), torch.cat(errors, dim=1), most
+
+
+def _log_prob(
+    model: LatentVariableModel, data: Observations | Tensor, given: LogLikelihood | Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """log p(x) and its standard error: exact where that is known, else what is given."""
+    if hasattr(model, "log_prob"):
+        with torch.no_grad():
+            exact = cast(TractableModel, model).log_prob(data)
+        return exact, torch.zeros_like(exact)
+    if given is None:
+        raise ValueError(
+            "`log_prob` must be given for a model without an exact one, got None; pass evaluate.log_likelihood(model, "
+            "data) or evaluate.ais(model, data)."
+        )
+    values = given if isinstance(given, Tensor) else given.values
+    if values.shape != (len(data),):
+        raise ValueError(f"`log_prob` must be of the same {len(data)} data, got shape {tuple(values.shape)}.")
+    return values, torch.zeros_like(values) if isinstance(given, Tensor) else given.standard_error
+
+
+def _error_of_mean(error: Tensor) -> float:
+    return (error.double().square().sum().sqrt() / len(error)).item()

@@ -1,0 +1,1 @@
+"""What z holds: codes, information, collapse, and what can be done with them."""

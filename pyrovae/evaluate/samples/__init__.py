@@ -1,0 +1,1 @@
+"""What a model generates, and whether it looks like the data."""

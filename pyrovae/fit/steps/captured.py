@@ -1,0 +1,198 @@
+"""Loss and gradients of a static model and guide, captured once as a graph and replayed without Pyro's interpreter.
+
+Pyro runs a model through its handlers in Python at every step, which takes longer than the arithmetic of a small model.
+A static one does the same at every step: :class:`CompiledELBO` writes it down once and replays it, with fresh draws, as
+it is or compiled by Inductor.  It serves any Pyro model and guide; :func:`~pyrovae.fit.svi` uses what is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.infer import ELBO, Trace_ELBO
+from torch import Tensor, nn
+
+from pyrovae.engine.replay import BACKENDS, Backend, Replayed
+from pyrovae.fit.result import FitWarning
+
+Program = Callable[..., Any]
+
+
+class CompiledLoss:
+    """A loss and its gradients as a graph, one for every set of shapes.
+
+    Every call gives what the function would: see :class:`~pyrovae.engine.replay.Replayed`.
+
+    Args:
+        function: Of the tensors of a call; returns a sequence of tensors, and the first, a scalar, is differentiated.
+        parameters: The leaves of the gradients; every call sets their ``grad``.
+        state: Other tensors that it changes, or that are changed between calls, such as the buffers of modules.
+        mode: What else it depends on, such as whether modules are in training mode; each mode has a graph.
+        backend: ``"graph"``, or ``"inductor"``, which takes some ten seconds and a C++ compiler, and is faster then.
+
+    Raises:
+        NotStatic: From a call, if the function is not static; nothing has changed then, random state included, so that
+            :meth:`run` may take its place.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Sequence[Tensor]],
+        parameters: Iterable[Tensor],
+        state: Iterable[Tensor] = (),
+        *,
+        mode: Callable[[], Hashable] = lambda: None,
+        backend: Backend = "graph",
+    ) -> None:
+        self.function, self.parameters = function, list(parameters)
+        self._replayed = Replayed(
+            self._evaluate,
+            self.parameters,
+            state,
+            mode=mode,
+            backend=backend,
+            num_gradients=len(self.parameters),
+            warning=FitWarning,
+        )
+
+    def __call__(self, *inputs: Tensor) -> Sequence[Tensor]:
+        """What the function returns, detached; ``grad`` of the parameters is the gradient of the first."""
+        return self._keep(self._replayed(*inputs))
+
+    def run(self, *inputs: Any) -> Sequence[Tensor]:
+        """The same without a graph, whether or not the function is static."""
+        return self._keep(self._evaluate(*inputs))
+
+    def _keep(self, values: Sequence[Any]) -> Sequence[Tensor]:
+        outputs = len(values) - len(self.parameters)
+        for parameter, gradient in zip(self.parameters, values[outputs:], strict=True):
+            parameter.grad = gradient
+        return values[:outputs]
+
+    def _evaluate(self, *inputs: Any) -> Sequence[Any]:
+        """What the function returns, and the gradients."""
+        with torch.enable_grad():
+            outputs = self.function(*inputs)
+            gradients = torch.autograd.grad(outputs[0], self.parameters, allow_unused=True)
+        return [*(each.detach() for each in outputs), *gradients]
+
+
+class CompiledELBO:
+    """An ELBO of a static model and guide with its gradients, captured once and replayed.
+
+    It takes the place of ``elbo(model, guide)(*args)`` and ``backward()``: a call returns the loss and sets the
+    gradients.  Static means that model and guide do the same whatever the values of tensors are: no branch on them, no
+    shape by them.  Python numbers, the scale of a plate say, are those of the first calls; tensors may change.
+
+    Args:
+        model: A Pyro program, a module or a function.
+        guide: Its guide.
+        elbo: Any ELBO with a ``differentiable_loss``; ``Trace_ELBO`` by default.
+        backend: ``"graph"`` replays the operations one by one; ``"inductor"`` compiles them, which takes some ten
+            seconds and a C++ compiler, and pays after some ten thousand steps.
+
+    Raises:
+        TypeError: If ``elbo`` is no ELBO; from a call, if an argument is no tensor.
+        ValueError: If ``backend`` is not known.
+        NotStatic: From the second or third call, if they are not static; the message says where.  Nothing has changed
+            then.
+
+    Example:
+        >>> import pyro
+        >>> from pyrovae import VAE
+        >>> x = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
+        >>> vae = VAE(latent_dim=1, data_shape=(3,), hidden=(8,))
+        >>> compiled, losses = CompiledELBO(vae.model, vae.guide), []
+        >>> with pyro.get_param_store().scope():  # Pyro enters the parameters of modules there
+        ...     optimizer = torch.optim.Adam(compiled.parameters(x), lr=0.01)
+        ...     for step in range(50):
+        ...         losses.append(compiled(x).item())
+        ...         optimizer.step()
+        >>> losses[-1] < losses[0]
+        True
+    """
+
+    def __init__(self, model: Program, guide: Program, elbo: ELBO | None = None, *, backend: Backend = "graph") -> None:
+        if backend not in BACKENDS:
+            raise ValueError(f"`backend` must be one of {BACKENDS}, got {backend!r}.")
+        self.elbo: Any = Trace_ELBO() if elbo is None else elbo
+        if not hasattr(self.elbo, "differentiable_loss"):
+            raise TypeError(
+                f"`elbo` must be a Pyro ELBO with a differentiable_loss, got {type(elbo).__name__}; "
+                "use e.g. Trace_ELBO."
+            )
+        self.model, self.guide, self.backend = model, guide, backend
+        self._modules = nn.ModuleList([each for each in (model, guide) if isinstance(each, nn.Module)])
+        self._loss: CompiledLoss | None = None
+
+    def parameters(self, *args: Tensor) -> list[Tensor]:
+        """The parameters to be optimized, unconstrained, of the modules and those of ``pyro.param``.
+
+        Args:
+            *args: What model and guide are called with, so that those they make in a first run are made.
+        """
+        return self._prepared(args).parameters
+
+    def __call__(self, *args: Tensor) -> Tensor:
+        """The loss, nats, summed over data; ``grad`` of every parameter is its gradient."""
+        loss = self._prepared(args)
+        return loss(*args, *next_weight(self.elbo, loss.parameters[0]))[0]
+
+    def _prepared(self, args: tuple[Tensor, ...]) -> CompiledLoss:
+        if self._loss is None:
+            if other := [type(each).__name__ for each in args if not isinstance(each, Tensor)]:
+                raise TypeError(
+                    f"`args` must be tensors, got {other[0]}; bind what else there is by functools.partial."
+                )
+            weight = (1.0,) if has_weight(self.elbo) else ()
+            modules = list(self._modules.modules())
+            parameters, state = tensors_of(self._modules, lambda: self._value(*args, *weight))
+            self._loss = CompiledLoss(
+                lambda *inputs: [self._value(*inputs)],
+                parameters,
+                state,
+                mode=lambda: tuple([each.training for each in modules]),
+                backend=self.backend,
+            )
+        return self._loss
+
+    def _value(self, *inputs: Any) -> Tensor:
+        return loss_of(self.elbo, self.model, self.guide, inputs)
+
+
+def next_weight(elbo: Any, like: Tensor) -> tuple[Tensor, ...]:
+    """What an ELBO changes from step to step, as a further input of its loss: β, where there is a schedule of it."""
+    return (torch.full((), elbo.next_weight(), dtype=like.dtype, device=like.device),) if has_weight(elbo) else ()
+
+
+def has_weight(elbo: Any) -> bool:
+    """Whether the loss of an ELBO has a weight of its own at every step."""
+    return hasattr(elbo, "next_weight")
+
+
+def loss_of(elbo: Any, model: Program, guide: Program, inputs: tuple[Any, ...]) -> Tensor:
+    """The loss of a model and a guide, called with the inputs, less the last if that is the weight of the ELBO."""
+    if has_weight(elbo):
+        return elbo.weighted_loss(inputs[-1], model, guide, *inputs[:-1])
+    return elbo.differentiable_loss(model, guide, *inputs)
+
+
+def tensors_of(modules: nn.Module, run: Callable[[], object]) -> tuple[list[Tensor], list[Tensor]]:
+    """The leaves that require gradients, of modules and of what ``run`` takes by ``pyro.param``; the other tensors.
+
+    ``run`` is called once, and leaves only what it makes.
+    """
+    before = [(each, each.clone()) for each in modules.buffers()]
+    with torch.random.fork_rng(), poutine.trace(param_only=True) as messenger:
+        run()
+    with torch.no_grad():
+        for each, value in before:
+            each.copy_(value)
+    sites: list[Any] = list(messenger.trace.nodes.values())
+    taken = [site["value"].unconstrained() for site in sites if site["type"] == "param"]
+    everything = {id(each): each for each in [*modules.parameters(), *modules.buffers(), *taken]}
+    leaves = [each for each in everything.values() if each.requires_grad]
+    return leaves, [each for each in everything.values() if not each.requires_grad]

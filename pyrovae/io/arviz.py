@@ -1,0 +1,69 @@
+"""ArviZ's data structures, for version 0.23 and 1.x alike."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyrovae import evaluate
+from pyrovae.data import Observations
+from pyrovae.engine.seeding import seeded
+from pyrovae.models.base import LatentVariableModel
+from pyrovae.models.tractable import TractableModel
+
+
+@torch.no_grad()
+def inference_data(model: LatentVariableModel, data: Observations, log_prob: Tensor, num_draws: int, seed: int) -> Any:
+    """Draws of z, their log importance weights, and given pointwise log-likelihoods as ArviZ data.
+
+    Args:
+        model: Any model.
+        data: N data as the model sees them.
+        log_prob: Shape (N,), nats, in the reference space of the data.
+        num_draws: Draws of z for each datum.
+        seed: Of the draws.
+
+    Returns:
+        ``InferenceData`` (ArviZ 0.23) or ``DataTree`` (1.x).
+    """
+    exact = isinstance(model, TractableModel)
+    if isinstance(model, TractableModel):
+        with seeded(seed):
+            z = model.posterior(data).sample((num_draws,))
+        log_weights = model.log_prob(data).expand(num_draws, -1)  # under the exact posterior every weight is p(x)
+    else:
+        z, log_weights = evaluate.draws(model, data, num_draws, seed=seed)
+    log_weights = log_weights.cpu() + data.log_abs_det.cpu()  # in the reference space, like the log-likelihood
+    groups = {
+        "posterior": {"z": z},
+        "sample_stats": {"log_weight": log_weights},
+        "log_likelihood": {"x": log_prob[None]},
+    }
+    arrays = {
+        group: {name: value[None].cpu().numpy() for name, value in content.items()} for group, content in groups.items()
+    }
+    arrays["observed_data"] = {"x": data.x.cpu().numpy()}
+    dims = {"z": ["datum", "latent"][: z.ndim - 1], "log_weight": ["datum"], "x": ["datum"]}
+    drawn_from = "the exact posterior" if exact else "the guide, an approximation of the posterior"
+    return _from_groups(arrays, dims, {"drawn_from": drawn_from, "log_likelihood": "log p(x) per datum, nats"})
+
+
+def _from_groups(arrays: dict[str, Any], dims: dict[str, list[str]], attributes: dict[str, str]) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # both versions announce their changes on import; one draw is on purpose
+        import arviz
+
+        if int(arviz.__version__.split(".")[0]) < 1:
+            return arviz.from_dict(**arrays, dims=dims, attrs=attributes)
+        return arviz.from_dict(arrays, dims=dims, attrs={"/": attributes, "posterior": attributes})
+
+
+def to_netcdf(content: Any, path: Path) -> None:
+    """Write ArviZ data of either version to one NetCDF file."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        content.to_netcdf(path, engine="h5netcdf")

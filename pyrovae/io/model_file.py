@@ -1,0 +1,158 @@
+"""Saving and loading models: a description in plain values and the tensors, so that loading never executes code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pyrovae.engine.files import written_whole
+from pyrovae.models import PPCA, VAE, BernoulliMixture, FactorAnalysis, GaussianMixture, PPCAMixture
+from pyrovae.models.base import LatentVariableModel
+from pyrovae.models.likelihoods import LIKELIHOODS
+
+FORMAT = "pyrovae model, version 1"
+MODELS: dict[str, type[LatentVariableModel]] = {
+    cls.__name__: cls for cls in (GaussianMixture, PPCA, FactorAnalysis, PPCAMixture, BernoulliMixture, VAE)
+}
+
+
+def save(model: LatentVariableModel, path: str | Path, *, description: Mapping[str, Any] | None = None) -> Path:
+    """Write a model to a file, under a temporary name that is then renamed.
+
+    Args:
+        model: Any model.  One with modules of your own can be loaded only into a model like it.
+        path: The file, in a folder that exists.
+        description: What else to keep, in plain values (as in JSON): its data, say.  See :func:`describe`.
+
+    Returns:
+        The path.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        TypeError: If ``description`` holds anything but plain values.
+
+    Example:
+        >>> import tempfile
+        >>> ppca = PPCA(latent_dim=1, data_shape=(3,))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     again = load(save(ppca, Path(folder) / "ppca.pt"))
+        >>> again.config == ppca.config
+        True
+    """
+    try:
+        described = json.dumps(description)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"`description` must hold plain values, as JSON does, got others: {error}.") from error
+    content = {
+        "format": FORMAT,
+        "model": type(model).__name__,
+        "config": model.config,
+        "state": {name: tensor.cpu() for name, tensor in model.state_dict().items()},
+        "description": described,
+    }
+    with written_whole(path) as temporary:
+        torch.save(content, temporary)
+    return Path(path)
+
+
+def load(
+    path: str | Path, into: LatentVariableModel | None = None, *, device: torch.device | str = "cpu"
+) -> LatentVariableModel:
+    """Read a model from a file.
+
+    Args:
+        path: A file written by :func:`save`.
+        into: For a model with modules of your own: a model built as that one was, to copy and fill.
+        device: Where to put it.
+
+    Returns:
+        The model.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is not one of ours, or needs ``into``, or another one.
+    """
+    content = _read(path)
+    kind, config, state = (content[key] for key in ("model", "config", "state"))
+    if into is None and (config is None or not _can_build(kind, config)):
+        raise ValueError(
+            f"`into` must be given for a {kind} with parts of your own, got None; pass a model built as that one was."
+        )
+    if into is not None and type(into).__name__ != kind:
+        raise ValueError(f"`into` must be a {kind}, which the file holds, got a {type(into).__name__}.")
+    try:
+        model = into.copy() if into is not None else MODELS[kind](**_arguments(config))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"`path` holds no {kind} that can be built: {' '.join(str(error).split())}") from error
+    dtype = next((tensor.dtype for tensor in state.values() if tensor.is_floating_point()), None)
+    try:
+        model.to(device=device, dtype=dtype).load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(
+            f"`path` holds parameters that do not fit the {kind}: {' '.join(str(error).split())}"
+        ) from error
+    return model.eval()
+
+
+def describe(path: str | Path) -> dict[str, Any] | None:
+    """The description that a model was saved with, or None.
+
+    Args:
+        path: A file written by :func:`save`.
+
+    Raises:
+        FileNotFoundError, ValueError: As :func:`load`.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     describe(save(PPCA(1, 3), Path(folder) / "ppca.pt", description={"data": "digits"}))
+        {'data': 'digits'}
+    """
+    try:
+        return json.loads(_read(path).get("description", "null"))
+    except (TypeError, json.JSONDecodeError) as error:
+        raise _not_ours(path) from error
+
+
+def _read(path: str | Path) -> dict[str, Any]:
+    """What is in a file, the tensors on the CPU."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"`path` must be a file written by pyrovae.save, got {str(path)!r}, which is no file.")
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        written, kind, config, state = (content[key] for key in ("format", "model", "config", "state"))
+        plain = isinstance(kind, str) and isinstance(config, dict | None) and isinstance(state, dict)
+        if not (plain and all(isinstance(tensor, torch.Tensor) for tensor in state.values())):
+            raise TypeError("not the content of a model")
+    except OSError:
+        raise
+    except Exception as error:
+        raise _not_ours(path) from error
+    if written != FORMAT:
+        raise ValueError(f"`path` must hold a {FORMAT!r}, got {written!r}; read it with the release that wrote it.")
+    return content
+
+
+def _not_ours(path: str | Path) -> ValueError:
+    return ValueError(f"`path` must be a file written by pyrovae.save, got {str(path)!r}, which is not.")
+
+
+def _can_build(kind: str, config: dict[str, Any]) -> bool:
+    """Whether every class that the description names is one of ours."""
+    return kind in MODELS and ("likelihood" not in config or dict(config["likelihood"]).get("kind") in LIKELIHOODS)
+
+
+def _arguments(config: dict[str, Any]) -> dict[str, Any]:
+    """Constructor arguments from their description."""
+    arguments = dict(config)
+    arguments["data_shape"] = tuple(arguments["data_shape"])
+    if "likelihood" in arguments:
+        description = dict(arguments["likelihood"])
+        arguments["likelihood"] = LIKELIHOODS[description.pop("kind")](**description)
+    return arguments

@@ -1,0 +1,228 @@
+"""One model on the scoreboard: its likelihood on held-out data, how that is known, and how far it can be trusted."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from pyrovae import evaluate
+from pyrovae.data import Observations
+from pyrovae.fit import FitResult
+from pyrovae.models.base import LatentVariableModel
+from pyrovae.models.tractable import TractableModel
+
+Entry = FitResult | LatentVariableModel
+BoundMethod = Literal["importance", "ais"]
+
+FEW_PARTICLES = 100  # at most, for what is no likelihood: the two terms of the ELBO, and what a floor has made
+NOT_PLAIN = ("log_prob", "estimate", "degeneracy", "seed_means")
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One model on the scoreboard; likelihoods in nats per datum, in the reference space of the data.
+
+    Attributes:
+        name: As the caller named it.
+        method: How it was fitted, or ``""``.
+        log_prob: log p(x) per held-out datum, shape (N,), float64.
+        mean, standard_error: Of ``log_prob`` over data.
+        kind: ``"exact"``, or ``"bound"``: importance-weighted or annealed, below log p(x) in expectation.
+        estimate: What ``log_prob`` comes from, in the space that the model sees, with the errors and k̂ of every datum.
+        conditional: Whether ``log_prob`` is log p(x|y), with the label y told, and not log p(x).
+        num_particles: S of a bound, else 0.
+        k_hat_share: Share of data whose Pareto k̂ is over its threshold.
+        difference, difference_standard_error: To the best row, paired over data; zero for the best.
+        bits_per_dim: In bits per dimension, or None where that has no meaning.
+        reconstruction, kl: Means of E_q[log p(x|z)], brought to the reference space, and of KL(q(z|x) ‖
+            p(z)); q is the guide of a model fitted by SVI that has one, else the exact posterior.
+        degeneracy: What the model's floor has to do with the score, brought to the reference space; None without one.
+        num_free_parameters: Of p(x).
+        seconds: Wall time of the fit, or None.
+        seed_means: ``mean`` of every refit, the first the one shown.
+    """
+
+    name: str
+    method: str
+    log_prob: Tensor
+    mean: float
+    standard_error: float
+    kind: str
+    estimate: evaluate.LogLikelihood
+    conditional: bool
+    num_particles: int
+    k_hat_share: float
+    difference: float
+    difference_standard_error: float
+    bits_per_dim: float | None
+    reconstruction: float
+    kl: float
+    degeneracy: evaluate.DegeneracyReport | None
+    num_free_parameters: int
+    seconds: float | None
+    seed_means: tuple[float, ...]
+
+    @property
+    def seed_spread(self) -> float | None:
+        """Standard deviation of the mean over refits with other seeds; None without refits."""
+        return torch.tensor(self.seed_means, dtype=torch.float64).std().item() if len(self.seed_means) > 1 else None
+
+    @property
+    def monte_carlo_standard_error(self) -> float:
+        """The part of ``standard_error`` that other particles would change; 0 when exact."""
+        return self.estimate.monte_carlo_standard_error
+
+    @property
+    def data_standard_error(self) -> float:
+        """The part of ``standard_error`` that other held-out data would change."""
+        return math.sqrt(max(0.0, self.standard_error**2 - self.monte_carlo_standard_error**2))
+
+    @property
+    def meaning(self) -> str:
+        """One sentence on what ``mean`` is: exact, or a bound in expectation, and from which side."""
+        what = self.estimate.meaning
+        return what.replace("log p(x)", "log p(x|y)") if self.conditional else what
+
+    @property
+    def at_floor(self) -> evaluate.DegeneracyReport | None:
+        """``degeneracy``, if any of the likelihood comes from the floor."""
+        return self.degeneracy if self.degeneracy is not None and self.degeneracy.flagged else None
+
+    @property
+    def has_tail(self) -> bool:
+        """Whether the weights are many enough for k̂ to say something."""
+        several = evaluate.k_hat_threshold(self.num_particles) > 0
+        return self.kind == "bound" and several and not bool(self.estimate.k_hat.isnan().all())
+
+    def worst(self, number: int = 10) -> list[int]:
+        """Indices of the held-out data with the highest Pareto k̂, the worst first; none where k̂ says nothing."""
+        if not self.has_tail:
+            return []
+        k_hat = self.estimate.k_hat.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
+        order = k_hat.argsort(descending=True, stable=True)[:number].tolist()
+        return [n for n in order if k_hat[n] > -math.inf]
+
+    def record(self) -> dict[str, Any]:
+        """Every number and word of the row but the pointwise values, by name."""
+        plain = {name: getattr(self, name) for name in type(self).__dataclass_fields__ if name not in NOT_PLAIN}
+        floor = self.degeneracy
+        return {
+            **plain,
+            "meaning": self.meaning,
+            "monte_carlo_standard_error": self.monte_carlo_standard_error,
+            "data_standard_error": self.data_standard_error,
+            "seed_spread": self.seed_spread,
+            "floor": None if floor is None else floor.floor,
+            "share_of_dimensions_at_floor": None if floor is None else floor.share_of_dimensions,
+            "share_of_data_at_floor": None if floor is None else floor.share_of_data,
+            "change_under_higher_floor": None if floor is None else floor.change,
+            "ceiling_of_floor": None if floor is None else floor.ceiling,
+        }
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How likelihoods are found where they are not exact; see :func:`pyrovae.compare`."""
+
+    num_particles: int
+    method: BoundMethod
+    num_chains: int
+    num_temperatures: int
+    seed: int
+    progress: bool | None
+
+    def log_likelihood(self, model: LatentVariableModel, seen: Observations) -> evaluate.LogLikelihood:
+        """log p(x) of data as the model sees them: exact where it can be."""
+        method: Any = "auto" if hasattr(model, "log_prob") else self.method
+        return evaluate.log_likelihood(
+            model,
+            seen,
+            self.num_particles,
+            method,
+            num_chains=self.num_chains,
+            num_temperatures=self.num_temperatures,
+            seed=self.seed,
+            progress=self.progress,
+        )
+
+    def log_prob(self, entry: Entry, held_out: Observations) -> tuple[Tensor, evaluate.LogLikelihood]:
+        """log p(x) in the reference space, (N,) float64 on the CPU, and how it was found."""
+        seen = seen_by(entry, held_out)
+        likelihood = self.log_likelihood(model_of(entry), seen)
+        return likelihood.values.double().cpu() + seen.log_abs_det.cpu(), likelihood
+
+    def row(self, name: str, entry: Entry, held_out: Observations) -> dict[str, Any]:
+        """The fields of one row that need no other row."""
+        model, seen = model_of(entry), seen_by(entry, held_out)
+        values, likelihood = self.log_prob(entry, held_out)
+        shift = seen.log_abs_det.cpu().mean().item()
+        reconstruction, kl = self._terms(entry, values - seen.log_abs_det.cpu(), seen)
+        bits = held_out.bits_per_dim(values.mean())
+        return {
+            "name": name,
+            "method": entry.method if isinstance(entry, FitResult) else "",
+            "log_prob": values,
+            "mean": values.mean().item(),
+            "standard_error": standard_error(values),
+            "kind": "exact" if likelihood.method == "exact" else "bound",
+            "estimate": likelihood,
+            "conditional": model.num_classes is not None,
+            "num_particles": likelihood.num_particles,
+            "k_hat_share": likelihood.k_hat_share,
+            "bits_per_dim": None if bits is None else bits.item(),
+            "reconstruction": reconstruction.mean().item() + shift,
+            "kl": kl.mean().item(),
+            "degeneracy": self._degeneracy(model, seen, shift),
+            "num_free_parameters": model.num_free_parameters,
+            "seconds": entry.seconds if isinstance(entry, FitResult) else None,
+            "seed_means": (values.mean().item(),),
+        }
+
+    def _terms(self, entry: Entry, log_prob: Tensor, seen: Observations) -> tuple[Tensor, Tensor]:
+        """Reconstruction and KL per datum: of what SVI learned as guide, else exactly, of the exact posterior."""
+        model = model_of(entry)
+        learned = isinstance(entry, FitResult) and entry.method == "SVI" and any(True for _ in model.guide.parameters())
+        if isinstance(model, TractableModel) and not learned:
+            with torch.no_grad():
+                kl = model.posterior_kl(seen).double().cpu()
+            return log_prob + kl, kl
+        terms = evaluate.elbo_terms(model, seen, self._few, seed=self.seed, progress=self.progress)
+        return terms.reconstruction.double().cpu(), terms.kl.double().cpu()
+
+    def _degeneracy(
+        self, model: LatentVariableModel, seen: Observations, shift: float
+    ) -> evaluate.DegeneracyReport | None:
+        report = evaluate.degeneracy_report(
+            model, seen, num_particles=self._few, seed=self.seed, progress=self.progress
+        )
+        if report is None:
+            return None
+        return replace(
+            report,
+            score=report.score + shift,
+            raised_score=report.raised_score + shift,
+            ceiling=report.ceiling + shift,
+        )
+
+    @property
+    def _few(self) -> int:
+        return min(self.num_particles, FEW_PARTICLES)
+
+
+def model_of(entry: Entry) -> LatentVariableModel:
+    """The model of a fit, or the model itself."""
+    return entry.model if isinstance(entry, FitResult) else entry
+
+
+def seen_by(entry: Entry, held_out: Observations) -> Observations:
+    """Held-out data as the model was trained to see them."""
+    return held_out.in_space(entry.space) if isinstance(entry, FitResult) else held_out
+
+
+def standard_error(values: Tensor) -> float:
+    """Of the mean; NaN of a single value."""
+    return (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else math.nan
