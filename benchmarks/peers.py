@@ -7,6 +7,7 @@ afresh at every step.  ``epoch()`` returns the mean loss, nats per datum.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,10 +19,14 @@ from pyro.infer import ELBO, SVI, Trace_ELBO
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyrovae import VAE, Bernoulli
+from pyrovae import VAE, Bernoulli, Execution
 from pyrovae.data import Observations
 from pyrovae.fit.feed import InMemory
-from pyrovae.fit.steps.training import Run
+from pyrovae.fit.loss import BatchLoss
+from pyrovae.fit.optimizers import adam
+from pyrovae.fit.steps import make_step
+from pyrovae.fit.svi import train_epoch
+from pyrovae.fit.training import TrainingState, schedule_of
 
 BATCH, LR = 128, 1e-3
 
@@ -130,14 +135,17 @@ class Ours:
     ) -> None:
         self.vae = vae.copy()
         self.vae.initialize(x)
-        options: dict[str, Any] = {"elbo": elbo, "lr": LR, "schedule": schedule, "optimizer": None}
-        source = InMemory(self.vae, Observations(x, resample=resample))
-        self.run = Run(self.vae, source, batch_size=BATCH, num_epochs=1000, compile=compile, **options)
+        feed = InMemory(self.vae, Observations(x, resample=resample))
+        self.loss = BatchLoss(self.vae, feed, elbo, "full")
+        optimizer = adam(self.loss.parameters, lr=LR)
+        scheduler = schedule_of(schedule)(optimizer, 1000 * math.ceil(len(x) / BATCH))
+        self.state = TrainingState(self.vae, optimizer, scheduler)
+        self.step = make_step(self.loss, optimizer, Execution(compile=compile), num_epochs=1000, batch_size=BATCH)
 
     def epoch(self) -> float:
         with pyro.get_param_store().scope():
-            self.run.epoch()
-        return -self.run.trace[-1]
+            train_epoch(self.state, self.loss, self.step, BATCH)
+        return -self.state.elbo
 
 
 class NumPyro:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from timing import ratio
 
-from pyrovae import VAE, Bernoulli, data, evaluate, fit
+from pyrovae import VAE, Bernoulli, Execution, data, evaluate, fit
 from pyrovae.data import DataSet
 
 
@@ -48,9 +48,8 @@ def main() -> int:
                 train,
                 num_epochs=options.num_epochs,
                 seed=seed,
-                compile="auto" if device == "cuda" else "graph",
                 device=device,
-                precision=precision,
+                execution=Execution(compile="auto" if device == "cuda" else "graph", precision=precision),
             )
             nats[precision].append(evaluate.elbo(result.model.cpu(), test, 20).mean().item())
             seconds[precision].append(result.seconds)

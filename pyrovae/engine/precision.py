@@ -7,18 +7,15 @@ again before anything is made of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-Precision = Literal["full", "bf16"]
+from pyrovae.engine.execution import Precision
 
-PRECISIONS = ("full", "bf16")
 LAYERS = {
     F.linear,
     F.conv1d,
@@ -54,22 +51,3 @@ class LayersInBfloat16(TorchFunctionMode):
 def layers_in(precision: Precision) -> AbstractContextManager[object]:
     """Where layers are computed so."""
     return LayersInBfloat16() if precision == "bf16" else nullcontext()
-
-
-def check_precision(precision: Precision, compile: object, parameters: Iterable[Tensor]) -> None:
-    """Check what the caller asks for.
-
-    Raises:
-        ValueError: If it is not known, or not to be had with these parameters, or when compiled so.
-    """
-    if precision not in PRECISIONS:
-        raise ValueError(f"`precision` must be one of {PRECISIONS}, got {precision!r}.")
-    if precision == "full":
-        return
-    if compile == "inductor":
-        raise ValueError(
-            "`precision='bf16'` needs a way of computing that rounds where it is told to, got compile='inductor'; "
-            'use "graph", or "cuda_graph" on a GPU.'
-        )
-    if other := sorted({str(each.dtype) for each in parameters if each.dtype != torch.float32}):
-        raise ValueError(f"`precision='bf16'` needs parameters in float32, got {', '.join(other)}; use model.float().")

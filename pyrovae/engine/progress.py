@@ -27,8 +27,3 @@ def progress_bar(
     """
     disable = True if rank > 0 else None if progress is None else not progress
     return tqdm(iterable, total=total, desc=desc, unit=unit, delay=1.0, leave=False, disable=disable)
-
-
-def hidden(progress: bool | None) -> bool | None:
-    """Until the rooms use :func:`progress_bar`."""
-    return None if progress is None else not progress

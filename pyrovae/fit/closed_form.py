@@ -8,7 +8,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from pyrovae.data import Observations
-from pyrovae.fit.result import FitResult, nats
+from pyrovae.fit.result import FitResult, Refit, nats
 from pyrovae.fit.sources import checked_weight
 from pyrovae.models.tractable import TractableModel
 
@@ -43,6 +43,7 @@ def closed_form(
         raise TypeError(
             f"`model` must have a closed-form maximum, got {type(model).__name__}; fit it by fit.em or fit.svi."
         )
+    refit = Refit(closed_form, {"model": model, "data": data, "sample_weight": sample_weight, **options})
     start = time.perf_counter()
     observations = model.checked(data, "data")
     fitted = model.copy()
@@ -60,5 +61,5 @@ def closed_form(
         seconds=time.perf_counter() - start,
         kept="global maximum",
         space=observations.space,
-        refit=lambda seed: closed_form(model, data, sample_weight=sample_weight, **options),
+        refit=refit,
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,16 +18,18 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from tqdm.auto import tqdm
 
 from pyrovae.data import Observations
-from pyrovae.engine.processes import ProcessGroup, process_group
-from pyrovae.engine.progress import hidden
+from pyrovae.engine.execution import DEFAULT, Execution, keywords_moved
+from pyrovae.engine.processes import ProcessGroup
+from pyrovae.engine.progress import progress_bar
 from pyrovae.engine.seeding import seeded
-from pyrovae.fit.result import ConvergenceWarning, DegeneracyWarning, DivergenceError, FitResult, nats
+from pyrovae.fit.result import ConvergenceWarning, DegeneracyWarning, DivergenceError, FitResult, Refit, nats, warn
 from pyrovae.fit.sources import Source, open_source
 from pyrovae.models.tractable import TractableModel
 
 Statistics = dict[str, Tensor]
 
 
+@keywords_moved(execution=Execution)
 def em(
     model: TractableModel,
     data: Observations | Tensor | np.ndarray | Iterable[Any],
@@ -40,10 +41,9 @@ def em(
     accelerate: bool = False,
     warm_start: bool = False,
     chunk_size: int | None = None,
-    memory_budget: int | None = None,
-    distributed: bool = False,
     seed: int = 0,
     progress: bool | None = None,
+    execution: Execution = DEFAULT,
 ) -> FitResult:
     """Fit by expectation-maximisation; log p(x) never falls.
 
@@ -67,13 +67,12 @@ def em(
             by it; on slow fits an order of magnitude fewer E steps.
         warm_start: Start from the parameters of ``model`` rather than from the data.
         chunk_size: Data in one E step; by default as many as keep intermediate values small.
-        memory_budget: Bytes that the data in memory, and what is derived from them, may take at once, parameters and
-            their statistics aside.  The start is then taken from a random part of the data.
-        distributed: Share the work among the processes of ``torch.distributed`` (see ``torchrun``), which must be
-            initialised.  Every process is given the same tensor or array, and reads its own part of the rows; batches
-            are each process's own.  All of them return the same fit.
         seed: Seed of the starts.
         progress: Show a progress bar; by default one appears when a fit takes over a second.
+        execution: ``distributed`` and ``memory_budget``, see :class:`~pyrovae.Execution`.  With ``distributed`` every
+            process gets the same tensor or array, and reads its own part of the rows; batches are each process's own.
+            ``memory_budget`` bounds the bytes of the data in memory and of what is derived from them, parameters and
+            their statistics aside.
 
     Returns:
         The fit.  ``trace[t]`` is the (weighted) mean log p(x) after t updates, nats per datum.
@@ -99,59 +98,30 @@ def em(
         Dempster, Laird and Rubin (1977); Böhning et al. (1994) for the stopping rule; Varadhan and
         Roland (2008), Simple and globally convergent methods for accelerating the convergence of any EM algorithm.
     """
-    if not all(_is_given(model, step) for step in ("expected_statistics", "maximize")):
-        raise TypeError(
-            f"`model` must have an E and an M step to be fitted by EM, got {type(model).__name__}; use fit.svi."
-        )
-    if max_iterations < 1 or num_restarts < 1:
-        raise ValueError(
-            f"`max_iterations` and `num_restarts` must be at least 1, got {max_iterations} and {num_restarts}."
-        )
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"`chunk_size` must be at least 1, got {chunk_size}.")
-    if not tolerance > 0:
-        raise ValueError(f"`tolerance` must be a positive number of nats per datum, got {tolerance}.")
-    group = process_group(distributed)
-    arguments: dict[str, Any] = {
-        "sample_weight": sample_weight,
-        "tolerance": tolerance,
-        "max_iterations": max_iterations,
-        "num_restarts": num_restarts,
-        "accelerate": accelerate,
-        "warm_start": warm_start,
-        "chunk_size": chunk_size,
-        "memory_budget": memory_budget,
-        "distributed": distributed,
-        "progress": progress,
-    }
-    began = time.perf_counter()
-    source = open_source(model, data, sample_weight, chunk_size, memory_budget, group.rank, group.number)
-    restarts: list[_Restart] = []
-    with (
-        seeded(seed),
-        tqdm(
-            total=None, desc="EM", unit=" it", delay=1.0, leave=False, disable=hidden(progress) or group.rank > 0
-        ) as bar,
-    ):
+    refit = Refit(em, locals())
+    _check_arguments(model, tolerance, max_iterations, num_restarts, chunk_size)
+    began, group = time.perf_counter(), execution.process_group()
+    source = open_source(model, data, sample_weight, chunk_size, execution.memory_budget, group)
+    restarts: list[Ascent] = []
+    with seeded(seed), progress_bar(desc="EM", unit=" it", progress=progress, rank=group.rank) as bar:
         for number in range(1, 2 if warm_start else num_restarts + 1):
-            restart = _Restart(model.copy(), source, group, number, bar)
-            restart.ascend(not warm_start, accelerate, tolerance, max_iterations)
-            restarts.append(restart)
+            restarts.append(Ascent(model.copy(), source, group, number, bar))
+            if not warm_start:
+                restarts[-1].initialize()
+            restarts[-1].ascend(accelerate, tolerance, max_iterations)
     best = max(restarts, key=lambda restart: (not restart.degeneracies, restart.trace[-1]))
     if not best.converged:
         last = best.trace[-1] - best.trace[-2]
-        warnings.warn(
+        warn(
             f"EM did not converge within `max_iterations` = {max_iterations}: the last iteration gained {last:.2e} "
             f"nats per datum, and `tolerance` is {tolerance:g}.",
             ConvergenceWarning,
-            stacklevel=2,
         )
     if best.degeneracies:
-        warnings.warn(
+        warn(
             f"EM ended in a degenerate fit, whose likelihood says little: {'; '.join(best.degeneracies[:3])}"
             f"{', and more' if len(best.degeneracies) > 3 else ''}; raise `floor`, or ask for fewer components.",
             DegeneracyWarning,
-            stacklevel=2,
         )
     return FitResult(
         model=best.model,
@@ -164,12 +134,12 @@ def em(
         space=source.space,
         restarts=tuple(restart.trace[-1] for restart in restarts),
         degeneracies=tuple(best.degeneracies),
-        refit=lambda other: em(model, data, seed=other, **arguments),
+        refit=refit,
     )
 
 
-class _Restart:
-    """One ascent: the model on its way, the trace, and whether the stopping rule was met."""
+class Ascent:
+    """One ascent of log p(x): the model on its way, the trace, and whether the stopping rule was met."""
 
     def __init__(self, model: TractableModel, source: Source, group: ProcessGroup, number: int, bar: tqdm) -> None:
         self.model, self.source, self.group, self.number, self.bar = model, source, group, number, bar
@@ -177,24 +147,25 @@ class _Restart:
         self.converged = False
         self.degeneracies: list[str] = []
 
-    def ascend(self, initialize: bool, accelerate: bool, tolerance: float, max_iterations: int) -> None:
-        """Iterate until the stopping rule is met."""
-        if initialize:
-            x, weight = self.source.start()
-            self.model.initialize(x, weight)
-            self.group.copy_from_first(self.model.state_dict().values())
+    def initialize(self) -> None:
+        """Start from the data."""
+        self.model.initialize(*self.source.start())
+        self.group.copy_from_first(self.model.state_dict().values())
+
+    def ascend(self, accelerate: bool, tolerance: float, max_iterations: int) -> None:
+        """Alternate E and M steps until the stopping rule is met."""
         statistics = self.e_step()
         self.trace.append(self.mean_log_prob(statistics))
         while not self.converged and len(self.trace) <= max_iterations:
             if accelerate:
                 statistics = self.squared_extrapolation(statistics)
             else:
-                self.model.maximize(statistics)
+                self.model.maximize(statistics)  # the M step
                 statistics = self.e_step()
             self.trace.append(self.mean_log_prob(statistics))
+            self.converged = remaining_gain(self.trace) < tolerance
             self.bar.update()
             self.bar.set_postfix_str(f"log p {self.trace[-1]:.4f} nats, restart {self.number}", refresh=False)
-            self.converged = remaining_gain(self.trace) < tolerance
         self.degeneracies = self.model.degeneracies(statistics)
 
     def e_step(self) -> Statistics:
@@ -262,3 +233,20 @@ def remaining_gain(trace: list[float]) -> float:
 def _is_given(model: object, step: str) -> bool:
     """Whether the model, or a class it descends from, has the step, rather than the base class's refusal."""
     return getattr(type(model), step, None) not in (None, getattr(TractableModel, step))
+
+
+def _check_arguments(
+    model: TractableModel, tolerance: float, max_iterations: int, num_restarts: int, chunk_size: int | None
+) -> None:
+    if not all(_is_given(model, step) for step in ("expected_statistics", "maximize")):
+        raise TypeError(
+            f"`model` must have an E and an M step to be fitted by EM, got {type(model).__name__}; use fit.svi."
+        )
+    if max_iterations < 1 or num_restarts < 1:
+        raise ValueError(
+            f"`max_iterations` and `num_restarts` must be at least 1, got {max_iterations} and {num_restarts}."
+        )
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"`chunk_size` must be at least 1, got {chunk_size}.")
+    if not tolerance > 0:
+        raise ValueError(f"`tolerance` must be a positive number of nats per datum, got {tolerance}.")

@@ -6,11 +6,9 @@ those tensors hold one chunk of that order, while the next is gathered by a thre
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -22,36 +20,16 @@ from pyrovae.models.base import LatentVariableModel
 CHUNK_BYTES = 2**28  # on the device where nobody has said how much, and twice as much in pinned memory
 
 
-class Feed(Protocol):
-    """Batches of data.
-
-    Attributes:
-        observations: Those on the device.
-        given: What the programs take beside their x, such as labels, row by row.
-    """
-
-    observations: Observations
-    given: list[Tensor]
-
-    def __len__(self) -> int:
-        """N, the data of an epoch."""
-        ...
-
-    def start(self) -> Tensor:
-        """The data that the starting parameters are taken from, as the model takes them."""
-        ...
-
-    def batches(self, batch_size: int) -> Iterator[Tensor]:
-        """One pass over all data, in random order: of each batch its rows in ``observations``, on the device."""
-        ...
-
-
 class InMemory:
-    """All data on the device.
+    """Batches of data that are all on the device.
 
     Args:
         model: On the device.
         observations: N data.
+
+    Attributes:
+        observations: Those on the device.
+        given: What the programs take beside their x, such as labels, row by row.
 
     Raises:
         ValueError: If the data do not fit the model.
@@ -63,14 +41,15 @@ class InMemory:
         self.observations = _like(observations, x)
 
     def __len__(self) -> int:
+        """N, the data of an epoch."""
         return len(self.observations)
 
     def start(self) -> Tensor:
-        """See :class:`Feed`."""
+        """The data that the starting parameters are taken from, as the model takes them."""
         return self.model.program_inputs(self.source, "data")[0] if self.source.resample else self.observations.x
 
     def batches(self, batch_size: int) -> Iterator[Tensor]:
-        """See :class:`Feed`."""
+        """One pass over all data, in random order: of each batch its rows in ``observations``, on the device."""
         yield from torch.randperm(len(self), device=self.observations.x.device).split(batch_size)
 
 
@@ -108,13 +87,13 @@ class Streamed:
         return len(self.source)
 
     def start(self) -> Tensor:
-        """See :class:`Feed`: as many as a chunk holds, at random."""
+        """As many data as a chunk holds, at random."""
         self._gather(self._order()[: self.rows], 0)
         self._put_on_device(self.rows, 0)
         return self.observations.fixed().x
 
     def batches(self, batch_size: int) -> Iterator[Tensor]:
-        """See :class:`Feed`."""
+        """As :meth:`InMemory.batches`."""
         chunks = self._order().split(self.rows)
         with ThreadPoolExecutor(1) as worker:
             staged = worker.submit(self._gather, chunks[0], 0)
@@ -142,7 +121,10 @@ class Streamed:
             self._copied[slot] = torch.cuda.current_stream(self.observations.x.device).record_event()
 
 
-def feed(
+Feed = InMemory | Streamed
+
+
+def open_feed(
     model: LatentVariableModel,
     observations: Observations,
     batch_size: int,
@@ -163,22 +145,21 @@ def feed(
     Raises:
         ValueError: If the data do not fit the model, or not even two batches the budget.
     """
-    if memory_budget is not None and not (isinstance(memory_budget, int) and memory_budget > 0):
-        raise ValueError(f"`memory_budget` must be a positive whole number of bytes, got {memory_budget!r}.")
     like = next(model.parameters())
     size = observations.num_dims * like.element_size() + (0 if model.num_classes is None else 8)  # bytes of a datum
-    batch = size * batch_size
-    if memory_budget is not None and memory_budget < min(2 * batch, size * len(observations)):
-        raise ValueError(
-            f"`memory_budget` must be at least the {2 * batch} bytes of two batches of {batch_size}, "
-            f"got {memory_budget}."
-        )
-    limit: float = math.inf if memory_budget is None else memory_budget
-    if memory_budget is None and like.is_cuda and observations.x.device != like.device:
-        limit = torch.cuda.mem_get_info(like.device)[0] // 2
-    if not any(group.gathered(size * len(observations) > limit)):
+    whole, batch = size * len(observations), size * batch_size
+    if memory_budget is not None:
+        limit, chunk = memory_budget, max(batch, memory_budget // 2)
+        if limit < min(2 * batch, whole):
+            raise ValueError(
+                f"`memory_budget` must be at least the {2 * batch} bytes of two batches of {batch_size}, got {limit}."
+            )
+    else:
+        limit, chunk = whole, max(batch, CHUNK_BYTES)
+        if like.is_cuda and observations.x.device != like.device:
+            limit = torch.cuda.mem_get_info(like.device)[0] // 2
+    if not any(group.gathered(whole > limit)):
         return InMemory(model, observations)
-    chunk = max(batch, CHUNK_BYTES if memory_budget is None else memory_budget // 2)
     return Streamed(model, observations, min(chunk // batch * batch_size, len(observations)))
 
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import pickle
+import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyrovae.data import Space
 from pyrovae.models.base import LatentVariableModel
+
+DATA = ("data", "valid", "sample_weight")  # the arguments of fits that are as large as the data
 
 
 class FitWarning(UserWarning):
@@ -28,6 +35,8 @@ class DegeneracyWarning(FitWarning):
 class FitResult:
     """A fitted model, and how it came to be.
 
+    A result is pickled without the data: see ``refit``.
+
     Attributes:
         model: The fitted model, a copy; the model given to the fit is as it was.
         method: ``"closed form"``, ``"EM"`` or ``"SVI"``.
@@ -44,7 +53,7 @@ class FitResult:
         elbo: SVI: the ELBO of what was kept, on validation data if there were any, else the last entry of ``trace``.
         restarts: EM: final log p(x) of every restart, nats per datum.
         degeneracies: EM: one line for each component that is at the floor or has next to no data.
-        refit: Fits the same model to the same data again, ``refit(seed)``.
+        refit: Fits the same model to the same data again: ``refit(seed)``; from a pickled result ``refit(seed, data)``.
     """
 
     model: LatentVariableModel
@@ -59,13 +68,63 @@ class FitResult:
     elbo: float | None = None
     restarts: tuple[float, ...] = ()
     degeneracies: tuple[str, ...] = ()
-    refit: Callable[[int], FitResult] = field(repr=False, kw_only=True)
+    refit: Callable[..., FitResult] = field(repr=False, kw_only=True)
 
     def __repr__(self) -> str:
         name = type(self.model).__name__
         last = self.elbo if self.elbo is not None else self.trace[-1].item()
         value = f"{self.objective} {last:.3f} nats per datum"
         return f"FitResult({name} by {self.method}: {value}, {self.kept}, {self.seconds:.1f} s)"
+
+
+@dataclass(frozen=True, eq=False)
+class Refit:
+    """A fit that can be done again: ``refit(seed)``.
+
+    It is pickled without the data, and without arguments that cannot be pickled, such as a lambda.  After that they
+    must be given again: ``refit(seed, data)``, ``refit(seed, data, optimizer=...)``.
+
+    Attributes:
+        function: What made the fit, such as ``fit.svi``.
+        arguments: Its arguments by name.
+        missing: Names of the arguments that were left out when this was pickled.
+    """
+
+    function: Callable[..., FitResult]
+    arguments: dict[str, Any]
+    missing: tuple[str, ...] = ()
+
+    def __call__(self, seed: int, data: Any = None, **others: Any) -> FitResult:
+        """Fit again.
+
+        Args:
+            seed: Seed of the new fit.  A closed form needs none, and ignores it.
+            data: Data to fit to; by default the same as before.
+            **others: Other arguments of the fit to change.
+
+        Raises:
+            ValueError: If arguments were left out when the result was pickled, and are not given here.
+        """
+        changes = {**others, **({} if data is None else {"data": data})}
+        if lost := [f"`{name}`" for name in self.missing if name not in changes]:
+            raise ValueError(
+                f"{' and '.join(lost)} must be given to refit a result that was pickled, which holds no data and no "
+                "functions without a name; pass refit(seed, data), and others by keyword."
+            )
+        arguments = {**self.arguments, **changes}
+        return self.function(**{**arguments, "seed": seed} if "seed" in arguments else arguments)
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = {
+            name: value
+            for name, value in self.arguments.items()
+            if value is None or (name not in DATA and _can_be_pickled(value))
+        }
+        missing = (*self.missing, *(name for name in self.arguments if name not in kept))
+        return {"function": self.function, "arguments": kept, "missing": missing}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Refit:
+        return self  # nothing of it changes; a copy made like a pickle would lack the data
 
 
 class DivergenceError(FloatingPointError):
@@ -79,3 +138,20 @@ class DivergenceError(FloatingPointError):
 def nats(values: list[float]) -> Tensor:
     """A trace as a float64 tensor."""
     return torch.tensor(values, dtype=torch.float64)
+
+
+def warn(message: str, category: type[FitWarning]) -> None:
+    """Warn at the line that called into this package, however deep the fit is."""
+    level = 1
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and str(frame.f_globals.get("__name__")).startswith("pyrovae."):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)
+
+
+def _can_be_pickled(value: object) -> bool:
+    try:
+        pickle.dumps(value)
+    except Exception:  # each kind of object refuses in its own way
+        return False
+    return True

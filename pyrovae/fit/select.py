@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pyrovae.data import Observations
-from pyrovae.engine.progress import hidden
+from pyrovae.engine.progress import progress_bar
 from pyrovae.fit.result import FitResult
 from pyrovae.models.tractable import TractableModel
 
@@ -31,7 +30,7 @@ class Selection:
 
 def select(
     candidates: Sequence[TractableModel],
-    how: Callable[[TractableModel], FitResult],
+    fit_function: Callable[[TractableModel], FitResult],
     data: Observations | Tensor,
     *,
     criterion: Literal["log_likelihood", "bic", "aic"] = "log_likelihood",
@@ -41,8 +40,8 @@ def select(
 
     Args:
         candidates: Unfitted models.
-        how: Fits one, e.g. ``lambda model: fit.em(model, train)``.
-        data: Validation data; for ``"bic"`` and ``"aic"`` the data that ``how`` fits to.
+        fit_function: Fits one, e.g. ``lambda model: fit.em(model, train)``.
+        data: Validation data; for ``"bic"`` and ``"aic"`` the data that ``fit_function`` fits to.
         criterion: ``"log_likelihood"`` (higher is better), ``"bic"`` or ``"aic"`` (lower is better).
         progress: Show a progress bar; by default one appears after a second.
 
@@ -62,8 +61,8 @@ def select(
     if criterion not in ("log_likelihood", "bic", "aic"):
         raise ValueError(f'`criterion` must be "log_likelihood", "bic" or "aic", got {criterion!r}.')
     scores: list[float] = []
-    for candidate in tqdm(candidates, desc="choosing", unit="model", delay=1.0, leave=False, disable=hidden(progress)):
-        result = how(candidate)
+    for candidate in progress_bar(candidates, desc="choosing", unit="model", progress=progress):
+        result = fit_function(candidate)
         model = cast(TractableModel, result.model)
         scores.append(model.score(data) if criterion == "log_likelihood" else getattr(model, criterion)(data))
         better = max if criterion == "log_likelihood" else min

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import Observations, Space
+from pyrovae.engine.processes import ALONE, ProcessGroup
 from pyrovae.models.linear_algebra import chunk_rows
 from pyrovae.models.tractable import TractableModel
 
@@ -22,28 +23,107 @@ Chunk = tuple[Tensor, Tensor | None]
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
-    """Data in chunks.
+class Rows:
+    """Data that can be read at any rows: a tensor, or an array in memory or in a file.
 
     Attributes:
-        chunks: Iterates over (data, what each counts for or None), as the model takes them.
-        start: The data that the starting parameters are taken from, and what each counts for.
+        read: Gives the rows at a slice or at ascending indices, as the model takes them.
+        count: N, the data of all processes.
+        weight: What each datum counts for, (N,), or None.
+        rows: Data in a chunk.
+        start_rows: Data that a fit starts from, or None for all.
+        group: The processes, each of which goes through a part of the rows.
         space: The space of the data.
     """
 
-    chunks: Callable[[], Iterator[Chunk]]
-    start: Callable[[], Chunk]
+    read: Callable[[Any], Tensor]
+    count: int
+    weight: Tensor | None
+    rows: int
+    start_rows: int | None
+    group: ProcessGroup
     space: Space
+
+    def chunks(self) -> Iterator[Chunk]:
+        """The data of this process, and what each counts for or None, as the model takes them."""
+        rank, number = self.group.rank, self.group.number
+        first, last = rank * self.count // number, (rank + 1) * self.count // number
+        for begin in range(first, last, self.rows):
+            yield self._at(slice(begin, min(begin + self.rows, last)))
+
+    def start(self) -> Chunk:
+        """The data that the starting parameters are taken from, the same in every process."""
+        if self.start_rows is None or self.count <= self.start_rows:
+            return self._at(slice(0, self.count))
+        # one at random from each of as many equal parts
+        parts = torch.arange(self.start_rows, dtype=torch.float64) + torch.rand(self.start_rows, dtype=torch.float64)
+        return self._at((parts * (self.count / self.start_rows)).long().clamp_max(self.count - 1))
+
+    def _at(self, at: Any) -> Chunk:
+        return self.read(at), None if self.weight is None else self.weight[at]
+
+
+@dataclass(frozen=True, eq=False)
+class Batches:
+    """Batches that come in any size; a batch is a tensor, an array, or a tuple that begins with one.
+
+    Attributes:
+        model: The model that takes them.
+        data: Gives the batches, once for every pass.
+        rows: Data in a chunk.
+        start_rows: Data that a fit starts from.
+        space: The space of the data.
+    """
+
+    model: TractableModel
+    data: Iterable[Any]
+    rows: int
+    start_rows: int
+    space: Space = field(default_factory=Space)
+
+    def chunks(self) -> Iterator[Chunk]:
+        """As :meth:`Rows.chunks`, of batches that are each process's own."""
+        for batch in self._tensors():
+            yield from ((chunk, None) for chunk in batch.split(self.rows))
+
+    def start(self) -> Chunk:
+        """A reservoir: every datum of the first pass is as likely to be among the rows as any other (Vitter 1985)."""
+        kept, seen = None, 0
+        for batch in self._tensors():
+            kept = batch[:0] if kept is None else kept
+            room = self.start_rows - len(kept)
+            if room > 0:
+                kept = torch.cat([kept, batch[:room]])
+                seen, batch = len(kept), batch[room:]
+            places = (torch.rand(len(batch)) * torch.arange(seen + 1, seen + len(batch) + 1)).long()
+            for row in (places < self.start_rows).nonzero().flatten().tolist():
+                kept[places[row]] = batch[row]
+            seen += len(batch)
+        assert kept is not None
+        return kept, None
+
+    def _tensors(self) -> Iterator[Tensor]:
+        number = -1
+        for number, batch in enumerate(self.data):
+            x = batch[0] if isinstance(batch, tuple | list) else batch
+            x = _copied(x, self.model) if isinstance(x, np.ndarray) else x
+            yield self.model.as_input(x, f"batch {number} of data")
+        if number < 0:
+            raise ValueError(
+                "`data` must give at least one batch in every pass, got none; a generator ends after one pass."
+            )
+
+
+Source = Rows | Batches
 
 
 def open_source(
     model: TractableModel,
     data: Observations | Tensor | np.ndarray | Iterable[Any],
-    sample_weight: Tensor | None,
-    rows: int | None,
-    memory_budget: int | None,
-    rank: int = 0,
-    world_size: int = 1,
+    sample_weight: Tensor | None = None,
+    rows: int | None = None,
+    memory_budget: int | None = None,
+    group: ProcessGroup = ALONE,
 ) -> Source:
     """The chunks of ``data`` as ``model`` takes them.
 
@@ -53,43 +133,20 @@ def open_source(
         sample_weight: What each datum counts for, (N,), or None.
         rows: Data in a chunk; by default as many as pays.
         memory_budget: Bytes that the data in memory and all that is derived from them may take at once.
-        rank: Which part of a tensor or an array is this process's own.
-        world_size: Of how many.
+        group: The processes that share a tensor or an array.
 
     Raises:
         TypeError: If the data are of no kind known here.
         ValueError: If they do not fit the model, or the weights not the data.
     """
-    like = next(model.parameters())
-    size = like.element_size()
-    rows = rows or chunk_rows(model.floats_per_datum, model.smallest_chunk, like.device)
-    start_rows: int | None = None
-    if memory_budget is not None:
-        chunk_bytes, start_bytes = 4 * size * model.floats_per_datum, 16 * size * model.data_shape[0]  # of one datum
-        rows, start_rows = min(rows, memory_budget // chunk_bytes), memory_budget // start_bytes
-        if rows < 1 or start_rows < 1:
-            raise ValueError(
-                f"`memory_budget` must be at least the {max(chunk_bytes, start_bytes)} bytes that one datum needs, "
-                f"got {memory_budget}."
-            )
+    rows, start_rows = _limits(model, rows, memory_budget)
     if isinstance(data, Observations | Tensor):
-        observations = model.checked(data, "data")
-        x = observations.x if memory_budget is not None else observations.x.to(like)
-        return _rows(
-            lambda at: x[at].to(like),
-            len(x),
-            x.shape,
-            sample_weight,
-            rows,
-            start_rows,
-            rank,
-            world_size,
-            observations.space,
-        )
+        observations, like = model.checked(data, "data"), next(model.parameters())
+        x, space = observations.x if start_rows else observations.x.to(like), observations.space
+        return _open_rows(lambda at: x[at].to(like), x.shape, sample_weight, rows, start_rows, group, space)
+    start_rows = start_rows or START_FLOATS // model.data_shape[0]
     if isinstance(data, np.ndarray):
-        start_rows = start_rows or START_FLOATS // model.data_shape[0]
-        read = _reader(model, data)
-        return _rows(read, len(data), data.shape, sample_weight, rows, start_rows, rank, world_size, Space())
+        return _open_rows(_reader(model, data), data.shape, sample_weight, rows, start_rows, group, Space())
     if sample_weight is not None:
         raise ValueError("`sample_weight` needs data with an order, a tensor or an array, got batches.")
     if not isinstance(data, Iterable) or isinstance(data, Iterator):
@@ -97,46 +154,42 @@ def open_source(
             f"`data` must be Observations, a tensor, an array or an iterable that can be gone through many times, "
             f"got {type(data).__name__}; a generator ends after one pass, so wrap it in a DataLoader or a list."
         )
-    return _batches(model, data, rows, start_rows or START_FLOATS // model.data_shape[0])
+    return Batches(model, data, rows, start_rows)
 
 
-def _rows(
+def _limits(model: TractableModel, rows: int | None, memory_budget: int | None) -> tuple[int, int | None]:
+    """Data in a chunk, and data that a fit starts from, or None for all."""
+    like = next(model.parameters())
+    rows = rows or chunk_rows(model.floats_per_datum, model.smallest_chunk, like.device)
+    if memory_budget is None:
+        return rows, None
+    chunk_bytes, start_bytes = (  # of one datum
+        like.element_size() * floats for floats in (4 * model.floats_per_datum, 16 * model.data_shape[0])
+    )
+    if memory_budget < max(chunk_bytes, start_bytes):
+        raise ValueError(
+            f"`memory_budget` must be at least the {max(chunk_bytes, start_bytes)} bytes that one datum needs, "
+            f"got {memory_budget}."
+        )
+    return min(rows, memory_budget // chunk_bytes), memory_budget // start_bytes
+
+
+def _open_rows(
     read: Callable[[Any], Tensor],
-    count: int,
-    shape: tuple[int, ...],
+    shape: Sequence[int],
     sample_weight: Tensor | None,
     rows: int,
     start_rows: int | None,
-    rank: int,
-    world_size: int,
+    group: ProcessGroup,
     space: Space,
-) -> Source:
-    """Data that can be read at any rows; the start is the same for every number of processes."""
+) -> Rows:
+    count = shape[0]
     if count == 0:
         raise ValueError(f"`data` must hold at least one datum, got shape {tuple(shape)}.")
-    if count < world_size:
-        raise ValueError(f"`data` must hold at least one datum for each of {world_size} processes, got {count}.")
-    probe = read(slice(0, 1))
-    weight = checked_weight(sample_weight, count, probe)
-    first, last = rank * count // world_size, (rank + 1) * count // world_size
-
-    def weights_at(at: Any) -> Tensor | None:
-        return None if weight is None else weight[at]
-
-    def chunks() -> Iterator[Chunk]:
-        for begin in range(first, last, rows):
-            at = slice(begin, min(begin + rows, last))
-            yield read(at), weights_at(at)
-
-    def start() -> Chunk:
-        if start_rows is None or count <= start_rows:
-            at: Any = slice(0, count)
-        else:  # one at random from each of as many equal parts
-            parts = torch.arange(start_rows, dtype=torch.float64) + torch.rand(start_rows, dtype=torch.float64)
-            at = (parts * (count / start_rows)).long().clamp_max(count - 1)
-        return read(at), weights_at(at)
-
-    return Source(chunks, start, space)
+    if count < group.number:
+        raise ValueError(f"`data` must hold at least one datum for each of {group.number} processes, got {count}.")
+    weight = checked_weight(sample_weight, count, read(slice(0, 1)))
+    return Rows(read, count, weight, rows, start_rows, group, space)
 
 
 def _reader(model: TractableModel, array: np.ndarray) -> Callable[[Any], Tensor]:
@@ -185,41 +238,3 @@ def checked_weight(sample_weight: Tensor | None, count: int, like: Tensor) -> Te
             f"got values in [{weight.min().item():g}, {weight.max().item():g}]."
         )
     return (weight.double() * (count / weight.double().sum())).to(like)
-
-
-def _batches(model: TractableModel, data: Iterable[Any], rows: int, start_rows: int) -> Source:
-    """Batches that come in any size; a batch is a tensor, an array, or a tuple that begins with one."""
-
-    def tensors() -> Iterator[Tensor]:
-        number = -1
-        for number, batch in enumerate(data):
-            x = batch[0] if isinstance(batch, tuple | list) else batch
-            yield model.as_input(_copied(x, model) if isinstance(x, np.ndarray) else x, f"batch {number} of data")
-        if number < 0:
-            raise ValueError(
-                "`data` must give at least one batch in every pass, got none; a generator ends after one pass."
-            )
-
-    def chunks() -> Iterator[Chunk]:
-        for batch in tensors():
-            yield from ((chunk, None) for chunk in batch.split(rows))
-
-    def start() -> Chunk:
-        """A reservoir: every datum of the first pass is as likely to be among the rows as any other (Vitter 1985)."""
-        kept: Tensor | None = None
-        seen = 0
-        for batch in tensors():
-            room = start_rows if kept is None else start_rows - len(kept)
-            if room > 0:
-                kept = batch[:room].clone() if kept is None else torch.cat([kept, batch[:room]])
-                seen += len(batch[:room])
-                batch = batch[room:]
-            assert kept is not None
-            places = (torch.rand(len(batch)) * torch.arange(seen + 1, seen + len(batch) + 1)).long()
-            for row in (places < start_rows).nonzero().flatten().tolist():
-                kept[places[row]] = batch[row]
-            seen += len(batch)
-        assert kept is not None
-        return kept, None
-
-    return Source(chunks, start, Space())

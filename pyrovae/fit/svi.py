@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import pyro
 import torch
 from pyro.infer import ELBO
 from torch import Tensor
 from torch.optim import Optimizer
-from tqdm.auto import tqdm
 
 from pyrovae.data import Observations, as_observations
-from pyrovae.engine.precision import Precision, check_precision
-from pyrovae.engine.processes import process_group
-from pyrovae.engine.progress import hidden
+from pyrovae.engine.execution import DEFAULT, Execution, keywords_moved
+from pyrovae.engine.processes import ProcessGroup
+from pyrovae.engine.progress import progress_bar
 from pyrovae.engine.seeding import seeded
-from pyrovae.fit.feed import feed
-from pyrovae.fit.result import DivergenceError, FitResult, nats
-from pyrovae.fit.steps.backends import Compile, check_way
-from pyrovae.fit.steps.sharded import ShardedRun
-from pyrovae.fit.steps.training import SCHEDULES, NotFinite, Run, Schedule
+from pyrovae.fit.feed import open_feed
+from pyrovae.fit.loss import BatchLoss
+from pyrovae.fit.optimizers import adam
+from pyrovae.fit.result import DivergenceError, FitResult, Refit
+from pyrovae.fit.steps import AnyStep, make_step
+from pyrovae.fit.steps.backends import check_execution
+from pyrovae.fit.training import NotFinite, Schedule, TrainingState, offender_named, require_finite, schedule_of
 from pyrovae.models.base import LatentVariableModel, check_model
 
 
+@keywords_moved(execution=Execution)
 def svi(
     model: LatentVariableModel,
     data: Observations | Tensor,
@@ -46,11 +46,7 @@ def svi(
     callback: Callable[[int, LatentVariableModel], None] | None = None,
     seed: int = 0,
     progress: bool | None = None,
-    compile: Compile = "auto",
-    num_shards: int | None = None,
-    distributed: bool = False,
-    precision: Precision = "full",
-    memory_budget: int | None = None,
+    execution: Execution = DEFAULT,
 ) -> FitResult:
     """Fit θ and φ together by stochastic ascent of the ELBO.
 
@@ -78,27 +74,10 @@ def svi(
             with the model in evaluation mode (``evaluate.FIDHistory``, say); its draws do not change those of the fit.
         seed: Seed of the start, the shuffling and every draw.
         progress: Show a progress bar; by default one appears when a fit takes over a second.
-        compile: How a step is computed: ``False``, by Pyro in Python; ``"graph"``, by a graph of its operations, which
-            is captured once and replayed; ``"inductor"``, by what Inductor compiles of that, in some ten seconds and
-            with a C++ compiler; ``"cuda_graph"``, on a GPU, with the optimizer, in one launch.  ``"auto"`` takes what
-            is fastest for so many steps, on a CPU from 300 a graph and from 10,000 Inductor, and interprets an ELBO of
-            the caller's own.  The draws, and but for rounding the results, are the same.  A model that is
-            not static, such as one with a branch on values, is interpreted, and a warning says why.
-        num_shards: Deal every batch into so many parts, whose gradients are averaged over its data: as many processes,
-            or a batch larger than memory in one process, give the same fit but for rounding.  Each part has draws of
-            its own, so that fits differ from number to number.  By default one for each process.
-        distributed: Share the parts among the processes of ``torch.distributed`` (see ``torchrun``), which must be
-            initialised.  Every process is given the same arguments, ``batch_size`` being that of all of them together,
-            and the same data; all of them return the same fit, and call ``callback``.
-        precision: ``"full"``, that of the parameters; or ``"bf16"``, linear and convolutional layers in bfloat16 by
-            torch.autocast, and parameters, draws, log-densities, losses and validation in float32.  It pays on
-            processors that multiply bfloat16 fast, as GPUs of recent years do, and for wide layers; others are slower
-            by it.  Whether float32 products are rounded to TF32 on a GPU is torch's own switch, off by default, which
-            a fit does not touch.
-        memory_budget: Bytes that the data may take on the device.  More than that stay where they are, in memory of the
-            host or in a mapped file, and come in chunks of half the budget through pinned memory, in the same random
-            order; the start is then taken from as many random data as a chunk holds.  By default that is done only for
-            data that would take more than half of what is free on a GPU.  ``valid`` is always on the device.
+        execution: How steps are computed: ``compile``, ``precision``, ``num_shards``, ``distributed`` and
+            ``memory_budget``, see :class:`~pyrovae.Execution`.  By default the steps of a long fit are replayed as a
+            graph, at the same draws.  A model that is not static, such as one with a branch on values, is interpreted,
+            and a warning says why; so is an ELBO of the caller's own, unless the caller asks for a graph.
 
     Returns:
         The fit.  ``kept`` says which parameters it holds, and ``elbo`` is theirs, nats per datum.
@@ -119,116 +98,109 @@ def svi(
     Reference:
         Kingma and Welling (2014), Auto-encoding variational Bayes; Bingham et al. (2019), Pyro.
     """
+    refit = Refit(svi, locals())
+    _check_arguments(model, num_epochs, batch_size, lr, schedule, elbo, patience, valid)
+    began, group = time.perf_counter(), execution.process_group()
+    fitted, observations = model.copy().to(device=device), as_observations(data)
+    check_execution(execution, fitted, batch_size, group)
+    feed = open_feed(fitted, observations, batch_size, execution.memory_budget, group)
+    valid_inputs = () if valid is None else fitted.program_inputs(valid, "valid")
+    about = {"space": observations.space, "objective": getattr(elbo, "objective", "ELBO"), "refit": refit}
+
+    with pyro.get_param_store().scope(), seeded(seed):
+        if not warm_start:
+            fitted.initialize(feed.start())
+        group.copy_from_first(fitted.state_dict().values())
+        loss = BatchLoss(fitted, feed, elbo, execution.precision)
+        descent = (optimizer or adam)(loss.parameters, lr=lr)
+        scheduler = schedule_of(schedule)(descent, num_epochs * math.ceil(len(feed) / batch_size))
+        step = make_step(loss, descent, execution, num_epochs, batch_size, seed, group)
+        state = TrainingState(fitted, descent, scheduler)
+        with progress_bar(range(num_epochs), desc="SVI", unit="epoch", progress=progress, rank=group.rank) as bar:
+            for _ in bar:
+                try:
+                    train_epoch(state, loss, step, batch_size)
+                    if valid_inputs:
+                        state.valid_trace.append(validate(state, loss, valid_inputs, batch_size, seed, group))
+                except NotFinite as error:
+                    kept = f"epoch {state.best_epoch}, before the loss left the finite numbers"
+                    raise DivergenceError(
+                        f"{error}; lower `lr` = {lr:g}, or raise the likelihood's floor.",
+                        state.result(kept, began, **about) if state.best_epoch else None,
+                    ) from error.__cause__
+                bar.set_postfix_str(f"ELBO {state.elbo:.3f} nats", refresh=False)
+                if callback is not None:
+                    with seeded(seed):
+                        callback(state.epoch, fitted)
+                state.keep_if_best()
+                if state.is_out_of(patience):
+                    break
+    return state.result(state.kept, began, **about)
+
+
+def train_epoch(state: TrainingState, loss: BatchLoss, step: AnyStep, batch_size: int) -> None:
+    """One pass over the data in random order; the mean ELBO of its batches goes into the trace.
+
+    Raises:
+        NotFinite: If a loss is not finite; it names the step and the first offender.
+    """
+    state.model.train()
+    losses, first = [], state.num_steps + 1
+    for index in loss.feed.batches(batch_size):
+        state.num_steps += 1
+        loss.elbo.advance()  # the weight of a warm-up
+        with offender_named(state, partial(loss.batch, index)):
+            value, x = step(index)
+        state.schedule()
+        losses.append(value)
+    state.model.eval()
+    values = torch.stack(losses).tolist()
+    with offender_named(state, partial(loss.batch, index)):
+        for state.num_steps, value in enumerate(values, first):
+            require_finite(value)  # on a GPU nobody has looked before
+        require_finite(step.again(index, x))  # no further step would notice what the last one did
+    state.trace.append(-sum(values) / len(loss.feed))
+
+
+def validate(
+    state: TrainingState, loss: BatchLoss, inputs: Sequence[Tensor], batch_size: int, seed: int, group: ProcessGroup
+) -> float:
+    """The ELBO on validation data, nats per datum, with the same draws after every epoch.
+
+    Not under ``no_grad``, where Pyro's ``TraceEnum_ELBO`` refuses to give its loss.
+
+    Raises:
+        NotFinite: If a loss is not finite; it names the step and the first offender.
+    """
+    total = 0.0
+    with seeded(seed):
+        for batch in zip(*(each.split(max(batch_size, 1024)) for each in inputs), strict=True):
+            with offender_named(state, partial(tuple, batch)):
+                value = loss.module(*batch).item()
+                require_finite(value)
+            total -= value
+    return group.gathered(total / len(inputs[0]))[0]  # so that all processes decide alike
+
+
+def _check_arguments(
+    model: LatentVariableModel,
+    num_epochs: int,
+    batch_size: int,
+    lr: float,
+    schedule: str | Schedule,
+    elbo: ELBO | None,
+    patience: int | None,
+    valid: object,
+) -> None:
     check_model(model)
     if num_epochs < 1 or batch_size < 1:
         raise ValueError(f"`num_epochs` and `batch_size` must be at least 1, got {num_epochs} and {batch_size}.")
     if not (0 < lr < math.inf):
         raise ValueError(f"`lr` must be a positive number, got {lr}.")
-    if isinstance(schedule, str) and schedule not in SCHEDULES:
-        raise ValueError(f"`schedule` must be one of {tuple(SCHEDULES)} or a function, got {schedule!r}.")
+    schedule_of(schedule)
     if elbo is not None and not hasattr(elbo, "differentiable_loss"):
         raise TypeError(
             f"`elbo` must be a Pyro ELBO with a differentiable_loss, got {type(elbo).__name__}; use e.g. Trace_ELBO."
         )
     if patience is not None and valid is None:
         raise ValueError("`patience` needs `valid`, the data on which the ELBO is to improve, got None.")
-    group = process_group(distributed)
-    shards = group.number if num_shards is None else num_shards
-    if not group.number <= shards <= batch_size:
-        raise ValueError(
-            f"`num_shards` must be from {group.number}, the number of processes, to `batch_size` = {batch_size}, "
-            f"got {shards}."
-        )
-
-    arguments: dict[str, Any] = {
-        "valid": valid,
-        "num_epochs": num_epochs,
-        "batch_size": batch_size,
-        "lr": lr,
-        "schedule": schedule,
-        "optimizer": optimizer,
-        "elbo": elbo,
-        "patience": patience,
-        "warm_start": warm_start,
-        "device": device,
-        "callback": callback,
-        "progress": progress,
-        "compile": compile,
-        "num_shards": num_shards,
-        "distributed": distributed,
-        "precision": precision,
-        "memory_budget": memory_budget,
-    }
-    began = time.perf_counter()
-    observations = as_observations(data)
-    fitted = model.copy().to(device=device) if device is not None else model.copy()
-    source = feed(fitted, observations, batch_size, memory_budget, group)
-    valid_inputs = None if valid is None else fitted.program_inputs(valid, "valid")
-
-    check_way(compile, source.observations.x.device)
-    check_precision(precision, compile, fitted.parameters())
-    run: Run
-
-    def result(kept: str, elbo_kept: float) -> FitResult:
-        return FitResult(
-            model=fitted.eval(),
-            method="SVI",
-            trace=nats(run.trace),
-            objective=getattr(elbo, "objective", "ELBO"),
-            converged=None,
-            seconds=time.perf_counter() - began,
-            kept=kept,
-            space=observations.space,
-            valid_trace=None if valid_inputs is None else nats(run.valid_trace),
-            elbo=elbo_kept,
-            refit=lambda other: svi(model, data, seed=other, **arguments),
-        )
-
-    best_state, best_elbo, best_epoch = copy.deepcopy(fitted.state_dict()), -math.inf, 0
-    with pyro.get_param_store().scope(), seeded(seed):
-        if not warm_start:
-            fitted.initialize(source.start())
-        kind = Run if shards == 1 else partial(ShardedRun, num_shards=shards, group=group, seed=seed)
-        run = kind(
-            fitted,
-            source,
-            elbo=elbo,
-            lr=lr,
-            schedule=schedule,
-            optimizer=optimizer,
-            batch_size=batch_size,
-            num_epochs=num_epochs,
-            compile=compile,
-            precision=precision,
-        )
-        bar = tqdm(
-            range(1, num_epochs + 1),
-            desc="SVI",
-            unit="epoch",
-            delay=1.0,
-            leave=False,
-            disable=hidden(progress) or group.rank > 0,
-        )
-        for epoch in bar:
-            try:
-                run.epoch()
-                current = run.trace[-1] if valid_inputs is None else run.validate(valid_inputs, seed)
-            except NotFinite as error:
-                fitted.load_state_dict(best_state)
-                last_good = result(f"epoch {best_epoch}, before the loss left the finite numbers", best_elbo)
-                raise DivergenceError(
-                    f"{error}; lower `lr` = {lr:g}, or raise the likelihood's floor.", last_good if best_epoch else None
-                ) from error.__cause__
-            bar.set_postfix_str(f"ELBO {current:.3f} nats", refresh=False)
-            if callback is not None:
-                with seeded(seed):
-                    callback(epoch, fitted)
-            if valid_inputs is None or current > best_elbo:
-                best_state, best_elbo, best_epoch = copy.deepcopy(fitted.state_dict()), current, epoch
-            elif patience is not None and epoch - best_epoch >= patience:
-                break
-        bar.close()
-    if valid_inputs is None:
-        return result(f"last, epoch {num_epochs}", best_elbo)
-    fitted.load_state_dict(best_state)
-    return result(f"best on validation, epoch {best_epoch} of {epoch}", best_elbo)

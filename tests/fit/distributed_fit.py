@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from pyrovae import PPCA, BernoulliMixture, FactorAnalysis, GaussianMixture, PPCAMixture, fit
+from pyrovae import PPCA, BernoulliMixture, Execution, FactorAnalysis, GaussianMixture, PPCAMixture, fit
 
 D = 4
 MODELS = {
@@ -32,10 +32,10 @@ def data_for(name: str) -> torch.Tensor:
 
 def fits(distributed: bool) -> dict[str, dict[str, torch.Tensor]]:
     """The parameters of every model, and the traces, from the default starts."""
-    result = {}
+    result, execution = {}, Execution(distributed=distributed)
     for name, build in MODELS.items():
         # Not accelerated: an extrapolation's length is a ratio of differences that vanish, and magnifies rounding.
-        options = {"max_iterations": 15, "num_restarts": 2, "distributed": distributed}
+        options = {"max_iterations": 15, "num_restarts": 2, "execution": execution}
         weight = torch.linspace(0.5, 2, 103) if name == "tied" else None
         fitted = fit.em(build(), data_for(name), sample_weight=weight, **options)
         result[name] = {**fitted.model.state_dict(), "trace": fitted.trace}
@@ -45,7 +45,7 @@ def fits(distributed: bool) -> dict[str, dict[str, torch.Tensor]]:
     start = PPCA(2, D)
     with torch.no_grad():
         start.weight.copy_(torch.eye(D)[:, :2])
-    fitted = fit.em(start, list(batches), warm_start=True, max_iterations=15, distributed=distributed)
+    fitted = fit.em(start, list(batches), warm_start=True, max_iterations=15, execution=execution)
     return {**result, "batches": {**fitted.model.state_dict(), "trace": fitted.trace}}
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pyrovae import PPCA, fit
+from pyrovae import PPCA, Execution, fit
+from pyrovae.engine.processes import ProcessGroup
 
 SCRIPT = Path(__file__).with_name("distributed_fit.py")
 
@@ -45,9 +46,9 @@ def test_processes_give_the_fit_of_one(number, alone, tmp_path):
 def test_processes_that_nobody_started_are_refused():
     message = r"`distributed` needs an initialised process group, got none; run under torchrun"
     with pytest.raises(ValueError, match=message):
-        fit.em(PPCA(1, 3), torch.zeros(5, 3), distributed=True)
+        fit.em(PPCA(1, 3), torch.zeros(5, 3), execution=Execution(distributed=True))
 
 
 def test_there_is_a_datum_for_every_process():
     with pytest.raises(ValueError, match=r"`data` must hold at least one datum for each of 4 processes, got 3"):
-        fit.sources.open_source(PPCA(1, 3), torch.zeros(3, 3), None, None, None, 0, 4)
+        fit.sources.open_source(PPCA(1, 3), torch.zeros(3, 3), group=ProcessGroup(0, 4))

@@ -5,10 +5,10 @@ import weakref
 import pytest
 import torch
 
-from pyrovae import PPCA, VAE, Bernoulli, fit
+from pyrovae import PPCA, VAE, Bernoulli, Execution, fit
 from pyrovae.data import Observations
 from pyrovae.engine.processes import ProcessGroup
-from pyrovae.fit.feed import InMemory, Streamed, feed
+from pyrovae.fit.feed import InMemory, Streamed, open_feed
 
 D, N, BATCH = 6, 53, 8
 ROW = 4 * D  # bytes of a datum
@@ -25,21 +25,20 @@ def vae(**options):
     return VAE(2, D, Bernoulli(), hidden=(5,), **options)
 
 
-def fitted(model, data, **options):
-    result = fit.svi(
-        model, data, num_epochs=3, batch_size=BATCH, lr=0.01, seed=2, warm_start=True, progress=False, **options
-    )
+def fitted(model, data, **how):
+    options = {"num_epochs": 3, "batch_size": BATCH, "lr": 0.01, "seed": 2, "warm_start": True, "progress": False}
+    result = fit.svi(model, data, **options, execution=Execution(**how))
     return torch.cat([each.flatten() for each in result.model.parameters()]), result
 
 
-@pytest.mark.parametrize("options", [{}, {"compile": "graph"}, {"num_shards": 2}])
+@pytest.mark.parametrize("how", [{}, {"compile": "graph"}, {"num_shards": 2}])
 @pytest.mark.parametrize("num_classes", [None, 3])
 @pytest.mark.parametrize("batches", [1, 2, 3])  # in a chunk: 7, 4 and 3 chunks, the last of 5 data
-def test_a_streamed_fit_is_that_in_memory_to_the_bit(grey, options, num_classes, batches):
+def test_a_streamed_fit_is_that_in_memory_to_the_bit(grey, how, num_classes, batches):
     model, before = vae(num_classes=num_classes), grey.x.clone()
     size = ROW + (8 if num_classes else 0)
-    whole, _ = fitted(model, grey, **options)
-    streamed, result = fitted(model, grey, memory_budget=2 * batches * BATCH * size, **options)
+    whole, _ = fitted(model, grey, **how)
+    streamed, result = fitted(model, grey, memory_budget=2 * batches * BATCH * size, **how)
     assert (whole == streamed).all()
     assert len(result.trace) == 3
     assert (grey.x == before).all()
@@ -64,12 +63,12 @@ def test_every_datum_is_seen_once_an_epoch_and_beside_its_label():
 
 
 def test_memory_on_the_device_is_that_of_a_chunk(grey):
-    source = feed(vae(), grey, BATCH, 6 * BATCH * ROW + 1)
+    source = open_feed(vae(), grey, BATCH, 6 * BATCH * ROW + 1)
     assert isinstance(source, Streamed)
     assert source.observations.x.shape == (3 * BATCH, D)
     assert source.observations.x.untyped_storage().nbytes() == 3 * BATCH * ROW
-    assert isinstance(feed(vae(), grey, BATCH, N * ROW), InMemory)
-    assert isinstance(feed(vae(), grey, BATCH), InMemory)
+    assert isinstance(open_feed(vae(), grey, BATCH, N * ROW), InMemory)
+    assert isinstance(open_feed(vae(), grey, BATCH), InMemory)
 
 
 def test_a_mapped_file_of_another_type_is_streamed(tmp_path):
@@ -79,10 +78,13 @@ def test_a_mapped_file_of_another_type_is_streamed(tmp_path):
     x.numpy().tofile(tmp_path / "x.bin")
     mapped = torch.from_file(str(tmp_path / "x.bin"), size=N * D).reshape(N, D)
     model = PPCA(2, D)  # in float64
-    source = feed(model, Observations(mapped), BATCH, 4 * BATCH * D * 8)
+    budget = 4 * BATCH * D * 8
+    source = open_feed(model, Observations(mapped), BATCH, budget)
     assert source.observations.x.dtype == torch.float64
     assert source.start().shape == (2 * BATCH, D)
-    result = fit.svi(model, mapped, num_epochs=2, batch_size=BATCH, memory_budget=4 * BATCH * D * 8, progress=False)
+    result = fit.svi(
+        model, mapped, num_epochs=2, batch_size=BATCH, execution=Execution(memory_budget=4 * BATCH * D * 8)
+    )
     assert result.trace.isfinite().all()
 
 
@@ -90,7 +92,7 @@ def test_data_beyond_the_first_chunk_are_checked(grey):
     x = grey.x.clone().round()
     x[-1, 0] = 0.5
     with pytest.raises(ValueError, match="`data` must hold only 0 and 1"):
-        fit.svi(vae(), x, batch_size=BATCH, memory_budget=2 * BATCH * ROW)
+        fit.svi(vae(), x, batch_size=BATCH, execution=Execution(memory_budget=2 * BATCH * ROW))
 
 
 @pytest.mark.parametrize(
@@ -100,13 +102,13 @@ def test_data_beyond_the_first_chunk_are_checked(grey):
             2 * BATCH * ROW - 1,
             f"`memory_budget` must be at least the {2 * BATCH * ROW} bytes of two batches",
         ),
-        (0, "`memory_budget` must be a positive whole number of bytes, got 0."),
-        (1e9, "`memory_budget` must be a positive whole number of bytes, got 1000000000.0."),
+        (0, "`memory_budget` must be a whole number of at least 1, or None, got 0."),
+        (1e9, "`memory_budget` must be a whole number of at least 1, or None, got 1000000000.0."),
     ],
 )
 def test_a_budget_that_cannot_be_kept_is_refused(grey, budget, message):
     with pytest.raises(ValueError, match=message):
-        fit.svi(vae(), grey, batch_size=BATCH, memory_budget=budget)
+        fit.svi(vae(), grey, batch_size=BATCH, execution=Execution(memory_budget=budget))
 
 
 def test_what_cannot_be_gathered_ends_the_fit(grey, monkeypatch):
@@ -134,7 +136,7 @@ def test_no_more_than_the_budget_is_on_the_device_at_any_time(monkeypatch):
 
     x, budget = torch.randn(N, D), 2 * BATCH * D * 8
     monkeypatch.setattr(torch.Tensor, "to", counted)
-    source = feed(PPCA(2, D), Observations(x), BATCH, budget)
+    source = open_feed(PPCA(2, D), Observations(x), BATCH, budget)
     source.start()
     assert 0 < most[0] <= budget // 2  # beside the chunk that stays
     assert source.observations.x.nbytes == budget // 2
@@ -147,7 +149,7 @@ def test_processes_stream_together_or_not_at_all(grey):
         def gathered(self, value):
             return [value, True]
 
-    assert isinstance(feed(vae(), grey, BATCH, None, Short()), Streamed)
+    assert isinstance(open_feed(vae(), grey, BATCH, None, Short()), Streamed)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -157,5 +159,5 @@ def test_on_a_gpu_chunks_come_through_pinned_memory(grey):
     assert all(each.is_pinned() for slot in streamed._staged for each in slot)
     seen = torch.cat([streamed.observations.draw(index) for index in streamed.batches(BATCH)])
     assert (seen.sum(0).cpu() == grey.fixed().x.sum(0)).all()
-    result = fit.svi(model, grey, num_epochs=2, batch_size=BATCH, memory_budget=4 * BATCH * ROW, progress=False)
+    result = fit.svi(model, grey, num_epochs=2, batch_size=BATCH, execution=Execution(memory_budget=4 * BATCH * ROW))
     assert result.trace.isfinite().all()

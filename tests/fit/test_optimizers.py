@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 
-from pyrovae import VAE, Bernoulli, fit
+from pyrovae import VAE, Bernoulli, Execution, fit
+from pyrovae.fit import training
 from pyrovae.fit.optimizers import NEGLIGIBLE, UPKEEP, forget_negligible
-from pyrovae.fit.steps import training
 
 TINY = torch.finfo(torch.float32).tiny
 
@@ -47,7 +47,7 @@ def fitted(optimizers):
         return optimizers[-1]
 
     torch.manual_seed(0)
-    options = {"num_epochs": 2, "batch_size": 1, "optimizer": adam, "seed": 1, "progress": False, "compile": "graph"}
+    options = {"num_epochs": 2, "batch_size": 1, "optimizer": adam, "seed": 1, "execution": Execution(compile="graph")}
     return fit.svi(VAE(2, 8, Bernoulli(), hidden=(6,)), rare_pixels(), **options).model.state_dict()
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pyrovae import VAE, Bernoulli, fit
+from pyrovae import VAE, Bernoulli, Execution, fit
 from pyrovae.engine.precision import LayersInBfloat16
 
 D = 8
@@ -17,8 +17,8 @@ def bits():
     return (kind ^ (torch.rand(96, D) < 0.1)).float()
 
 
-def fits(**options):
-    options = {"num_epochs": 15, "batch_size": 32, "lr": 0.01, **options}
+def fits(num_epochs=15, **how):
+    options = {"num_epochs": num_epochs, "batch_size": 32, "lr": 0.01, "execution": Execution(**how)}
     return fit.svi(VAE(2, D, Bernoulli(), hidden=(16,)), bits(), valid=bits(), **options)
 
 
@@ -65,4 +65,4 @@ def test_what_cannot_be_had_is_refused():
     with pytest.raises(ValueError, match=r"`precision='bf16'` needs a way of computing .* got compile='inductor'"):
         fits(precision="bf16", compile="inductor")
     with pytest.raises(ValueError, match=r"`precision='bf16'` needs parameters in float32, got torch.float64; use"):
-        fit.svi(VAE(1, D).double(), bits().double(), precision="bf16")
+        fit.svi(VAE(1, D).double(), bits().double(), execution=Execution(precision="bf16"))

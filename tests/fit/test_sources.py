@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from pyrovae import PPCA, BernoulliMixture, GaussianMixture, fit
+from pyrovae import PPCA, BernoulliMixture, Execution, GaussianMixture, fit
 from pyrovae.data import Observations
 
 pytestmark = pytest.mark.filterwarnings("ignore::pyrovae.fit.FitWarning")
@@ -28,6 +28,10 @@ def started(x):
     model = GaussianMixture(2, D, floor=1e-3)
     model.initialize(x[:20])
     return model
+
+
+def within(memory_budget):
+    return {"execution": Execution(memory_budget=memory_budget)}
 
 
 def mapped(x, folder, kind="load"):
@@ -53,7 +57,7 @@ SOURCES = {
 
 
 @pytest.mark.parametrize("kind", SOURCES)
-@pytest.mark.parametrize("options", [{}, {"chunk_size": 7}, {"memory_budget": 20_000}])
+@pytest.mark.parametrize("options", [{}, {"chunk_size": 7}, within(20_000)])
 def test_every_source_gives_the_fit_of_the_tensor(kind, options, x, started, tmp_path):
     expected = fit.em(started, x, warm_start=True, max_iterations=8, tolerance=1e-12)
     before = x.clone()
@@ -66,7 +70,7 @@ def test_every_source_gives_the_fit_of_the_tensor(kind, options, x, started, tmp
 
 @pytest.mark.parametrize("memory_budget", [None, 1_000_000, 8_000])  # the last starts from 20 of the data
 def test_every_source_of_rows_has_the_same_start(memory_budget, x, tmp_path):
-    options = {"memory_budget": memory_budget, "max_iterations": 4}
+    options = {**within(memory_budget), "max_iterations": 4}
     model = GaussianMixture(2, D, floor=1e-3)
     expected = fit.em(model, x, **options)
     for kind in ("observations", "array", "np.load"):
@@ -82,7 +86,7 @@ def test_the_start_is_drawn_from_all_of_the_data(monkeypatch):
     seen = []
     monkeypatch.setattr(PPCA, "initialize", lambda self, x, weight: seen.append(x[:, 0].clone()))
     for seed in range(3):
-        fit.em(PPCA(1, 2), x.numpy(), memory_budget=20 * 16 * 8 * 2, seed=seed, max_iterations=1)
+        fit.em(PPCA(1, 2), x.numpy(), seed=seed, max_iterations=1, **within(20 * 16 * 8 * 2))
     for drawn in seen:
         assert (drawn // 50).tolist() == list(range(20))
     assert len({tuple(drawn.tolist()) for drawn in seen}) == 3
@@ -90,7 +94,7 @@ def test_the_start_is_drawn_from_all_of_the_data(monkeypatch):
 
 def test_rows_of_a_file_are_picked_in_windows(x, tmp_path, monkeypatch):
     monkeypatch.setattr("pyrovae.fit.sources.WINDOW_BYTES", 10 * D * 8)
-    options = {"memory_budget": 8_000, "max_iterations": 2}
+    options = {**within(8_000), "max_iterations": 2}
     model = GaussianMixture(2, D, floor=1e-3)
     picked, expected = fit.em(model, mapped(x, tmp_path), **options), fit.em(model, x, **options)
     torch.testing.assert_close(picked.trace, expected.trace, rtol=1e-12, atol=1e-12)
@@ -103,7 +107,7 @@ def test_batches_start_from_a_reservoir_of_all_of_them(monkeypatch):
     monkeypatch.setattr(
         PPCA, "initialize", lambda self, x, weight: counts.index_add_(0, x[:, 0].long(), torch.ones(20))
     )
-    source = fit.sources.open_source(PPCA(1, 2), list(x.split(7)), None, None, 20 * 16 * 8 * 2)
+    source = fit.sources.open_source(PPCA(1, 2), list(x.split(7)), memory_budget=20 * 16 * 8 * 2)
     for _ in range(number):
         start, weight = source.start()
         assert weight is None
@@ -150,9 +154,9 @@ class Endless:
 @pytest.mark.parametrize(
     ("make", "options", "error", "message"),
     [
-        (lambda x: x, {"memory_budget": 100}, ValueError, r"`memory_budget` must be at least the 384 bytes .*got 100"),
-        (lambda x: x, {"memory_budget": 383}, ValueError, r"`memory_budget` must be at least the 384 bytes that one"),
-        (lambda x: x.numpy(), {"memory_budget": 400}, ValueError, r"`num_components` .* 1, got 2; .*`memory_budget`"),
+        (lambda x: x, within(100), ValueError, r"`memory_budget` must be at least the 384 bytes .*got 100"),
+        (lambda x: x, within(383), ValueError, r"`memory_budget` must be at least the 384 bytes that one"),
+        (lambda x: x.numpy(), within(400), ValueError, r"`num_components` .* 1, got 2; .*`memory_budget`"),
         (lambda x: (row for row in x.split(9)), {}, TypeError, r"`data` must be .* got generator; a generator ends"),
         (lambda x: 3, {}, TypeError, r"`data` must be Observations, a tensor, an array or an iterable .* got int"),
         (lambda x: [], {}, ValueError, r"`data` must give at least one batch in every pass, got none"),
@@ -191,18 +195,18 @@ SCRIPT = """
 import re, sys
 from pathlib import Path
 import numpy as np, torch
-from pyrovae import GaussianMixture, fit
+from pyrovae import Execution, GaussianMixture, fit
 import warnings; warnings.simplefilter("ignore")
-path, budget, shape = sys.argv[1], int(sys.argv[2]), (3 * 2**18, 32)
+path, within, shape = sys.argv[1], Execution(memory_budget=int(sys.argv[2])), (3 * 2**18, 32)
 peak = lambda: 1024 * int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 model = GaussianMixture(2, shape[1], "diag", floor=1e-3)
-fit.em(model, np.random.default_rng(0).normal(size=(5000, shape[1])), max_iterations=3, memory_budget=budget)
+fit.em(model, np.random.default_rng(0).normal(size=(5000, shape[1])), max_iterations=3, execution=within)
 x = np.memmap(path, dtype=np.float64, mode="r", shape=shape)
 Path("/proc/self/clear_refs").write_text("5")  # the peak begins again at what is resident now
 before = peak()
-result = fit.em(model, x, max_iterations=2, memory_budget=budget)
+result = fit.em(model, x, max_iterations=2, execution=within)
 grown = peak() - before
-whole = fit.em(model, torch.from_numpy(np.array(x)), max_iterations=2, memory_budget=budget)
+whole = fit.em(model, torch.from_numpy(np.array(x)), max_iterations=2, execution=within)
 assert peak() - before >= x.nbytes, "what the test measures does not grow with what is in memory"
 difference = max((a - b).abs().max().item() for a, b in zip(result.model.parameters(), whole.model.parameters()))
 print(x.nbytes, grown, difference)

@@ -11,7 +11,7 @@ from torch import nn
 
 from pyrovae import PPCA, VAE, Bernoulli, Gaussian, GaussianMixture, evaluate, fit
 from pyrovae.data import Observations, Space
-from pyrovae.fit.steps.training import has_enumerated_site
+from pyrovae.fit.loss import has_enumerated_site
 from pyrovae.models.networks import CategoricalEncoder, LinearGaussianEncoder
 
 D = 4

@@ -1,45 +1,61 @@
-"""How a fit by gradient steps gets its gradients: interpreted by Pyro, from a graph, compiled, or from a CUDA graph."""
+"""Which kind of step is fastest: interpreted by Pyro, from a graph, compiled, or from a CUDA graph."""
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
+from torch import nn
 
 from pyrovae.engine.capture import compiler_found
+from pyrovae.engine.execution import Compile, Execution
+from pyrovae.engine.processes import ProcessGroup
 from pyrovae.fit.objectives import BetaELBO, ImportanceWeightedELBO
 
-Compile = Literal["auto", "graph", "inductor", "cuda_graph", False]
-
-WAYS = ("auto", "graph", "inductor", "cuda_graph", False)
 STEPS_TO_CAPTURE = 300  # by then a graph has saved what its capture takes, up to half a second
 STEPS_TO_COMPILE = 10_000  # and Inductor some ten seconds
 KNOWN = (Trace_ELBO, TraceMeanField_ELBO, TraceEnum_ELBO, BetaELBO, ImportanceWeightedELBO)
 
 
-def check_way(compile: Compile, device: torch.device) -> None:
-    """Check what the caller asks for.
+def check_execution(execution: Execution, model: nn.Module, batch_size: int, group: ProcessGroup) -> None:
+    """Check that the steps that the caller asks for can be had.
 
     Raises:
-        ValueError: If it is not known, or not to be had on this device.
+        ValueError: If they cannot, for this model on its device, these batches, or in this combination.
     """
-    if compile not in WAYS:
-        raise ValueError(f"`compile` must be one of {WAYS}, got {compile!r}.")
-    if compile == "cuda_graph" and device.type != "cuda":
+    if not group.number <= (execution.num_shards or group.number) <= batch_size:
+        raise ValueError(
+            f"`num_shards` must be from {group.number}, the number of processes, to `batch_size` = {batch_size}, "
+            f"got {execution.num_shards or group.number}."
+        )
+    device = next(model.parameters()).device
+    if execution.compile == "cuda_graph" and device.type != "cuda":
         raise ValueError(
             f"`compile='cuda_graph'` needs a CUDA device, got {device.type!r}; pass device=\"cuda\", or "
             "compile='inductor'."
         )
+    if execution.precision == "full":
+        return
+    if execution.compile == "inductor":
+        raise ValueError(
+            "`precision='bf16'` needs a way of computing that rounds where it is told to, got compile='inductor'; "
+            'use "graph", or "cuda_graph" on a GPU.'
+        )
+    if other := sorted({str(each.dtype) for each in model.parameters() if each.dtype != torch.float32}):
+        raise ValueError(f"`precision='bf16'` needs parameters in float32, got {', '.join(other)}; use model.float().")
 
 
-def best_way(device: torch.device, num_steps: int, elbo: object) -> Compile:
-    """What is fastest over so many steps, compilation included.
+def choose(execution: Execution, device: torch.device, num_steps: int, elbo: object) -> Compile:
+    """The kind of step that the caller asks for, or that is fastest over so many steps, compilation included.
 
     An ELBO of a kind not known here may do more at a step than calculate, which no graph repeats: it is interpreted.
     """
-    if num_steps < STEPS_TO_CAPTURE or type(elbo) not in KNOWN:
-        return False
-    if device.type == "cuda":
-        return "cuda_graph"
-    return "inductor" if device.type == "cpu" and num_steps >= STEPS_TO_COMPILE and compiler_found() else "graph"
+    chosen = execution.compile
+    if chosen == "auto":
+        if num_steps < STEPS_TO_CAPTURE or type(elbo) not in KNOWN:
+            chosen = False
+        elif device.type == "cuda":
+            chosen = "cuda_graph"
+        else:
+            compiles = device.type == "cpu" and num_steps >= STEPS_TO_COMPILE and compiler_found()
+            chosen = "inductor" if compiles else "graph"
+    return "graph" if chosen == "inductor" and execution.precision == "bf16" else chosen

@@ -8,6 +8,7 @@ it is or compiled by Inductor.  It serves any Pyro model and guide; :func:`~pyro
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,10 +16,43 @@ from pyro import poutine
 from pyro.infer import ELBO, Trace_ELBO
 from torch import Tensor, nn
 
+from pyrovae.engine.capture import NotStatic
 from pyrovae.engine.replay import BACKENDS, Backend, Replayed
-from pyrovae.fit.result import FitWarning
+from pyrovae.fit.loss import BatchLoss, WeightedELBO
+from pyrovae.fit.result import FitWarning, warn
+from pyrovae.fit.steps.step import Step, set_gradients, with_gradients
 
 Program = Callable[..., Any]
+
+
+class Captured:
+    """Steps from graphs, one for each size of batch; where the loss cannot be captured, Pyro interprets it.
+
+    Args:
+        interpreted: The step that takes over then.
+        step_of: Makes the step for batches of a size.
+    """
+
+    def __init__(self, interpreted: Step, step_of: Callable[[int], Callable[[Tensor], Sequence[Tensor]]]) -> None:
+        self.interpreted, self.step_of = interpreted, step_of
+        self.steps: dict[int, Callable[[Tensor], Sequence[Tensor]]] = {}
+        self.again = interpreted.again
+
+    def __call__(self, index: Tensor) -> Sequence[Tensor]:
+        """A step, as :class:`~pyrovae.fit.steps.step.Step` takes it."""
+        size = len(index)
+        if size not in self.steps:
+            self.steps[size] = self.step_of(size)
+        try:
+            return self.steps[size](index)
+        except NotStatic as error:
+            warn(
+                f"the loss cannot be captured as a graph, so Pyro interprets the model at every step: {error}; "
+                "`compile=False` does so unasked.",
+                FitWarning,
+            )
+            self.step_of, self.steps = lambda size: self.interpreted, {}
+            return self.interpreted(index)
 
 
 class CompiledLoss:
@@ -48,8 +82,8 @@ class CompiledLoss:
         backend: Backend = "graph",
     ) -> None:
         self.function, self.parameters = function, list(parameters)
-        self._replayed = Replayed(
-            self._evaluate,
+        self.evaluate = Replayed(
+            partial(with_gradients, function, self.parameters),
             self.parameters,
             state,
             mode=mode,
@@ -60,24 +94,24 @@ class CompiledLoss:
 
     def __call__(self, *inputs: Tensor) -> Sequence[Tensor]:
         """What the function returns, detached; ``grad`` of the parameters is the gradient of the first."""
-        return self._keep(self._replayed(*inputs))
+        return set_gradients(self.parameters, self.evaluate(*inputs))
 
     def run(self, *inputs: Any) -> Sequence[Tensor]:
         """The same without a graph, whether or not the function is static."""
-        return self._keep(self._evaluate(*inputs))
+        return set_gradients(self.parameters, with_gradients(self.function, self.parameters, *inputs))
 
-    def _keep(self, values: Sequence[Any]) -> Sequence[Tensor]:
-        outputs = len(values) - len(self.parameters)
-        for parameter, gradient in zip(self.parameters, values[outputs:], strict=True):
-            parameter.grad = gradient
-        return values[:outputs]
 
-    def _evaluate(self, *inputs: Any) -> Sequence[Any]:
-        """What the function returns, and the gradients."""
-        with torch.enable_grad():
-            outputs = self.function(*inputs)
-            gradients = torch.autograd.grad(outputs[0], self.parameters, allow_unused=True)
-        return [*(each.detach() for each in outputs), *gradients]
+def graph_of(loss: BatchLoss, backend: Backend) -> CompiledLoss:
+    """The loss of batches and its gradients as a graph."""
+    tensors = [*loss.module.parameters(), *loss.module.buffers(), *loss.elbo.weight]
+    state = [each for each in tensors if not each.requires_grad]
+    return CompiledLoss(loss, loss.parameters, state, mode=mode_of(loss.module), backend=backend)
+
+
+def mode_of(module: nn.Module) -> Callable[[], Hashable]:
+    """Which of its modules are in training mode, as a function."""
+    modules = list(module.modules())
+    return lambda: tuple([each.training for each in modules])
 
 
 class CompiledELBO:
@@ -126,6 +160,7 @@ class CompiledELBO:
             )
         self.model, self.guide, self.backend = model, guide, backend
         self._modules = nn.ModuleList([each for each in (model, guide) if isinstance(each, nn.Module)])
+        self._weighted = WeightedELBO(self.elbo, torch.ones(()))
         self._loss: CompiledLoss | None = None
 
     def parameters(self, *args: Tensor) -> list[Tensor]:
@@ -139,7 +174,8 @@ class CompiledELBO:
     def __call__(self, *args: Tensor) -> Tensor:
         """The loss, nats, summed over data; ``grad`` of every parameter is its gradient."""
         loss = self._prepared(args)
-        return loss(*args, *next_weight(self.elbo, loss.parameters[0]))[0]
+        self._weighted.advance()
+        return loss(*args)[0]
 
     def _prepared(self, args: tuple[Tensor, ...]) -> CompiledLoss:
         if self._loss is None:
@@ -147,37 +183,19 @@ class CompiledELBO:
                 raise TypeError(
                     f"`args` must be tensors, got {other[0]}; bind what else there is by functools.partial."
                 )
-            weight = (1.0,) if has_weight(self.elbo) else ()
-            modules = list(self._modules.modules())
-            parameters, state = tensors_of(self._modules, lambda: self._value(*args, *weight))
+            parameters, state = tensors_of(self._modules, lambda: self._value(*args))
+            self._weighted = WeightedELBO(self.elbo, parameters[0])
             self._loss = CompiledLoss(
                 lambda *inputs: [self._value(*inputs)],
                 parameters,
-                state,
-                mode=lambda: tuple([each.training for each in modules]),
+                [*state, *self._weighted.weight],
+                mode=mode_of(self._modules),
                 backend=self.backend,
             )
         return self._loss
 
     def _value(self, *inputs: Any) -> Tensor:
-        return loss_of(self.elbo, self.model, self.guide, inputs)
-
-
-def next_weight(elbo: Any, like: Tensor) -> tuple[Tensor, ...]:
-    """What an ELBO changes from step to step, as a further input of its loss: β, where there is a schedule of it."""
-    return (torch.full((), elbo.next_weight(), dtype=like.dtype, device=like.device),) if has_weight(elbo) else ()
-
-
-def has_weight(elbo: Any) -> bool:
-    """Whether the loss of an ELBO has a weight of its own at every step."""
-    return hasattr(elbo, "next_weight")
-
-
-def loss_of(elbo: Any, model: Program, guide: Program, inputs: tuple[Any, ...]) -> Tensor:
-    """The loss of a model and a guide, called with the inputs, less the last if that is the weight of the ELBO."""
-    if has_weight(elbo):
-        return elbo.weighted_loss(inputs[-1], model, guide, *inputs[:-1])
-    return elbo.differentiable_loss(model, guide, *inputs)
+        return self._weighted.loss(self.model, self.guide, *inputs)
 
 
 def tensors_of(modules: nn.Module, run: Callable[[], object]) -> tuple[list[Tensor], list[Tensor]]:

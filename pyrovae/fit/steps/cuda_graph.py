@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
 
 from pyrovae.fit.steps.captured import CompiledLoss
+from pyrovae.fit.steps.step import NoSteps
 
 PLAIN_STEPS = 5  # of which the loss takes three to be captured and compared; the others fill the caches of libraries
 
@@ -23,25 +24,23 @@ class CudaGraphStep:
 
     Args:
         loss: The loss, captured.
-        optimizer: Of the parameters of the loss; None where somebody else takes the steps.
+        optimizer: Of the parameters of the loss; NoSteps where somebody else takes the steps.
     """
 
-    def __init__(self, loss: CompiledLoss, optimizer: Optimizer | None) -> None:
-        self.loss = loss
-        self.optimizer: Optimizer | NoSteps = NoSteps() if optimizer is None else optimizer
+    def __init__(self, loss: CompiledLoss, optimizer: Optimizer | NoSteps) -> None:
+        self.loss, self.optimizer = loss, optimizer
         self.steps = 0
         self.graph: torch.cuda.CUDAGraph | None = None
         self.settings = other_settings(self.optimizer)
         self.inside = fits_in_graph(self.optimizer)
 
     def __call__(self, *inputs: Tensor) -> Sequence[Tensor]:
-        """A step; what the loss gives, on the device."""
+        """A step; what the loss gives but for the mean that is descended, on the device, where nobody looks at it."""
         if self.inside and other_settings(self.optimizer) != self.settings:
             self.inside, self.graph = False, None
         if self.steps < PLAIN_STEPS:
-            outputs = self._plain(inputs)
             self.steps += 1
-            return outputs
+            return self._plain(inputs)[1:]
         if self.graph is None:
             self._record(inputs)
         for static, given in zip(self.inputs, inputs, strict=True):
@@ -54,7 +53,7 @@ class CudaGraphStep:
             for parameter, gradient in zip(self.loss.parameters, self.gradients, strict=True):
                 parameter.grad = gradient
             self.optimizer.step()
-        return [each.clone() for each in self.outputs]
+        return [each.clone() for each in self.outputs[1:]]
 
     def _plain(self, inputs: tuple[Tensor, ...]) -> Sequence[Tensor]:
         """A step by separate launches, on a stream of its own, as a recording asks for."""
@@ -82,15 +81,6 @@ class CudaGraphStep:
             with rates_in_tensors(self.optimizer, self.rates):
                 self.optimizer.step()
         return outputs
-
-
-class NoSteps:
-    """An optimizer that leaves its steps to somebody else."""
-
-    param_groups: Sequence[dict[str, Any]] = ()
-
-    def step(self) -> None:
-        """Take none."""
 
 
 def fits_in_graph(optimizer: Optimizer | NoSteps) -> bool:

@@ -8,17 +8,17 @@ computed: n shards in one process (gradient accumulation) are one in each of n.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from pyrovae.engine.processes import ProcessGroup
 from pyrovae.engine.seeding import block_seed, seeded
-from pyrovae.fit.steps.cuda_graph import CudaGraphStep
-from pyrovae.fit.steps.training import Run, Update
+from pyrovae.fit.loss import BatchLoss
+from pyrovae.fit.steps.step import set_gradients
+from pyrovae.fit.training import require_finite
 
 
 class Shards:
@@ -61,77 +61,59 @@ class Shards:
         changes = [torch.zeros_like(each, dtype=torch.promote_types(each.dtype, like[0].dtype)) for each in before]
         failure: Exception | None = None
         self.calls += 1
-        for number, part in self.own(index):
-            try:
+        try:
+            for number, part in self.own(index):
                 with seeded(block_seed(self.seed, self.calls * self.number + number)):
                     values = function(part)
-            except Exception as error:  # the other processes wait for this one's share of the sums
-                failure, values = error, [torch.full_like(each, math.nan) for each in like]
-            _add(sums, values, len(part) / len(index))
-            _add(changes, [_change(*each) for each in zip(before, self.buffers, strict=True)], len(part) / len(index))
+                _add([*sums, *changes], [*values, *map(_change, before, self.buffers)], len(part) / len(index))
+                _put(self.buffers, before)
+        except Exception as error:  # the other processes wait for this one's share of the sums
+            failure = error
             _put(self.buffers, before)
-            if failure is not None:
-                break
+            _put(sums, [torch.full_like(each, math.nan) for each in like])
         both = self.group.sums([*sums, *changes])
         if failure is not None:
             raise failure
-        _put(self.buffers, [_moved(*each) for each in zip(before, both[len(like) :], strict=True)])
+        _put(self.buffers, list(map(_moved, before, both[len(like) :])))
         return both[: len(like)]
 
 
-class ShardedRun(Run):
-    """A training run whose batches are dealt into shards.
+class Sharded:
+    """A step whose batch is dealt into shards.
 
     Args:
-        *args, **options: As for :class:`~pyrovae.fit.steps.training.Run`.
-        num_shards: Parts of a batch.
-        group: The processes that share them.
-        seed: Seed of their draws.
+        step: Gives the gradients of a part; the optimizer is not its own.
+        loss: Of a batch.
+        optimizer: Of its parameters.
+        shards: The parts.
     """
 
-    def __init__(self, *args: Any, num_shards: int, group: ProcessGroup, seed: int, **options: Any) -> None:
-        super().__init__(*args, **options)
-        group.copy_from_first(self.model.state_dict().values())
-        self.shards = Shards(num_shards, group, seed, list(self.loss.buffers()))
-        first = torch.arange(min(self.batch_size, len(self.source)))
-        self.usual_sizes = Counter(len(part) for _, part in self.shards.own(first))
-        self.like = [self.parameters[0].new_zeros(()), *self.parameters]
+    def __init__(
+        self, step: Callable[[Tensor], Sequence[Tensor]], loss: BatchLoss, optimizer: Optimizer, shards: Shards
+    ) -> None:
+        self.step, self.loss, self.optimizer, self.shards = step, loss, optimizer, shards
+        self.like = [loss.parameters[0].new_zeros(()), *loss.parameters]
 
-    def validate(self, inputs: tuple[Tensor, ...], seed: int) -> float:
-        """As in one process, and the first process's value in all, so that all decide alike."""
-        super().validate(inputs, seed)
-        self.valid_trace[-1] = self.shards.group.gathered(self.valid_trace[-1])[0]
-        return self.valid_trace[-1]
-
-    def _descend(self, index: Tensor, *weight: Tensor) -> Sequence[Tensor]:
-        descend = super()._descend
-
-        def gradients(part: Tensor) -> Sequence[Tensor]:
-            mean = descend(part, *weight)[0]
-            return [mean, *(torch.zeros_like(each) if each.grad is None else each.grad for each in self.parameters)]
-
-        mean, *averages = self._checked(
-            lambda: self.shards.mean(gradients, index, self.like),
-            lambda: self._batch(index),
-            look=index.device.type != "cuda",  # where a look would wait for the step; epochs look
-        )
-        for parameter, gradient in zip(self.parameters, averages, strict=True):
-            parameter.grad = gradient
+    def __call__(self, index: Tensor) -> Sequence[Tensor]:
+        """A step, as :class:`~pyrovae.fit.steps.step.Step` takes it, but each part has an x of its own."""
+        mean, *gradients = self.shards.mean(self._gradients, index, self.like)
+        if not mean.is_cuda:  # where a look would wait for the step; who calls looks later
+            require_finite(mean)
+        set_gradients(self.loss.parameters, gradients)
         self.optimizer.step()
-        return mean, mean * len(index), index
+        return mean * len(index), index
 
-    def _update(self, size: int) -> Update:
-        """How the gradients of a part of this size are had; the step is taken when all are added up."""
-        loss, way = self._loss_for(size)
-        if way == "cuda_graph":
-            return CudaGraphStep(loss, None)
-        return loss if way else loss.run
+    def again(self, index: Tensor, _: Tensor) -> Tensor:
+        """The loss a datum once more, by the parameters of now and new draws."""
+        return self.shards.mean(self._mean, index, self.like[:1])[0]
 
-    def _check_last(self, index: Tensor, x: Tensor) -> None:
-        def loss(part: Tensor) -> list[Tensor]:
-            return [self.loss(*self._batch(part)).detach() / len(part)]
+    def _gradients(self, part: Tensor) -> Sequence[Tensor]:
+        value = self.step(part)[0]
+        gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in self.loss.parameters]
+        return [value / len(part), *gradients]
 
-        self._checked(lambda: self.shards.mean(loss, index, self.like[:1]), lambda: self._batch(index))
+    def _mean(self, part: Tensor) -> Sequence[Tensor]:
+        return [self.loss.module(*self.loss.batch(part)).detach() / len(part)]
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ import pyro.distributions as dist
 import torch
 from torch import nn
 
-from pyrovae import VAE, Bernoulli, evaluate, fit
+from pyrovae import VAE, Bernoulli, Execution, evaluate, fit
 from pyrovae.data import Observations
 
 D, N = 6, 90  # a dozen steps of batches of 32, 32 and 26
@@ -35,11 +35,11 @@ def vae_with_running_means():
 
 
 CASES = {
-    "interpreted": (vae, {"compile": False}),
-    "graph": (vae, {"compile": "graph"}),
-    "three shards": (vae, {"num_shards": 3, "compile": False}),
-    "schedule of its own": (vae, {"elbo": fit.BetaELBO(fit.LinearWarmup(8)), "compile": "graph"}),
-    "running means": (vae_with_running_means, {"compile": "graph"}),
+    "interpreted": (vae, None, {"compile": False}),
+    "graph": (vae, None, {"compile": "graph"}),
+    "three shards": (vae, None, {"num_shards": 3, "compile": False}),
+    "schedule of its own": (vae, fit.BetaELBO(fit.LinearWarmup(8)), {"compile": "graph"}),
+    "running means": (vae_with_running_means, None, {"compile": "graph"}),
 }
 
 
@@ -54,14 +54,15 @@ def grey():
 def fits(distributed):
     """Parameters and traces of every case."""
     result = {}
-    for name, (build, options) in CASES.items():
+    for name, (build, elbo, how) in CASES.items():
         with torch.random.fork_rng():
             torch.manual_seed(0 if not distributed else int(os.environ["RANK"]))  # nobody's state is to matter
             start = build()
-        options = {"num_shards": 2, "num_epochs": 4, "batch_size": 32, "lr": 0.01, **options}
+        options = {"elbo": elbo, "num_epochs": 4, "batch_size": 32, "lr": 0.01}
+        execution = Execution(**{"num_shards": 2, "distributed": distributed, **how})
         valid = (grey()[:40] > 0.3).float()
         data = Observations(grey(), resample=True)
-        fitted = fit.svi(start, data, valid=valid, distributed=distributed, **options)
+        fitted = fit.svi(start, data, valid=valid, **options, execution=execution)
         result[name] = {**fitted.model.state_dict(), "trace": fitted.trace, "valid": fitted.valid_trace}
     return result
 
@@ -92,7 +93,8 @@ def error_of_all():
             return dist.Bernoulli(logits=self.body(z) + off, validate_args=False).to_event(1)
 
     try:
-        fit.svi(VAE(2, D, encoder=vae().encoder, decoder=Diverging()), grey().round(), num_epochs=1, distributed=True)
+        model = VAE(2, D, encoder=vae().encoder, decoder=Diverging())
+        fit.svi(model, grey().round(), num_epochs=1, execution=Execution(distributed=True))
     except fit.DivergenceError as error:
         return str(error)
 

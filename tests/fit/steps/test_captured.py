@@ -11,7 +11,7 @@ import torch
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from torch import nn
 
-from pyrovae import PPCA, VAE, Bernoulli, BernoulliMixture, Gaussian, GaussianMixture, fit
+from pyrovae import PPCA, VAE, Bernoulli, BernoulliMixture, Execution, Gaussian, GaussianMixture, fit
 from pyrovae.data import Observations
 from pyrovae.engine.capture import compiler_found
 from pyrovae.fit import CompiledELBO, CompiledLoss, NotStatic
@@ -71,7 +71,7 @@ def data_for(name, x):
 def two_fits(model, data, compile="graph", **options):
     """The plain fit and the captured one."""
     options = {"num_epochs": 34, "batch_size": 20, "lr": 0.01, **options}
-    return [fit.svi(model, data, compile=way, **options) for way in (False, compile)]
+    return [fit.svi(model, data, **options, execution=Execution(compile=way)) for way in (False, compile)]
 
 
 def assert_equal_fits(plain, captured, rtol):
@@ -117,7 +117,7 @@ def test_so_it_is_with_every_objective(elbo, x):
 def test_the_weight_of_a_warm_up_is_that_of_the_step(x):
     """Else the warm-up would stay where it was captured, and end like a weight that does not grow."""
     grows, stays = (fit.BetaELBO(fit.LinearWarmup(steps, 5.0)) for steps in (40, 4000))
-    options = {"num_epochs": 15, "batch_size": 20, "compile": "graph"}
+    options = {"num_epochs": 15, "batch_size": 20, "execution": Execution(compile="graph")}
     grown, stayed = (fit.svi(real["VAE"](), x, elbo=elbo, **options).trace for elbo in (grows, stays))
     assert grown[-1] < stayed[-1] - 0.1
 
@@ -149,9 +149,9 @@ def test_schedule_optimizer_validation_and_one_batch_of_all(x):
 
 def test_two_models_in_one_process_do_not_touch_one_another(x):
     first, second = real["VAE"](), real["mixture"]()
-    alone = fit.svi(first, x, num_epochs=10, batch_size=20, compile="graph")
-    fit.svi(second, x, num_epochs=10, batch_size=20, compile="graph")
-    again = fit.svi(first, x, num_epochs=10, batch_size=20, compile="graph")
+    alone = fit.svi(first, x, num_epochs=10, batch_size=20, execution=Execution(compile="graph"))
+    fit.svi(second, x, num_epochs=10, batch_size=20, execution=Execution(compile="graph"))
+    again = fit.svi(first, x, num_epochs=10, batch_size=20, execution=Execution(compile="graph"))
     assert alone.trace.tolist() == again.trace.tolist()
     assert not pyro.get_param_store().keys()
 
@@ -324,9 +324,9 @@ def with_decoder(decoder):
 )
 def test_a_model_that_is_not_static_is_interpreted_and_the_reason_said(decoder, reason, x):
     model = with_decoder(decoder())
-    plain = fit.svi(model, x, num_epochs=5, batch_size=20, compile=False)
+    plain = fit.svi(model, x, num_epochs=5, batch_size=20, execution=Execution(compile=False))
     with pytest.warns(fit.FitWarning, match=reason):
-        captured = fit.svi(model, x, num_epochs=5, batch_size=20, compile="graph")
+        captured = fit.svi(model, x, num_epochs=5, batch_size=20, execution=Execution(compile="graph"))
     if decoder is Branching:  # the other counts the calls of the attempts
         assert_equal_fits(plain, captured, rtol=1e-12)
 
@@ -365,11 +365,11 @@ def test_a_parameter_that_is_not_reached_has_no_gradient():
 
 def test_a_captured_fit_that_diverges_names_step_and_offender(x):
     with pytest.raises(fit.DivergenceError, match=r"not finite at step \d+: .* is not; lower `lr` = 1e\+200"):
-        fit.svi(real["VAE"](), x, batch_size=10, lr=1e200, schedule="constant", compile="graph")
+        fit.svi(real["VAE"](), x, batch_size=10, lr=1e200, schedule="constant", execution=Execution(compile="graph"))
     steps = []
     for way in (False, "graph"):
         with pytest.raises(fit.DivergenceError, match=r"not finite at step \d+") as caught:
-            fit.svi(real["mixture"](), x, lr=1e200, num_epochs=20, compile=way)
+            fit.svi(real["mixture"](), x, lr=1e200, num_epochs=20, execution=Execution(compile=way))
         steps.append(str(caught.value).partition(":")[0])
     assert steps[0] == steps[1]
 
@@ -384,13 +384,13 @@ def test_what_is_chosen_by_itself(monkeypatch):
         pass
 
     monkeypatch.setattr(backends, "compiler_found", lambda: True)
-    assert backends.best_way(cpu, 299, Trace_ELBO()) is False
-    assert backends.best_way(cpu, 300, Trace_ELBO()) == "graph"
-    assert backends.best_way(cpu, 10_000, TraceEnum_ELBO()) == "inductor"
-    assert backends.best_way(cuda, 300, fit.BetaELBO(2.0)) == "cuda_graph"
-    assert backends.best_way(cpu, 10_000, Own()) is False
+    assert backends.choose(Execution(), cpu, 299, Trace_ELBO()) is False
+    assert backends.choose(Execution(), cpu, 300, Trace_ELBO()) == "graph"
+    assert backends.choose(Execution(), cpu, 10_000, TraceEnum_ELBO()) == "inductor"
+    assert backends.choose(Execution(), cuda, 300, fit.BetaELBO(2.0)) == "cuda_graph"
+    assert backends.choose(Execution(), cpu, 10_000, Own()) is False
     monkeypatch.setattr(backends, "compiler_found", lambda: False)
-    assert backends.best_way(cpu, 10_000, Trace_ELBO()) == "graph"
+    assert backends.choose(Execution(), cpu, 10_000, Trace_ELBO()) == "graph"
 
 
 def test_by_itself_a_long_fit_is_captured(x, monkeypatch):
@@ -410,8 +410,8 @@ def test_without_a_compiler_inductor_gives_way_to_the_graph(x, monkeypatch):
     with pytest.warns(
         fit.FitWarning, match=r"could not compile the graph \(RuntimeError: no compiler\); the graph serv"
     ):
-        captured = fit.svi(real["VAE"](), x, num_epochs=5, batch_size=20, compile="inductor")
-    plain = fit.svi(real["VAE"](), x, num_epochs=5, batch_size=20, compile=False)
+        captured = fit.svi(real["VAE"](), x, num_epochs=5, batch_size=20, execution=Execution(compile="inductor"))
+    plain = fit.svi(real["VAE"](), x, num_epochs=5, batch_size=20, execution=Execution(compile=False))
     assert len(captured.trace) == len(plain.trace)
 
 
@@ -424,7 +424,7 @@ def test_without_a_compiler_inductor_gives_way_to_the_graph(x, monkeypatch):
 )
 def test_ways_that_are_not_to_be_had_are_refused(compile, message, x):
     with pytest.raises(ValueError, match=message):
-        fit.svi(real["VAE"](), x, compile=compile)
+        fit.svi(real["VAE"](), x, execution=Execution(compile=compile))
 
 
 def test_arguments_of_the_compiled_elbo_are_checked(x):

@@ -6,10 +6,8 @@ import copy
 import pytest
 import torch
 
-from pyrovae import VAE, fit
-from pyrovae.fit import CompiledLoss
-from pyrovae.fit.steps import sharded as parallel
-from pyrovae.fit.steps import training
+from pyrovae import VAE, Execution, fit
+from pyrovae.fit import CompiledLoss, steps
 from pyrovae.fit.steps.cuda_graph import CudaGraphStep, fits_in_graph, other_settings, rates_in_tensors
 
 
@@ -97,9 +95,8 @@ def graphs(monkeypatch):
         def wait_stream(self, other):
             pass
 
-    for module in (training, parallel):
-        monkeypatch.setattr(module, "CudaGraphStep", step_on_the_cpu)
-    monkeypatch.setattr(training, "best_way", lambda device, num_steps, elbo: "cuda_graph")
+    monkeypatch.setattr(steps, "CudaGraphStep", step_on_the_cpu)
+    monkeypatch.setattr(steps, "choose", lambda execution, *_: "cuda_graph" if execution.compile == "auto" else False)
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
@@ -123,7 +120,7 @@ def graphs(monkeypatch):
 def test_steps_by_graph_are_the_plain_steps(options, recordings, x, graphs):
     vae = VAE(2, 4, hidden=(8,)).double()
     options = {"num_epochs": 10, "batch_size": 20, "lr": 0.01, **options}
-    plain, by_graph = (fit.svi(vae, x, compile=way, **options) for way in (False, "auto"))
+    plain, by_graph = (fit.svi(vae, x, **options, execution=Execution(compile=way)) for way in (False, "auto"))
     assert len(graphs) == recordings
     assert sum(graph.replays for graph in graphs) == 25  # of 30 steps, after 5 without
     torch.testing.assert_close(by_graph.trace, plain.trace, rtol=1e-7, atol=0)
@@ -133,17 +130,17 @@ def test_steps_by_graph_are_the_plain_steps(options, recordings, x, graphs):
 
 def test_shards_take_their_steps_outside_of_the_graph(x, graphs):
     vae = VAE(2, 4, hidden=(8,)).double()
-    options = {"num_epochs": 4, "batch_size": 20, "lr": 0.01, "num_shards": 2}
-    plain, by_graph = (fit.svi(vae, x, compile=way, **options) for way in (False, "auto"))
+    options = {"num_epochs": 4, "batch_size": 20, "lr": 0.01}
+    plain, by_graph = (
+        fit.svi(vae, x, **options, execution=Execution(compile=way, num_shards=2)) for way in (False, "auto")
+    )
     assert [graph.replays for graph in graphs] == [19]  # of 12 steps of two parts, after 5 parts without
     torch.testing.assert_close(by_graph.trace, plain.trace, rtol=1e-7, atol=0)
 
 
 def test_a_momentum_that_changes_later_makes_a_new_recording(graphs, monkeypatch):
     weight = torch.nn.Parameter(torch.ones(2))
-    step = training.CudaGraphStep(
-        CompiledLoss(lambda x: [(weight * x).square().sum()], [weight]), optimizer_of([weight])
-    )
+    step = steps.CudaGraphStep(CompiledLoss(lambda x: [(weight * x).square().sum()], [weight]), optimizer_of([weight]))
     x = torch.ones(2)
     for _ in range(7):
         step(x)

@@ -1,0 +1,92 @@
+"""The loss of a batch: minus the ELBO, as every step of SVI descends it."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO
+from torch import Tensor, nn
+
+from pyrovae.engine.execution import Precision
+from pyrovae.engine.precision import layers_in
+from pyrovae.engine.seeding import seeded
+from pyrovae.fit.feed import Feed
+from pyrovae.models.base import LatentVariableModel
+
+
+class WeightedELBO:
+    """An ELBO whose own weight, β where there is a schedule of it, is a tensor, so that a graph sees it change.
+
+    Attributes:
+        loss: The differentiable loss of a model, a guide and their inputs.
+        weight: That tensor in a list, which is empty for an ELBO without a weight.
+    """
+
+    def __init__(self, elbo: Any, like: Tensor) -> None:
+        self.elbo = elbo
+        self.weight = [torch.ones((), dtype=like.dtype, device=like.device)] if hasattr(elbo, "next_weight") else []
+        self.loss = partial(elbo.weighted_loss, *self.weight) if self.weight else elbo.differentiable_loss
+
+    def advance(self) -> None:
+        """Count a step, and set the weight to that of the step."""
+        for weight in self.weight:
+            weight.fill_(self.elbo.next_weight())
+
+
+class BatchLoss:
+    """The loss of the batches of a feed.
+
+    Args:
+        model: The model, which is trained in place.
+        feed: Its data.
+        elbo: As for :func:`~pyrovae.fit.svi`.
+        precision: Of the layers.
+
+    Attributes:
+        module: Pyro's ELBO module of model and guide: the loss of given inputs, in full precision.
+        elbo: Its ELBO, with the weight of the step.
+        parameters: Those to be optimized, θ and φ.
+    """
+
+    def __init__(self, model: LatentVariableModel, feed: Feed, elbo: ELBO | None, precision: Precision) -> None:
+        self.model, self.feed, self.precision = model, feed, precision
+        enumerated = has_enumerated_site(model, *(each[:2] for each in (feed.observations.x, *feed.given)))
+        elbo = elbo or (TraceEnum_ELBO(max_plate_nesting=1) if enumerated else Trace_ELBO())
+        self.module: nn.Module = elbo(model.model, model.guide)
+        self.parameters = [each for each in self.module.parameters() if each.requires_grad]
+        own = getattr(self.module, "elbo", elbo)  # the module's own counts the steps of a schedule
+        self.elbo = WeightedELBO(own, next(model.parameters()))
+
+    def __call__(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the data at ``index``: the loss a datum, which is descended, their sum, nats, and the x drawn."""
+        batch = self.batch(index)
+        with layers_in(self.precision):
+            loss = self.elbo.loss(self.model.model, self.model.guide, *batch)
+        return loss / len(index), loss, batch[0]
+
+    def batch(self, index: Tensor) -> tuple[Tensor, ...]:
+        """What model and guide are called with; resampled data are drawn afresh."""
+        return self.feed.observations.draw(index), *(each[index] for each in self.feed.given)
+
+    def again(self, index: Tensor, x: Tensor) -> Tensor:
+        """The loss of a batch once more, of the x that was drawn for it."""
+        return self.module(x, *(each[index] for each in self.feed.given)).detach()
+
+
+@torch.no_grad()
+def has_enumerated_site(model: LatentVariableModel, *inputs: Tensor) -> bool:
+    """Whether the model or its guide marks a site for enumeration."""
+    with pyro.get_param_store().scope(), seeded(0):
+        return any(site["infer"].get("enumerate") for site in sample_sites(model, *inputs))
+
+
+def sample_sites(model: LatentVariableModel, *inputs: Tensor) -> list[Any]:
+    """The sample sites of one run of the guide, and of the model against it."""
+    guide = poutine.trace(model.guide).get_trace(*inputs)
+    trace = poutine.trace(poutine.replay(model.model, guide)).get_trace(*inputs)
+    sites: list[Any] = [*guide.nodes.values(), *trace.nodes.values()]
+    return [site for site in sites if site["type"] == "sample"]

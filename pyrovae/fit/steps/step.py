@@ -1,0 +1,72 @@
+"""A step of SVI: the loss of a batch, its gradients, and a step of the optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from pyrovae.fit.loss import BatchLoss
+from pyrovae.fit.training import require_finite
+
+
+class NoSteps:
+    """An optimizer that leaves its steps to somebody else."""
+
+    param_groups: Sequence[dict[str, Any]] = ()
+
+    def step(self) -> None:
+        """Take none."""
+
+
+class Step:
+    """One step, interpreted by Pyro; those of other kinds have the same two methods.
+
+    Args:
+        loss: Of a batch.
+        optimizer: Of its parameters; :class:`NoSteps` where only the gradients are wanted.
+        evaluate: Gives what ``loss`` does, and the gradients; by default in Python.
+    """
+
+    def __init__(
+        self, loss: BatchLoss, optimizer: Optimizer | NoSteps, evaluate: Callable[..., Sequence[Any]] | None = None
+    ) -> None:
+        self.loss, self.optimizer = loss, optimizer
+        self.evaluate = evaluate or partial(with_gradients, loss, loss.parameters)
+
+    def __call__(self, index: Tensor) -> Sequence[Tensor]:
+        """Descend the loss of the data at ``index``: that loss, nats, summed over them, and the x that was drawn.
+
+        Raises:
+            NotFinite: If the loss is not finite; no parameter has changed then.
+        """
+        _, value, x = set_gradients(self.loss.parameters, self.evaluate(index))
+        require_finite(value)
+        self.optimizer.step()
+        return value, x
+
+    def again(self, index: Tensor, x: Tensor) -> Tensor:
+        """The loss of a batch once more, by the parameters of now."""
+        return self.loss.again(index, x)
+
+
+def with_gradients(
+    function: Callable[..., Sequence[Tensor]], parameters: Sequence[Tensor], *inputs: Any
+) -> Sequence[Any]:
+    """What a function returns, detached, and the gradients of the first of it."""
+    with torch.enable_grad():
+        outputs = function(*inputs)
+        gradients = torch.autograd.grad(outputs[0], parameters, allow_unused=True)
+    return [*(each.detach() for each in outputs), *gradients]
+
+
+def set_gradients(parameters: Sequence[Tensor], values: Sequence[Any]) -> Sequence[Tensor]:
+    """Set ``grad`` of the parameters to the last of the values; returns the others."""
+    outputs = len(values) - len(parameters)
+    for parameter, gradient in zip(parameters, values[outputs:], strict=True):
+        parameter.grad = gradient
+    return values[:outputs]

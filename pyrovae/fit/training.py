@@ -1,0 +1,168 @@
+"""The state of a training by gradient steps, and what ends one early: a loss that is not finite."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, OneCycleLR
+
+from pyrovae.fit.loss import sample_sites
+from pyrovae.fit.optimizers import UPKEEP, forget_negligible
+from pyrovae.fit.result import FitResult, nats
+from pyrovae.models.base import LatentVariableModel
+
+Schedule = Callable[[Optimizer, int], LRScheduler]
+
+SCHEDULES: dict[str, Schedule] = {
+    "constant": lambda optimizer, num_steps: LambdaLR(optimizer, lambda step: 1.0),
+    "cosine": lambda optimizer, num_steps: CosineAnnealingLR(optimizer, num_steps),
+    "one_cycle": lambda optimizer, num_steps: OneCycleLR(optimizer, optimizer.param_groups[0]["lr"], num_steps),
+}
+
+
+def schedule_of(schedule: str | Schedule) -> Schedule:
+    """The schedule of that name, or the caller's own.
+
+    Raises:
+        ValueError: If there is none of that name.
+    """
+    if not isinstance(schedule, str):
+        return schedule
+    if schedule not in SCHEDULES:
+        raise ValueError(f"`schedule` must be one of {tuple(SCHEDULES)} or a function, got {schedule!r}.")
+    return SCHEDULES[schedule]
+
+
+class NotFinite(Exception):
+    """The loss of a step is not finite."""
+
+
+@dataclass
+class TrainingState:
+    """What changes in the course of a training.
+
+    Attributes:
+        model: With the parameters of now.
+        optimizer: With its running means.
+        scheduler: Of the learning rate.
+        num_steps: Steps taken.
+        trace: The mean ELBO of each epoch, nats per datum.
+        valid_trace: The ELBO on validation data after each epoch, nats per datum.
+        best_epoch: The epoch, counted from 1, whose parameters would be kept now; 0 before the first.
+        best_elbo: Its ELBO.
+        best_parameters: Its parameters and buffers.
+    """
+
+    model: LatentVariableModel
+    optimizer: Optimizer
+    scheduler: LRScheduler
+    num_steps: int = 0
+    trace: list[float] = field(default_factory=list)
+    valid_trace: list[float] = field(default_factory=list)
+    best_epoch: int = 0
+    best_elbo: float = -math.inf
+    best_parameters: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that have come to an end."""
+        return len(self.trace)
+
+    @property
+    def elbo(self) -> float:
+        """That of the last epoch, on validation data if there are any."""
+        return (self.valid_trace or self.trace)[-1]
+
+    def schedule(self) -> None:
+        """After a step of the optimizer: set the learning rate of the next; from time to time, see to its upkeep."""
+        self.scheduler.step()
+        if self.num_steps % UPKEEP == 0:
+            forget_negligible(self.optimizer)
+
+    def keep_if_best(self) -> None:
+        """Keep the parameters of now if they are the best on validation data; without such data, keep the last."""
+        if not self.valid_trace or self.elbo > self.best_elbo:
+            self.best_epoch, self.best_elbo = self.epoch, self.elbo
+            self.best_parameters = copy.deepcopy(self.model.state_dict())
+
+    def is_out_of(self, patience: int | None) -> bool:
+        """Whether so many epochs, or one at least, have passed since the best."""
+        return patience is not None and self.epoch - self.best_epoch >= max(patience, 1)
+
+    @property
+    def kept(self) -> str:
+        """Which parameters are kept, in words."""
+        last = f"last, epoch {self.epoch}"
+        return f"best on validation, epoch {self.best_epoch} of {self.epoch}" if self.valid_trace else last
+
+    def result(self, kept: str, began: float, **about: Any) -> FitResult:
+        """The parameters that are kept, as the result of a fit that began then."""
+        self.model.load_state_dict(self.best_parameters)
+        return FitResult(
+            model=self.model.eval(),
+            method="SVI",
+            trace=nats(self.trace),
+            converged=None,
+            seconds=time.perf_counter() - began,
+            kept=kept,
+            valid_trace=nats(self.valid_trace) if self.valid_trace else None,
+            elbo=self.best_elbo,
+            **about,
+        )
+
+
+def require_finite(loss: Tensor | float) -> None:
+    """Check a loss.
+
+    Raises:
+        NotFinite: If it is not finite.
+    """
+    if not math.isfinite(loss):
+        raise NotFinite
+
+
+@contextmanager
+def offender_named(state: TrainingState, batch: Callable[[], tuple[Tensor, ...]]) -> Iterator[None]:
+    """A block in which an error of a loss that is not finite becomes one that names the step and the first offender.
+
+    Args:
+        state: Of the training.
+        batch: Gives what model and guide are called with.
+
+    Raises:
+        NotFinite: If the loss, a parameter or a site is not finite; any other error stays as it is.
+    """
+    try:
+        yield
+    except (NotFinite, ValueError, torch.linalg.LinAlgError) as error:  # Pyro's validation may meet it first
+        offender = first_offender(state.model, batch())
+        if offender is None and not isinstance(error, NotFinite):
+            raise
+        message = f"the loss is not finite at step {state.num_steps}: {offender or 'the ELBO'} is not"
+        raise NotFinite(message) from (None if isinstance(error, NotFinite) else error)
+
+
+@torch.no_grad()
+def first_offender(model: LatentVariableModel, batch: tuple[Tensor, ...]) -> str | None:
+    """The first parameter or log-density that is not finite, in words."""
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            return f"parameter {name!r}"
+    try:
+        with pyro.validation_enabled(False):  # else it raises before the site can be named
+            for site in sample_sites(model, *batch):
+                if not torch.isfinite(site["fn"].log_prob(site["value"])).all():
+                    return f"the log-density of site {site['name']!r}"
+    except torch.linalg.LinAlgError:
+        return "a covariance matrix"
+    return None
