@@ -34,9 +34,8 @@ READINGS = {
 }
 # Where Pyro itself reads values, and the answer.  It asks whether a loss is NaN, which is watched elsewhere; and if all
 # probabilities are above zero, else it leaves some out of a sum, which ``_without_impossible`` does in any case.
-WARNING = ("pyro.util", "warn_if_nan")
-SUM = ("pyro.infer.util", "_fulldot")
-ANSWERS = {WARNING: False, ("pyro.infer.util", "compute_expectation"): True}
+ANSWERS = {("pyro.util", "warn_if_nan"): False, ("pyro.infer.util", "compute_expectation"): True}
+WATCHED = {*READINGS, Tensor.register_hook, torch.tensordot, torch.nn.functional.one_hot}
 
 # Operations that give their input where its shape and type stay, and those that do so with the number here.
 VIEWS = {
@@ -69,21 +68,23 @@ class Watch(TorchFunctionMode):
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
         if func is Tensor.item:
             return args[0].detach()
+        if func not in WATCHED:
+            return func(*args, **kwargs or {})
+        frame = _caller()
+        match func, _name(frame):
+            case Tensor.__bool__, place if place in ANSWERS:
+                return ANSWERS[place]
+            case Tensor.register_hook, ("pyro.util", "warn_if_nan"):
+                return None
+            case torch.tensordot, ("pyro.infer.util", "_fulldot"):
+                return _without_impossible(*args[:2])
+            case torch.nn.functional.one_hot, _:  # torch's own looks at the labels first
+                return _one_hot(_place(frame), *args, **kwargs or {})
         if func in READINGS:
-            frame = _caller()
-            if func is Tensor.__bool__ and _name(frame) in ANSWERS:
-                return ANSWERS[_name(frame)]
             raise NotStatic(f"it {READINGS[func]} at {_place(frame)}")
-        if func is Tensor.register_hook and _name(_caller()) == WARNING:
-            return None
-        if func is torch.tensordot and _name(_caller()) == SUM:
-            return _without_impossible(*args[:2])
-        if func is torch.nn.functional.one_hot:  # torch's own looks at the labels first
-            return _one_hot(_place(_caller()), *args, **kwargs)
-        return func(*args, **kwargs)
+        return func(*args, **kwargs or {})
 
 
 class Graph:
@@ -176,23 +177,21 @@ def _leave_out_idle(module: GraphModule) -> None:
     """Leave out what gives its input as it is, since every operation takes microseconds, and what nobody uses."""
     changed = [node.args[0] for node in module.graph.nodes if _changes(node.target)]
     may_share = all(getattr(node, "target", None) is EMPTY for node in changed)  # else x + 0 must not become x
-    for node in list(module.graph.nodes):
-        if _is_idle(node, may_share):
-            node.replace_all_uses_with(node.args[0])
-        elif node.target is TURNED and getattr(node.args[0], "target", None) is TURNED:
-            node.replace_all_uses_with(node.args[0].args[0])
-    for node in reversed(list(module.graph.nodes)):
-        if node.op == "call_function" and not node.users and not _has_effect(node.target):
-            module.graph.erase_node(node)
+    for node in module.graph.nodes:
+        if (same := _same_value(node, may_share)) is not None:
+            node.replace_all_uses_with(same)
+    module.graph.eliminate_dead_code(lambda node: node.op != "call_function" or _has_effect(node.target))
 
 
-def _is_idle(node: Any, may_share: bool) -> bool:
-    """Whether a node shows its input as it is, or, where it may share its memory, calculates the same, x + 0 say."""
-    if not node.args or not isinstance(node.args[0], Node) or _kind(node) != _kind(node.args[0]):
-        return False
-    if node.target in NEUTRAL:
-        return may_share and node.args[1:] == (NEUTRAL[node.target],)
-    return node.target in VIEWS
+def _same_value(node: Any, may_share: bool) -> Any:
+    """The node whose value this one shows as it is or, where it may share its memory, calculates again, as x + 0."""
+    if not node.args or not isinstance(node.args[0], Node):
+        return None
+    given = node.args[0]
+    if node.target is TURNED and given.target is TURNED:
+        return given.args[0]
+    neutral = may_share and node.target in NEUTRAL and node.args[1:] == (NEUTRAL[node.target],)
+    return given if _kind(node) == _kind(given) and (neutral or node.target in VIEWS) else None
 
 
 def _kind(node: Any) -> Any:

@@ -150,17 +150,19 @@ def _apart(expected: Values, values: Sequence[Any], outputs: int) -> float:
 
     What comes after so many outputs is compared on the scale of the largest of it.
     """
-    if [each is None for each in expected] != [each is None for each in values]:
+    shapes = [[None if each is None else each.shape for each in both] for both in (expected, values)]
+    if shapes[0] != shapes[1]:
         return math.inf
     pairs = [(one, other) for one, other in zip(expected, values, strict=True) if one is not None]
     sizes = [one.where(one.isfinite(), 0).abs().max().item() for one, _ in pairs]
     sizes[outputs:] = [max(sizes[outputs:], default=0.0)] * (len(pairs) - outputs)
-    worst = 0.0
-    for (one, other), size in zip(pairs, sizes, strict=True):
-        allowed = math.sqrt(torch.finfo(one.dtype).eps) * size if one.is_floating_point() else 0.0
-        if one.shape != other.shape:
-            return math.inf
-        if not torch.allclose(one, other, rtol=0.0, atol=allowed, equal_nan=True):
-            apart = (one - other).abs().max().item() / size if size > 0 else math.inf
-            worst = max(worst, apart if math.isfinite(apart) else math.inf)
-    return worst
+    return max((_error(*pair, size) for pair, size in zip(pairs, sizes, strict=True)), default=0.0)
+
+
+def _error(one: Tensor, other: Tensor, size: float) -> float:
+    """The largest error relative to a size, if it is above half the digits, else 0."""
+    allowed = math.sqrt(torch.finfo(one.dtype).eps) * size if one.is_floating_point() else 0.0
+    if torch.allclose(one, other, rtol=0.0, atol=allowed, equal_nan=True):
+        return 0.0
+    error = (one - other).abs().max().item() / size if size > 0 else math.inf
+    return error if math.isfinite(error) else math.inf
