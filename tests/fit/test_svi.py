@@ -2,6 +2,8 @@
 
 import copy
 import math
+import sys
+from pathlib import Path
 
 import pyro
 import pytest
@@ -9,7 +11,8 @@ import torch
 from pyro.infer import RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from torch import nn
 
-from pyrovae import PPCA, VAE, Bernoulli, Gaussian, GaussianMixture, evaluate, fit
+import pyrovae
+from pyrovae import PPCA, VAE, Bernoulli, Execution, Gaussian, GaussianMixture, evaluate, fit
 from pyrovae.data import Observations, Space
 from pyrovae.fit.loss import has_enumerated_site
 from pyrovae.models.networks import CategoricalEncoder, LinearGaussianEncoder
@@ -431,3 +434,32 @@ def test_a_callback_sees_every_epoch_and_changes_nothing():
     assert [(epoch, training) for epoch, training, _ in seen] == [(1, False), (2, False), (3, False)]
     assert len({bias for _, _, bias in seen}) == 3  # the parameters of that epoch
     assert torch.equal(with_callback.trace, without.trace)
+
+
+# ------------------------------------------------------------------------------------------------------ how deep it is
+
+
+PACKAGE = str(Path(pyrovae.__file__).parent)
+
+
+class CountsFrames(Trace_ELBO):
+    """Notes the package's own functions between the caller and the ELBO; comprehensions do not count."""
+
+    functions: tuple[str, ...] = ()
+
+    def differentiable_loss(self, model, guide, batch):
+        frames, frame = [], sys._getframe(1)
+        while frame is not None:
+            if frame.f_code.co_filename.startswith(PACKAGE) and "comp>" not in frame.f_code.co_name:
+                frames.append(frame.f_code.co_name)
+            frame = frame.f_back
+        if model.training:
+            type(self).functions = tuple(reversed(frames))
+        return super().differentiable_loss(model, guide, batch)
+
+
+@pytest.mark.parametrize("compile", [False, "auto"])
+def test_a_reader_passes_few_frames_from_the_call_to_the_elbo(compile, x):
+    fit.svi(small_vae(), x, num_epochs=1, elbo=CountsFrames(), execution=Execution(compile=compile))
+    assert "svi" in CountsFrames.functions
+    assert len(CountsFrames.functions) <= 6, CountsFrames.functions
