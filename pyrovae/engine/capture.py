@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -95,27 +96,23 @@ class Graph:
     Args:
         module: The operations.
         constants: The last of their inputs: tensors that the function read, by reference.
+        run: What does them: the module itself, or what a compiler made of it.
     """
 
-    def __init__(self, module: GraphModule, constants: list[Tensor]) -> None:
-        self.module, self.constants = module, constants
+    def __init__(self, module: GraphModule, constants: list[Tensor], run: Replay | None = None) -> None:
+        self.module, self.constants, self.run = module, constants, run or module.forward
 
     @torch.no_grad()
     def __call__(self, *inputs: Tensor) -> Sequence[Any]:
-        return self.module.forward(*inputs, *self.constants)
+        return self.run(*inputs, *self.constants)
 
-    def compiled(self, inputs: Sequence[Tensor]) -> Replay:
+    @torch.no_grad()
+    def compiled(self, inputs: Sequence[Tensor]) -> Graph:
         """The same by Inductor, for inputs of the kind of these; draws are still those of torch's own functions."""
         from torch import _inductor
 
-        with torch.no_grad():
-            run = _inductor.compile(self.module, [*inputs, *self.constants], options={"fallback_random": True})
-
-        @torch.no_grad()
-        def replay(*inputs: Tensor) -> Sequence[Any]:
-            return run(*inputs, *self.constants)
-
-        return replay
+        run = _inductor.compile(self.module, [*inputs, *self.constants], options={"fallback_random": True})
+        return Graph(self.module, self.constants, run)
 
 
 def capture(function: Callable[[], Sequence[Any]], inputs: Sequence[Tensor]) -> tuple[Graph, Sequence[Any]]:
@@ -267,15 +264,12 @@ def _is_torch(frame: Any) -> bool:
     return _name(frame)[0].partition(".")[0] == "torch"
 
 
-def _place(frame: Any) -> str:
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}, in {frame.f_code.co_name}"
+def _place(frame: Any, line: int | None = None) -> str:
+    return f"{frame.f_code.co_filename}:{line or frame.f_lineno}, in {frame.f_code.co_name}"
 
 
 def _place_of(error: BaseException) -> str:
     """The innermost frame of a traceback that is not torch's."""
-    place, step = "an unknown place", error.__traceback__
-    while step is not None:
-        if not _is_torch(step.tb_frame) and step.tb_frame.f_code is not Watch.__torch_function__.__code__:
-            place = f"{step.tb_frame.f_code.co_filename}:{step.tb_lineno}, in {step.tb_frame.f_code.co_name}"
-        step = step.tb_next
-    return place
+    frames = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if not _is_torch(frame)]
+    ours = Watch.__torch_function__.__code__
+    return next((_place(*each) for each in reversed(frames) if each[0].f_code is not ours), "an unknown place")

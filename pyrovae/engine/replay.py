@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from pyrovae.engine.capture import Graph, NotStatic, Replay, capture
+from pyrovae.engine.capture import Graph, NotStatic, capture
 
 Backend = Literal["graph", "inductor"]
 BACKENDS = ("graph", "inductor")
@@ -62,7 +62,7 @@ class Replayed:
         self.reads, self.state = list(reads), list(state)
         self.num_gradients, self.warning = num_gradients, warning
         self._calls: dict[Hashable, int] = {}
-        self._replays: dict[Hashable, Replay] = {}
+        self._replays: dict[Hashable, Graph] = {}
 
     def __call__(self, *inputs: Tensor) -> Values:
         """What the function returns."""
@@ -116,10 +116,8 @@ class Replayed:
         return values
 
     def _compile(self, key: Hashable, inputs: tuple[Tensor, ...]) -> None:
-        graph = self._replays[key]
-        assert isinstance(graph, Graph)
         try:
-            self._replays[key] = graph.compiled([*self.reads, *self.state, *inputs])
+            self._replays[key] = self._replays[key].compiled([*self.reads, *self.state, *inputs])
         except Exception as error:  # whatever a compiler can meet
             reason = str(error).strip().partition("\n")[0]
             warnings.warn(

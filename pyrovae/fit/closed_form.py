@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor
 
@@ -46,10 +46,10 @@ def closed_form(
     refit = Refit(closed_form, {"model": model, "data": data, "sample_weight": sample_weight, **options})
     start = time.perf_counter()
     observations = model.checked(data, "data")
-    fitted = model.copy()
+    fitted: Any = model.copy()
     x = fitted.as_input(observations)
     weight = checked_weight(sample_weight, len(x), x)
-    cast(Any, fitted).maximum_likelihood(x, weight, **options)
+    fitted.maximum_likelihood(x, weight, **options)
     log_prob = fitted.score_samples(x).double()
     mean = log_prob.mean() if weight is None else (log_prob @ weight.double()) / weight.double().sum()
     return FitResult(

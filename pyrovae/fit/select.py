@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -63,7 +63,7 @@ def select(
     scores: list[float] = []
     for candidate in progress_bar(candidates, desc="choosing", unit="model", progress=progress):
         result = fit_function(candidate)
-        model = cast(TractableModel, result.model)
+        model: Any = result.model
         scores.append(model.score(data) if criterion == "log_likelihood" else getattr(model, criterion)(data))
         better = max if criterion == "log_likelihood" else min
         if scores[-1] == better(scores):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,42 +22,61 @@ WINDOW_BYTES = 2**22  # of a mapped file that are in memory at once while single
 Chunk = tuple[Tensor, Tensor | None]
 
 
-@dataclass(frozen=True, eq=False)
+class Limits(NamedTuple):
+    """Of memory: data in a chunk, and data that a fit starts from, or None for all."""
+
+    rows: int
+    start_rows: int | None
+
+
 class Rows:
     """Data that can be read at any rows: a tensor, or an array in memory or in a file.
 
-    Attributes:
+    Args:
         read: Gives the rows at a slice or at ascending indices, as the model takes them.
-        count: N, the data of all processes.
-        weight: What each datum counts for, (N,), or None.
-        rows: Data in a chunk.
-        start_rows: Data that a fit starts from, or None for all.
+        shape: Of the data, (N, *data_shape).
+        sample_weight: What each datum counts for, (N,), or None.
+        limits: Of memory.
         group: The processes, each of which goes through a part of the rows.
         space: The space of the data.
+
+    Raises:
+        ValueError: If there are too few data, or the weights do not fit them.
     """
 
-    read: Callable[[Any], Tensor]
-    count: int
-    weight: Tensor | None
-    rows: int
-    start_rows: int | None
-    group: ProcessGroup
-    space: Space
+    def __init__(
+        self,
+        read: Callable[[Any], Tensor],
+        shape: Sequence[int],
+        sample_weight: Tensor | None,
+        limits: Limits,
+        group: ProcessGroup,
+        space: Space,
+    ) -> None:
+        self.read, self.count, self.limits, self.group, self.space = read, shape[0], limits, group, space
+        if self.count == 0:
+            raise ValueError(f"`data` must hold at least one datum, got shape {tuple(shape)}.")
+        if self.count < group.number:
+            raise ValueError(
+                f"`data` must hold at least one datum for each of {group.number} processes, got {self.count}."
+            )
+        self.weight = checked_weight(sample_weight, self.count, read(slice(0, 1)))
 
     def chunks(self) -> Iterator[Chunk]:
         """The data of this process, and what each counts for or None, as the model takes them."""
         rank, number = self.group.rank, self.group.number
         first, last = rank * self.count // number, (rank + 1) * self.count // number
-        for begin in range(first, last, self.rows):
-            yield self._at(slice(begin, min(begin + self.rows, last)))
+        for begin in range(first, last, self.limits.rows):
+            yield self._at(slice(begin, min(begin + self.limits.rows, last)))
 
     def start(self) -> Chunk:
         """The data that the starting parameters are taken from, the same in every process."""
-        if self.start_rows is None or self.count <= self.start_rows:
+        number = self.limits.start_rows
+        if number is None or self.count <= number:
             return self._at(slice(0, self.count))
         # one at random from each of as many equal parts
-        parts = torch.arange(self.start_rows, dtype=torch.float64) + torch.rand(self.start_rows, dtype=torch.float64)
-        return self._at((parts * (self.count / self.start_rows)).long().clamp_max(self.count - 1))
+        parts = torch.arange(number, dtype=torch.float64) + torch.rand(number, dtype=torch.float64)
+        return self._at((parts * (self.count / number)).long().clamp_max(self.count - 1))
 
     def _at(self, at: Any) -> Chunk:
         return self.read(at), None if self.weight is None else self.weight[at]
@@ -139,14 +158,15 @@ def open_source(
         TypeError: If the data are of no kind known here.
         ValueError: If they do not fit the model, or the weights not the data.
     """
-    rows, start_rows = _limits(model, rows, memory_budget)
+    limits = _limits(model, rows, memory_budget)
     if isinstance(data, Observations | Tensor):
         observations, like = model.checked(data, "data"), next(model.parameters())
-        x, space = observations.x if start_rows else observations.x.to(like), observations.space
-        return _open_rows(lambda at: x[at].to(like), x.shape, sample_weight, rows, start_rows, group, space)
-    start_rows = start_rows or START_FLOATS // model.data_shape[0]
+        x = observations.x if memory_budget else observations.x.to(like)
+        return Rows(lambda at: x[at].to(like), x.shape, sample_weight, limits, group, observations.space)
+    start_rows = limits.start_rows or START_FLOATS // model.data_shape[0]
     if isinstance(data, np.ndarray):
-        return _open_rows(_reader(model, data), data.shape, sample_weight, rows, start_rows, group, Space())
+        limits = Limits(limits.rows, start_rows)
+        return Rows(_reader(model, data), data.shape, sample_weight, limits, group, Space())
     if sample_weight is not None:
         raise ValueError("`sample_weight` needs data with an order, a tensor or an array, got batches.")
     if not isinstance(data, Iterable) or isinstance(data, Iterator):
@@ -154,15 +174,14 @@ def open_source(
             f"`data` must be Observations, a tensor, an array or an iterable that can be gone through many times, "
             f"got {type(data).__name__}; a generator ends after one pass, so wrap it in a DataLoader or a list."
         )
-    return Batches(model, data, rows, start_rows)
+    return Batches(model, data, limits.rows, start_rows)
 
 
-def _limits(model: TractableModel, rows: int | None, memory_budget: int | None) -> tuple[int, int | None]:
-    """Data in a chunk, and data that a fit starts from, or None for all."""
+def _limits(model: TractableModel, rows: int | None, memory_budget: int | None) -> Limits:
     like = next(model.parameters())
     rows = rows or chunk_rows(model.floats_per_datum, model.smallest_chunk, like.device)
     if memory_budget is None:
-        return rows, None
+        return Limits(rows, None)
     chunk_bytes, start_bytes = (  # of one datum
         like.element_size() * floats for floats in (4 * model.floats_per_datum, 16 * model.data_shape[0])
     )
@@ -171,25 +190,7 @@ def _limits(model: TractableModel, rows: int | None, memory_budget: int | None) 
             f"`memory_budget` must be at least the {max(chunk_bytes, start_bytes)} bytes that one datum needs, "
             f"got {memory_budget}."
         )
-    return min(rows, memory_budget // chunk_bytes), memory_budget // start_bytes
-
-
-def _open_rows(
-    read: Callable[[Any], Tensor],
-    shape: Sequence[int],
-    sample_weight: Tensor | None,
-    rows: int,
-    start_rows: int | None,
-    group: ProcessGroup,
-    space: Space,
-) -> Rows:
-    count = shape[0]
-    if count == 0:
-        raise ValueError(f"`data` must hold at least one datum, got shape {tuple(shape)}.")
-    if count < group.number:
-        raise ValueError(f"`data` must hold at least one datum for each of {group.number} processes, got {count}.")
-    weight = checked_weight(sample_weight, count, read(slice(0, 1)))
-    return Rows(read, count, weight, rows, start_rows, group, space)
+    return Limits(min(rows, memory_budget // chunk_bytes), memory_budget // start_bytes)
 
 
 def _reader(model: TractableModel, array: np.ndarray) -> Callable[[Any], Tensor]:

@@ -42,6 +42,7 @@ class Shards:
         parts = list(enumerate(index.tensor_split(self.number)))
         return [(number, part) for number, part in parts[self.group.rank :: self.group.number] if len(part)]
 
+    @torch.no_grad()
     def mean(
         self, function: Callable[[Tensor], Sequence[Tensor]], index: Tensor, like: Sequence[Tensor]
     ) -> list[Tensor]:
@@ -57,25 +58,26 @@ class Shards:
             error is raised.
         """
         before = [each.clone() for each in self.buffers]
-        sums = [torch.zeros_like(each) for each in like]
-        changes = [torch.zeros_like(each, dtype=torch.promote_types(each.dtype, like[0].dtype)) for each in before]
+        changes = [each.to(torch.promote_types(each.dtype, like[0].dtype)) for each in before]
+        totals = [torch.zeros_like(each) for each in (*like, *changes)]
         failure: Exception | None = None
         self.calls += 1
         try:
             for number, part in self.own(index):
-                with seeded(block_seed(self.seed, self.calls * self.number + number)):
+                with torch.enable_grad(), seeded(block_seed(self.seed, self.calls * self.number + number)):
                     values = function(part)
-                _add([*sums, *changes], [*values, *map(_change, before, self.buffers)], len(part) / len(index))
+                for total, value in zip(totals, [*values, *map(_change, before, self.buffers)], strict=True):
+                    total.add_(len(part) / len(index) * value)
                 _put(self.buffers, before)
         except Exception as error:  # the other processes wait for this one's share of the sums
             failure = error
             _put(self.buffers, before)
-            _put(sums, [torch.full_like(each, math.nan) for each in like])
-        both = self.group.sums([*sums, *changes])
+            totals[0].fill_(math.nan)
+        totals = self.group.sums(totals)
         if failure is not None:
             raise failure
-        _put(self.buffers, list(map(_moved, before, both[len(like) :])))
-        return both[: len(like)]
+        _put(self.buffers, list(map(_moved, before, totals[len(like) :])))
+        return totals[: len(like)]
 
 
 class Sharded:
@@ -116,13 +118,6 @@ class Sharded:
         return [self.loss.module(*self.loss.batch(part)).detach() / len(part)]
 
 
-@torch.no_grad()
-def _add(totals: Sequence[Tensor], values: Sequence[Tensor], share: float) -> None:
-    for total, value in zip(totals, values, strict=True):
-        total.add_(share * value)
-
-
-@torch.no_grad()
 def _put(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
     for each, value in zip(tensors, values, strict=True):
         each.copy_(value)
