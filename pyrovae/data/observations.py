@@ -164,7 +164,7 @@ class Observations:
         jacobian = transform.log_abs_det_jacobian(x, y).expand(x.shape).masked_fill(x.isnan(), 0.0).flatten(1).sum(1)
         both = (
             transform
-            if self.space.transform is identity_transform
+            if self.space.transform == identity_transform
             else torch.distributions.ComposeTransform([self.space.transform, transform])
         )
         return replace(
@@ -185,7 +185,7 @@ class Observations:
                 f"`space` must be a view of {self.space.reference!r} ({self.space.support}), got {space.reference!r} "
                 f"({space.support}); no Jacobian joins the two, so their densities cannot be compared."
             )
-        if space.transform is self.space.transform:
+        if space.transform == self.space.transform:
             return self
         reference = replace(
             self,
@@ -195,7 +195,7 @@ class Observations:
         )
         view = (
             reference
-            if space.transform is identity_transform
+            if space.transform == identity_transform
             else reference.transformed(space.transform, space.transform_name)
         )
         return view.to(self.x.dtype)

@@ -9,6 +9,7 @@ import torch
 from pyro.infer import Trace_ELBO
 
 from pyrovae import PPCA, VAE, Execution, GaussianMixture, fit
+from pyrovae.data import Observations, Space
 from pyrovae.fit.result import Refit
 
 D = 3
@@ -109,6 +110,14 @@ def test_a_copy_in_memory_keeps_the_data():
     result = by_svi(data())
     for copied in (copy.copy(result), copy.deepcopy(result)):
         assert_same(copied.refit(0), result)
+
+
+@pytest.mark.parametrize("support", ["boolean", "real"])
+def test_data_are_seen_through_the_space_of_a_pickled_result(support):
+    """What a scoreboard does; masses take no transform, not even one that does nothing."""
+    observations = Observations((data() > 0).double(), space=Space("answers", support))
+    loaded = stored(by_svi(observations))
+    assert torch.equal(observations.in_space(loaded.space).x, observations.x)
 
 
 def test_two_results_of_one_pickle_do_not_share_names_in_the_param_store():
