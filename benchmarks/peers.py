@@ -23,10 +23,10 @@ from pyrovae import VAE, Bernoulli, Execution
 from pyrovae.data import Observations
 from pyrovae.fit.feed import InMemory
 from pyrovae.fit.loss import BatchLoss
-from pyrovae.fit.optimizers import adam
+from pyrovae.fit.optimizers import adam, schedule_of
 from pyrovae.fit.steps import make_step
 from pyrovae.fit.svi import train_epoch
-from pyrovae.fit.training import TrainingState, schedule_of
+from pyrovae.fit.training import TrainingState
 
 BATCH, LR = 128, 1e-3
 

@@ -23,15 +23,12 @@ from torch.overrides import TorchFunctionMode
 
 Replay = Callable[..., Sequence[Any]]
 
-READINGS = {
+NUMBERS = (Tensor.__float__, Tensor.__int__, Tensor.__index__, Tensor.__complex__)
+READINGS: dict[Any, str] = {
     Tensor.__bool__: "branches on the value of a tensor",
-    Tensor.__float__: "makes a Python number of a tensor",
-    Tensor.__int__: "makes a Python number of a tensor",
-    Tensor.__index__: "makes a Python number of a tensor",
-    Tensor.__complex__: "makes a Python number of a tensor",
+    **dict.fromkeys(NUMBERS, "makes a Python number of a tensor"),
     Tensor.tolist: "makes a Python list of a tensor",
-    Tensor.numpy: "takes a tensor to NumPy",
-    Tensor.__array__: "takes a tensor to NumPy",
+    **dict.fromkeys((Tensor.numpy, Tensor.__array__), "takes a tensor to NumPy"),
 }
 # Where Pyro itself reads values, and the answer.  It asks whether a loss is NaN, which is watched elsewhere; and if all
 # probabilities are above zero, else it leaves some out of a sum, which ``_without_impossible`` does in any case.
@@ -39,22 +36,12 @@ ANSWERS = {("pyro.util", "warn_if_nan"): False, ("pyro.infer.util", "compute_exp
 WATCHED = {*READINGS, Tensor.register_hook, torch.tensordot, torch.nn.functional.one_hot}
 
 # Operations that give their input where its shape and type stay, and those that do so with the number here.
-VIEWS = {
-    torch.ops.aten.alias.default,
-    torch.ops.aten.detach.default,
-    torch.ops.aten.view.default,
-    torch.ops.aten.expand.default,
-}
+aten = torch.ops.aten
+VIEWS = {aten.alias.default, aten.detach.default, aten.view.default, aten.expand.default}
 NEUTRAL = {
-    torch.ops.aten.add.Tensor: 0,
-    torch.ops.aten.sub.Tensor: 0,
-    torch.ops.aten.mul.Tensor: 1,
-    torch.ops.aten.mul.Scalar: 1,
-    torch.ops.aten.div.Tensor: 1,
-    torch.ops.aten.pow.Tensor_Scalar: 1,
+    **dict.fromkeys((aten.add.Tensor, aten.sub.Tensor), 0),
+    **dict.fromkeys((aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.pow.Tensor_Scalar), 1),
 }
-EMPTY = torch.ops.aten.empty.memory_format
-TURNED = torch.ops.aten.t.default
 
 
 class NotStatic(TypeError):  # Pyro would append the shapes of its sites to the message of a ValueError
@@ -173,7 +160,9 @@ def compiler_found() -> bool:
 def _leave_out_idle(module: GraphModule) -> None:
     """Leave out what gives its input as it is, since every operation takes microseconds, and what nobody uses."""
     changed = [node.args[0] for node in module.graph.nodes if _changes(node.target)]
-    may_share = all(getattr(node, "target", None) is EMPTY for node in changed)  # else x + 0 must not become x
+    may_share = all(
+        getattr(node, "target", None) is aten.empty.memory_format for node in changed
+    )  # else x + 0 must not become x
     for node in module.graph.nodes:
         if (same := _same_value(node, may_share)) is not None:
             node.replace_all_uses_with(same)
@@ -185,7 +174,7 @@ def _same_value(node: Any, may_share: bool) -> Any:
     if not node.args or not isinstance(node.args[0], Node):
         return None
     given = node.args[0]
-    if node.target is TURNED and given.target is TURNED:
+    if node.target is given.target is aten.t.default:
         return given.args[0]
     neutral = may_share and node.target in NEUTRAL and node.args[1:] == (NEUTRAL[node.target],)
     return given if _kind(node) == _kind(given) and (neutral or node.target in VIEWS) else None

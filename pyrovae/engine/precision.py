@@ -16,15 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from pyrovae.engine.execution import Precision
 
-LAYERS = {
-    F.linear,
-    F.conv1d,
-    F.conv2d,
-    F.conv3d,
-    F.conv_transpose1d,
-    F.conv_transpose2d,
-    F.conv_transpose3d,
-}
+LAYERS = {F.linear, F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d}
 
 
 class LayersInBfloat16(TorchFunctionMode):

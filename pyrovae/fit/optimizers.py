@@ -1,21 +1,43 @@
-"""The optimizer of a fit by gradient steps, and its upkeep."""
+"""The optimizer of a fit by gradient steps, the schedule of its learning rate, and its upkeep."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
 from torch.optim import Adam, AdamW, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, OneCycleLR
 
 UPKEEP = 100  # steps from one upkeep to the next: 0.9^100 · NEGLIGIBLE is still above 1, in units of the least number
 NEGLIGIBLE = 1e8  # times the least normal number: 10⁻³⁰ in float32, by which no parameter moves
 LEAST_EPS = 1e-12  # of Adam, beside which the root of a negligible mean square is nothing
 
+Schedule = Callable[[Optimizer, int], LRScheduler]
+
+SCHEDULES: dict[str, Schedule] = {
+    "constant": lambda optimizer, num_steps: LambdaLR(optimizer, lambda step: 1.0),
+    "cosine": lambda optimizer, num_steps: CosineAnnealingLR(optimizer, num_steps),
+    "one_cycle": lambda optimizer, num_steps: OneCycleLR(optimizer, optimizer.param_groups[0]["lr"], num_steps),
+}
+
 
 def adam(parameters: Iterable[nn.Parameter], lr: float) -> Optimizer:
     """Adam in one launch for all parameters."""
     return Adam(parameters, lr=lr, fused=True)
+
+
+def schedule_of(schedule: str | Schedule) -> Schedule:
+    """The schedule of that name, or the caller's own.
+
+    Raises:
+        ValueError: If there is none of that name.
+    """
+    if not isinstance(schedule, str):
+        return schedule
+    if schedule not in SCHEDULES:
+        raise ValueError(f"`schedule` must be one of {tuple(SCHEDULES)} or a function, got {schedule!r}.")
+    return SCHEDULES[schedule]
 
 
 @torch.no_grad()

@@ -20,11 +20,11 @@ from pyrovae.engine.progress import progress_bar
 from pyrovae.engine.seeding import seeded
 from pyrovae.fit.feed import open_feed
 from pyrovae.fit.loss import BatchLoss
-from pyrovae.fit.optimizers import adam
+from pyrovae.fit.optimizers import Schedule, adam, schedule_of
 from pyrovae.fit.result import DivergenceError, FitResult, Refit
 from pyrovae.fit.steps import AnyStep, make_step
 from pyrovae.fit.steps.backends import check_execution
-from pyrovae.fit.training import NotFinite, Schedule, TrainingState, offender_named, require_finite, schedule_of
+from pyrovae.fit.training import NotFinite, TrainingState, offender_named, require_finite
 from pyrovae.models.base import LatentVariableModel, check_model
 
 
@@ -156,7 +156,7 @@ def train_epoch(state: TrainingState, loss: BatchLoss, step: AnyStep, batch_size
         state.num_steps += 1
         loss.elbo.advance()  # the weight of a warm-up
         with offender_named(state, partial(loss.batch, index)):
-            value, x = step(index)
+            value, x = step(index)  # minus the ELBO of the batch, its gradients, and a step of the optimizer
         state.schedule()
         losses.append(value)
     state.model.eval()

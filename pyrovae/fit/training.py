@@ -14,33 +14,12 @@ import pyro
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import LRScheduler
 
 from pyrovae.fit.loss import sample_sites
 from pyrovae.fit.optimizers import UPKEEP, forget_negligible
 from pyrovae.fit.result import FitResult, nats
 from pyrovae.models.base import LatentVariableModel
-
-Schedule = Callable[[Optimizer, int], LRScheduler]
-
-SCHEDULES: dict[str, Schedule] = {
-    "constant": lambda optimizer, num_steps: LambdaLR(optimizer, lambda step: 1.0),
-    "cosine": lambda optimizer, num_steps: CosineAnnealingLR(optimizer, num_steps),
-    "one_cycle": lambda optimizer, num_steps: OneCycleLR(optimizer, optimizer.param_groups[0]["lr"], num_steps),
-}
-
-
-def schedule_of(schedule: str | Schedule) -> Schedule:
-    """The schedule of that name, or the caller's own.
-
-    Raises:
-        ValueError: If there is none of that name.
-    """
-    if not isinstance(schedule, str):
-        return schedule
-    if schedule not in SCHEDULES:
-        raise ValueError(f"`schedule` must be one of {tuple(SCHEDULES)} or a function, got {schedule!r}.")
-    return SCHEDULES[schedule]
 
 
 class NotFinite(Exception):
