@@ -159,10 +159,8 @@ def compiler_found() -> bool:
 
 def _leave_out_idle(module: GraphModule) -> None:
     """Leave out what gives its input as it is, since every operation takes microseconds, and what nobody uses."""
-    changed = [node.args[0] for node in module.graph.nodes if _changes(node.target)]
-    may_share = all(
-        getattr(node, "target", None) is aten.empty.memory_format for node in changed
-    )  # else x + 0 must not become x
+    changed = [getattr(node.args[0], "target", None) for node in module.graph.nodes if _changes(node.target)]
+    may_share = all(target is aten.empty.memory_format for target in changed)  # else x + 0 must not become x
     for node in module.graph.nodes:
         if (same := _same_value(node, may_share)) is not None:
             node.replace_all_uses_with(same)

@@ -72,9 +72,17 @@ class BatchLoss:
         """What model and guide are called with; resampled data are drawn afresh."""
         return self.feed.observations.draw(index), *(each[index] for each in self.feed.given)
 
-    def again(self, index: Tensor, x: Tensor) -> Tensor:
-        """The loss of a batch once more, of the x that was drawn for it."""
-        return self.module(x, *(each[index] for each in self.feed.given)).detach()
+
+def check_elbo(elbo: object) -> None:
+    """Refuse what is no ELBO.
+
+    Raises:
+        TypeError: If it has no ``differentiable_loss``.
+    """
+    if not hasattr(elbo, "differentiable_loss"):
+        raise TypeError(
+            f"`elbo` must be a Pyro ELBO with a differentiable_loss, got {type(elbo).__name__}; use e.g. Trace_ELBO."
+        )
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from pyrovae.engine.processes import ProcessGroup
 from pyrovae.engine.progress import progress_bar
 from pyrovae.engine.seeding import seeded
 from pyrovae.fit.feed import open_feed
-from pyrovae.fit.loss import BatchLoss
+from pyrovae.fit.loss import BatchLoss, check_elbo
 from pyrovae.fit.optimizers import Schedule, adam, schedule_of
 from pyrovae.fit.result import DivergenceError, FitResult, Refit
 from pyrovae.fit.steps import AnyStep, make_step
@@ -204,9 +204,7 @@ def _check_arguments(
     if not (0 < lr < math.inf):
         raise ValueError(f"`lr` must be a positive number, got {lr}.")
     schedule_of(schedule)
-    if elbo is not None and not hasattr(elbo, "differentiable_loss"):
-        raise TypeError(
-            f"`elbo` must be a Pyro ELBO with a differentiable_loss, got {type(elbo).__name__}; use e.g. Trace_ELBO."
-        )
+    if elbo is not None:
+        check_elbo(elbo)
     if patience is not None and valid is None:
         raise ValueError("`patience` needs `valid`, the data on which the ELBO is to improve, got None.")

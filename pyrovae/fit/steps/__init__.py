@@ -14,8 +14,8 @@ from pyrovae.fit.loss import BatchLoss
 from pyrovae.fit.steps.backends import choose
 from pyrovae.fit.steps.captured import Captured, graph_of
 from pyrovae.fit.steps.cuda_graph import CudaGraphStep
+from pyrovae.fit.steps.interpreted import NoSteps, Step
 from pyrovae.fit.steps.sharded import Sharded, Shards
-from pyrovae.fit.steps.step import NoSteps, Step
 
 AnyStep = Step | Captured | Sharded
 
@@ -41,7 +41,7 @@ def make_step(
         group: The processes that share the shards.
 
     Returns:
-        ``step(index)``, see :class:`~pyrovae.fit.steps.step.Step`.
+        ``step(index)``, see :class:`~pyrovae.fit.steps.interpreted.Step`.
     """
     shards = Shards(execution.num_shards or group.number, group, seed, list(loss.module.buffers()))
     own = optimizer if shards.number == 1 else NoSteps()  # the gradients of shards are averaged first

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from pyrovae.engine.capture import NotStatic
 from pyrovae.engine.replay import BACKENDS, Backend, Replayed
-from pyrovae.fit.loss import BatchLoss, WeightedELBO
+from pyrovae.fit.loss import BatchLoss, WeightedELBO, check_elbo
 from pyrovae.fit.result import FitWarning, warn
-from pyrovae.fit.steps.step import Step, set_gradients, with_gradients
+from pyrovae.fit.steps.interpreted import Step, set_gradients, with_gradients
 
 Program = Callable[..., Any]
 
@@ -39,7 +39,7 @@ class Captured:
         self.again = interpreted.again
 
     def __call__(self, index: Tensor) -> Sequence[Tensor]:
-        """A step, as :class:`~pyrovae.fit.steps.step.Step` takes it."""
+        """A step, as :class:`~pyrovae.fit.steps.interpreted.Step` takes it."""
         size = len(index)
         if size not in self.steps:
             self.steps[size] = self.step_of(size)
@@ -153,11 +153,7 @@ class CompiledELBO:
         if backend not in BACKENDS:
             raise ValueError(f"`backend` must be one of {BACKENDS}, got {backend!r}.")
         self.elbo: Any = Trace_ELBO() if elbo is None else elbo
-        if not hasattr(self.elbo, "differentiable_loss"):
-            raise TypeError(
-                f"`elbo` must be a Pyro ELBO with a differentiable_loss, got {type(elbo).__name__}; "
-                "use e.g. Trace_ELBO."
-            )
+        check_elbo(self.elbo)
         self.model, self.guide, self.backend = model, guide, backend
         self._modules = nn.ModuleList([each for each in (model, guide) if isinstance(each, nn.Module)])
         self._weighted = WeightedELBO(self.elbo, torch.ones(()))

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
 
 from pyrovae.fit.steps.captured import CompiledLoss
-from pyrovae.fit.steps.step import NoSteps
+from pyrovae.fit.steps.interpreted import NoSteps
 
 PLAIN_STEPS = 5  # of which the loss takes three to be captured and compared; the others fill the caches of libraries
 

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from pyrovae.engine.processes import ProcessGroup
 from pyrovae.engine.seeding import block_seed, seeded
 from pyrovae.fit.loss import BatchLoss
-from pyrovae.fit.steps.step import set_gradients
+from pyrovae.fit.steps.interpreted import set_gradients
 from pyrovae.fit.training import require_finite
 
 
@@ -97,7 +97,7 @@ class Sharded:
         self.like = [loss.parameters[0].new_zeros(()), *loss.parameters]
 
     def __call__(self, index: Tensor) -> Sequence[Tensor]:
-        """A step, as :class:`~pyrovae.fit.steps.step.Step` takes it, but each part has an x of its own."""
+        """A step, as :class:`~pyrovae.fit.steps.interpreted.Step` takes it, but each part has an x of its own."""
         mean, *gradients = self.shards.mean(self._gradients, index, self.like)
         if not mean.is_cuda:  # where a look would wait for the step; who calls looks later
             require_finite(mean)

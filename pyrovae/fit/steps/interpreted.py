@@ -1,4 +1,4 @@
-"""A step of SVI: the loss of a batch, its gradients, and a step of the optimizer."""
+"""A step of SVI as Pyro interprets it: the loss of a batch, its gradients, and a step of the optimizer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class NoSteps:
 
 
 class Step:
-    """One step, interpreted by Pyro; those of other kinds have the same two methods.
+    """One step, interpreted by Pyro or by what is given for it; steps of other kinds have the same two methods.
 
     Args:
         loss: Of a batch.
@@ -50,8 +50,8 @@ class Step:
         return value, x
 
     def again(self, index: Tensor, x: Tensor) -> Tensor:
-        """The loss of a batch once more, by the parameters of now."""
-        return self.loss.again(index, x)
+        """The loss of a batch once more, of the x that was drawn for it, by the parameters of now."""
+        return self.loss.module(x, *(each[index] for each in self.loss.feed.given)).detach()
 
 
 def with_gradients(
