@@ -31,13 +31,13 @@ class TrainingState:
     """What changes in the course of a training.
 
     Attributes:
-        model: With the parameters of now.
-        optimizer: With its running means.
-        scheduler: Of the learning rate.
+        model: The model, with its current parameters.
+        optimizer: The optimizer, with its running means.
+        scheduler: The schedule of the learning rate.
         num_steps: Steps taken.
         trace: The mean ELBO of each epoch, nats per datum.
         valid_trace: The ELBO on validation data after each epoch, nats per datum.
-        best_epoch: The epoch, counted from 1, whose parameters would be kept now; 0 before the first.
+        best_epoch: The best epoch so far, counted from 1; 0 before the first.  Without validation data, the last.
         best_elbo: Its ELBO.
         best_parameters: Its parameters and buffers.
     """
@@ -54,22 +54,22 @@ class TrainingState:
 
     @property
     def epoch(self) -> int:
-        """Epochs that have come to an end."""
+        """The number of finished epochs."""
         return len(self.trace)
 
     @property
     def elbo(self) -> float:
-        """That of the last epoch, on validation data if there are any."""
+        """The ELBO of the last epoch, on validation data if there are any."""
         return (self.valid_trace or self.trace)[-1]
 
     def schedule(self) -> None:
-        """After a step of the optimizer: set the learning rate of the next; from time to time, see to its upkeep."""
+        """Set the learning rate of the next step.  Every so many steps, clear what has faded from the optimizer."""
         self.scheduler.step()
         if self.num_steps % UPKEEP == 0:
             forget_negligible(self.optimizer)
 
     def keep_if_best(self) -> None:
-        """Keep the parameters of now if they are the best on validation data; without such data, keep the last."""
+        """Keep the current parameters if they are the best on validation data.  Without such data, keep the last."""
         if not self.valid_trace or self.elbo > self.best_elbo:
             self.best_epoch, self.best_elbo = self.epoch, self.elbo
             self.best_parameters = copy.deepcopy(self.model.state_dict())
@@ -85,7 +85,13 @@ class TrainingState:
         return f"best on validation, epoch {self.best_epoch} of {self.epoch}" if self.valid_trace else last
 
     def result(self, kept: str, began: float, **about: Any) -> FitResult:
-        """The parameters that are kept, as the result of a fit that began then."""
+        """The result of the fit, with the parameters that are kept.
+
+        Args:
+            kept: Which these are, in words.
+            began: When the fit began, by ``time.perf_counter``.
+            **about: The other attributes of the result.
+        """
         self.model.load_state_dict(self.best_parameters)
         return FitResult(
             model=self.model.eval(),
@@ -112,7 +118,7 @@ def require_finite(loss: Tensor | float) -> None:
 
 @contextmanager
 def offender_named(state: TrainingState, batch: Callable[[], tuple[Tensor, ...]]) -> Iterator[None]:
-    """A block in which an error of a loss that is not finite becomes one that names the step and the first offender.
+    """A block that takes a loss.  If the loss is not finite, the error names the step and the first offender.
 
     Args:
         state: Of the training.

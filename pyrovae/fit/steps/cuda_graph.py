@@ -35,7 +35,7 @@ class CudaGraphStep:
         self.inside = fits_in_graph(self.optimizer)
 
     def __call__(self, *inputs: Tensor) -> Sequence[Tensor]:
-        """A step; what the loss gives but for the mean that is descended, on the device, where nobody looks at it."""
+        """Take one step.  Returns the outputs of the loss but the first, on the GPU: nobody waits for them."""
         if self.inside and other_settings(self.optimizer) != self.settings:
             self.inside, self.graph = False, None
         if self.steps < PLAIN_STEPS:

@@ -39,7 +39,10 @@ class Step:
         self.evaluate = evaluate or partial(with_gradients, loss, loss.parameters)
 
     def __call__(self, index: Tensor) -> Sequence[Tensor]:
-        """Descend the loss of the data at ``index``: that loss, nats, summed over them, and the x that was drawn.
+        """Take one step on the data at ``index``.
+
+        Returns:
+            The loss before the step, nats, summed over these data, and the x that was drawn for it.
 
         Raises:
             NotFinite: If the loss is not finite; no parameter has changed then.
@@ -50,7 +53,7 @@ class Step:
         return value, x
 
     def again(self, index: Tensor, x: Tensor) -> Tensor:
-        """The loss of a batch once more, of the x that was drawn for it, by the parameters of now."""
+        """The loss of a batch once more, for the same x, with the current parameters."""
         return self.loss.module(x, *(each[index] for each in self.loss.feed.given)).detach()
 
 

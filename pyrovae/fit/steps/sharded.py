@@ -99,14 +99,14 @@ class Sharded:
     def __call__(self, index: Tensor) -> Sequence[Tensor]:
         """A step, as :class:`~pyrovae.fit.steps.interpreted.Step` takes it, but each part has an x of its own."""
         mean, *gradients = self.shards.mean(self._gradients, index, self.like)
-        if not mean.is_cuda:  # where a look would wait for the step; who calls looks later
+        if not mean.is_cuda:  # a look would wait for the GPU; the caller looks after the epoch
             require_finite(mean)
         set_gradients(self.loss.parameters, gradients)
         self.optimizer.step()
         return mean * len(index), index
 
     def again(self, index: Tensor, _: Tensor) -> Tensor:
-        """The loss a datum once more, by the parameters of now and new draws."""
+        """The mean loss once more, with the current parameters and new draws."""
         return self.shards.mean(self._mean, index, self.like[:1])[0]
 
     def _gradients(self, part: Tensor) -> Sequence[Tensor]:

@@ -1,4 +1,4 @@
-"""Run by torchrun in test_parallel.py: the fits of this process, written to a file of its own."""
+"""Run by torchrun in test_sharded.py: the fits of this process, written to a file of its own."""
 
 import os
 import sys
