@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.cli import options as shared
+from pyrovae.cli.options import add
 from pyrovae.data.observations import MASSES
 from pyrovae.data.provenance import Provenance, in_reference
 from pyrovae.engine.files import written_whole
@@ -36,23 +37,16 @@ def add_to(commands: Any) -> None:
         "run.",
     )
     parser.add_argument("file", metavar="FILE", help="the model")
-    parser.add_argument("--number", type=shared.positive, default=64, metavar="N", help="how many (default 64)")
-    parser.add_argument(
-        "--means", action="store_true", help="E[x|z] in their place: smoother, and no samples of the model"
+    add(parser, "num_samples", "how many (default 64)", type=shared.positive, default=64, metavar="N")
+    help = "E[x|z] in their place: smoother, and no samples of the model"
+    add(parser, "means", help, action="store_true")
+    help = "the class, for a model of p(x|y); default: the classes in turn"
+    add(parser, "labels", help, type=shared.seed, metavar="Y")
+    help = (
+        ".png, a picture of images; .npz, an array called samples (or means), with z and labels; or .csv, with "
+        "columns sample_1, … (or mean_1, …); earlier output is replaced"
     )
-    parser.add_argument(
-        "--label",
-        type=shared.seed,
-        metavar="Y",
-        help="the class, for a model of p(x|y); default: the classes in turn",
-    )
-    parser.add_argument(
-        "--out",
-        required=True,
-        metavar="FILE",
-        help=".png, a picture of images; .npz, an array called samples (or means), with z and labels; or .csv, with "
-        "columns sample_1, … (or mean_1, …); earlier output is replaced",
-    )
+    add(parser, "out", help, required=True, metavar="FILE")
     parser.set_defaults(run=run)
 
 
@@ -87,26 +81,26 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError(
             f"`out` must be a .npz or .csv file for data that are no images to be shown, got {out.name!r}."
         )
-    if options.label is not None and model.num_classes is not None and options.label >= model.num_classes:
-        raise ValueError(f"`labels` must be a class of the model, 0, …, {model.num_classes - 1}, got {options.label}.")
-    shared.set_threads(options.threads, options.number * math.prod(model.data_shape or ()))
+    if options.labels is not None and model.num_classes is not None and options.labels >= model.num_classes:
+        raise ValueError(f"`labels` must be a class of the model, 0, …, {model.num_classes - 1}, got {options.labels}.")
+    shared.set_threads(options.threads, options.num_samples * math.prod(model.data_shape or ()))
     generate = model.sample_means if options.means else model.sample
-    x, z = generate(options.number, labels=options.label, seed=options.seed)
+    x, z = generate(options.num_samples, labels=options.labels, seed=options.seed)
     x = in_reference(x.flatten(1), provenance.space)
     generated = Generated(x, z.cpu(), _labels(model, options), options.means, model, provenance)
     with written_whole(out) as temporary:
         WRITERS[out.suffix.lower()](generated, temporary)
     what = "means E[x|z], no samples," if options.means else "samples"
-    print(f"{options.number:,} {what} in the space {provenance.space.reference!r} written to {out}")
+    print(f"{options.num_samples:,} {what} in the space {provenance.space.reference!r} written to {out}")
 
 
 def _labels(model: LatentVariableModel, options: argparse.Namespace) -> Tensor | None:
     """The classes that were generated."""
     if model.num_classes is None:
         return None
-    if options.label is not None:
-        return torch.full((options.number,), options.label)
-    return torch.arange(options.number) % model.num_classes
+    if options.labels is not None:
+        return torch.full((options.num_samples,), options.labels)
+    return torch.arange(options.num_samples) % model.num_classes
 
 
 def _write_arrays(generated: Generated, path: Path) -> None:

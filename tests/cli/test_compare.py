@@ -349,4 +349,4 @@ def test_the_library_and_the_command_mean_the_same_options():
     """Every argument of the suite that the command offers under another name is called by that name in messages."""
     for argument in ("latent_dim", "num_components", "num_epochs"):
         assert argument in candidates.standard_fits.__kwdefaults__
-        assert shared.NAMES[argument].startswith("--")
+        assert shared.flag(argument).startswith("--")

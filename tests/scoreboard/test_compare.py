@@ -373,9 +373,10 @@ def test_a_bound_by_a_handful_of_particles_speaks_of_no_tail(fits, test):
 def test_to_dataframe_has_a_column_for_every_number(board):
     table = board.to_dataframe()
     assert list(table.index) == [row.name for row in board.rows]
-    pointwise = {"name", "log_prob", "estimate", "degeneracy", "seed_means"}
+    pointwise = {"name", "entry", "log_prob", "estimate", "degeneracy", "seed_means"}
     derived = {"seed_spread", "meaning", "monte_carlo_standard_error", "data_standard_error", "floor"}
-    floors = {"share_of_dimensions_at_floor", "share_of_data_at_floor", "change_under_higher_floor", "ceiling_of_floor"}
+    floors = {"share_of_dimensions_at_floor", "share_of_data_at_floor", "ceiling_of_floor"}
+    floors |= {"score_under_higher_floor", "change_under_higher_floor"}
     assert set(table.columns) == {field.name for field in fields(Row)} - pointwise | derived | floors
     assert table["mean"].tolist() == [row.mean for row in board.rows]
 

@@ -1,0 +1,106 @@
+"""Rows as a table of text, and what its numbers are in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from pyrovae import evaluate
+from pyrovae.data import Observations
+from pyrovae.fit import FitResult
+from pyrovae.scoreboard.rows import Row
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Column = tuple[str, Callable[[Row], str]]  # heading, and the cell of a row
+
+SHOWN = 3  # degeneracies of a fit, in its note
+
+
+def value(name: str, decimals: int = 2) -> Callable[[Row], str]:
+    """The cells of a figure's value."""
+    return lambda row: row.figures[name].text(decimals)
+
+
+def error(name: str, decimals: int = 2) -> Callable[[Row], str]:
+    """The cells of a figure's standard error."""
+    return lambda row: row.figures[name].error_text(decimals)
+
+
+def _basis(row: Row) -> str:
+    annealed = ", AIS" if row.estimate.method == "annealed" else ""
+    return f"{row.kind}{annealed}{', given y' if row.conditional else ''}"
+
+
+COLUMNS: tuple[Column, ...] = (
+    ("", lambda row: row.name),
+    ("log p(x)", value("log_likelihood")),
+    ("± s.e.", error("log_likelihood")),
+    ("of it MC", value("monte_carlo_standard_error")),
+    ("how", _basis),
+    ("Δ best", lambda row: row.figures["difference"].text() or "best"),
+    ("± s.e.", error("difference")),
+    ("bits/dim", value("bits_per_dim")),
+    ("E log p(x|z)", value("reconstruction")),
+    ("KL", value("kl")),
+    ("at floor", lambda row: row.figures["share_of_dimensions_at_floor"].text() if row.at_floor else ""),
+    ("params", value("num_free_parameters")),
+    ("fit s", value("seconds")),
+    ("± seeds", value("seed_spread")),
+)
+
+
+def cells(rows: Sequence[Row], columns: Sequence[Column] = COLUMNS) -> list[list[str]]:
+    """A header, then one line a row; columns with nothing to say are left out."""
+    filled = [[heading, *map(cell, rows)] for heading, cell in columns]
+    return [list(line) for line in zip(*(column for column in filled if any(column[1:])), strict=True)]
+
+
+def notes(rows: Sequence[Row], data: Observations) -> list[str]:
+    """What the numbers are, in sentences."""
+    scale = f"Means over {len(data):,} held-out data, nats per datum, higher is better"
+    return [f"{scale}; space: {data.space.reference}.", *_on_bounds(rows), *_on_fits(rows), *_on_floors(rows)]
+
+
+def _on_bounds(rows: Sequence[Row]) -> list[str]:
+    bounds = [row for row in rows if row.kind == "bound"]
+    meanings = [row.estimate.meaning for row in bounds]
+    notes = list(dict.fromkeys(f"bound: {meaning[0].lower()}{meaning[1:]}" for meaning in meanings))
+    if tails := [row for row in bounds if row.has_tail]:
+        threshold = evaluate.k_hat_threshold(tails[0].num_particles)
+        shares = "; ".join(f"{row.figures['k_hat_share'].text()} of the data under {row.name}" for row in tails)
+        notes.append(f"Pareto k̂ > {threshold:.2f}, where more particles may raise the value: {shares}.")
+    if any(row.conditional for row in rows):
+        notes.append(
+            "given y: log p(x|y), the label told, where the other rows are log p(x): not to be ranked "
+            "against them (evaluate.log_likelihood_by_class leads from the one to the other)."
+        )
+    return notes
+
+
+def _on_fits(rows: Sequence[Row]) -> list[str]:
+    found = [(row.name, row.entry.degeneracies) for row in rows if isinstance(row.entry, FitResult)]
+    return [
+        f"{name} is a degenerate fit: {'; '.join(lines[:SHOWN])}{', and more' if len(lines) > SHOWN else ''}."
+        for name, lines in found
+        if lines
+    ]
+
+
+def _on_floors(rows: Sequence[Row]) -> list[str]:
+    notes = [
+        f"{row.name}: ε = {value('floor')(row)}, at {value('share_of_data_at_floor')(row)} of the data; with "
+        f"{row.at_floor.raised_floor:g} the score changes by {value('change_under_higher_floor')(row)}; ceiling "
+        f"{value('ceiling_of_floor')(row)}."
+        for row in rows
+        if row.at_floor is not None
+    ]
+    return ["at floor: the share of variances at the floor ε; the score depends on ε.", *notes] if notes else []
+
+
+def to_dataframe(rows: Sequence[Row]) -> pd.DataFrame:
+    """One line a row, without the pointwise values."""
+    import pandas as pd
+
+    return pd.DataFrame.from_records([row.record() for row in rows]).set_index("name")
