@@ -492,11 +492,11 @@ def test_pictures_say_whether_they_are_means(fitted, tmp_path, capsys):
 
 
 def test_a_picture_of_classes_has_a_column_for_each(fitted, tmp_path, capsys, monkeypatch):
-    from pyrovae.cli import sample
+    from pyrovae.scoreboard import generated
 
     rows = []
-    original = sample.image_rows
-    monkeypatch.setattr(sample, "image_rows", lambda given, *rest: rows.extend(given) or original(given, *rest))
+    original = generated.image_rows
+    monkeypatch.setattr(generated, "image_rows", lambda given, *rest: rows.extend(given) or original(given, *rest))
     run(capsys, "sample", fitted("conv"), "--number", 7, "--out", tmp_path / "x.png")
     assert [len(row.x) for row in rows] == [3, 3, 1]
 
