@@ -86,7 +86,7 @@ def _add_model_options(group: Any) -> None:
     )
     add(group, "activation", "of a vae's layers (default silu)", choices=tuple(ACTIVATIONS))
     add(group, "posterior", "covariance of a vae's q(z|x)", choices=("diag", "full"))
-    add(group, "conditional", "p(x|y), on the labels of the data; a vae's", action="store_true")
+    add(group, "num_classes", "p(x|y), on the labels of the data; a vae's", action="store_true")
 
 
 def _add_fit_options(group: Any) -> None:
@@ -111,8 +111,6 @@ def run(options: argparse.Namespace) -> None:
     device = shared.device_of(options.device)
     path = results_folder.check_file(options.out, ".pt")
     kind, of_model = options.model, _given(options, MODEL_OPTIONS)
-    if options.conditional:
-        of_model["num_classes"] = None  # until the data are there to count them
     check_options(kind, of_model)
     of_fit = _given(options, FIT_OPTIONS)
     method = choose_method(kind, options.method, of_fit, options.num_components)
@@ -123,7 +121,7 @@ def run(options: argparse.Namespace) -> None:
     dataset = shared.load(options, dtype, resample=of_fit.pop("resample", False))
     say(shared.describe(dataset))
     shared.set_threads(options.threads, dataset.train.x.numel())
-    if options.conditional:
+    if "num_classes" in of_model:
         of_model["num_classes"] = _num_classes(dataset)
     model: Any = build(kind, dataset.train, **of_model).to(device)
     say(f"{kind}: {method}")

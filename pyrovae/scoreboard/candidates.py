@@ -143,23 +143,23 @@ class _Baselines:
     def mixture(self, num_components: int | None) -> None:
         """A mixture, of Gaussians or on binary data of Bernoullis, by EM, and by SVI from the same start."""
         binary = self.train.space.support == "boolean"
+        what, name, form = "Gaussian mixture", "GMM-{num_components} {covariance}", ", {covariance} covariance"
         if binary:
-            name, what, form = "BMM-{num_components}", "Bernoulli mixture", ""
-        else:
-            name, what, form = "GMM-{num_components} {covariance}", "Gaussian mixture", ", {covariance} covariance"
+            what, name, form = "Bernoulli mixture", "BMM-{num_components}", ""
         subset = self._subset()
-        candidates = self._mixtures(num_components, len(subset))
+        candidates = self._mixtures(num_components, len(subset), binary)
         self.report(f"{what}: choosing among {len(candidates)} on {len(subset):,} training data")
-        quick = 3 if self.large else 1000
-        where = f", fitted to {len(subset):,} of the training data in {quick} iterations" if self.large else ""
+        trial = {"tolerance": 1e-3, "max_iterations": 3 if self.large else 1000}
+        where = f", fitted to {len(subset):,} of the training data in {trial['max_iterations']} iterations"
         choice = f"{what}: K = {{num_components}}{form}, floor {{floor:.2g}}"
-        trial = self._best(candidates, lambda m: self._em(m, subset, 1e-3, quick, fit.FitWarning), choice, where)
+        best = self._best(
+            candidates,
+            lambda model: self._em(model, subset, fit.FitWarning, **trial),
+            choice,
+            where if self.large else "",
+        )
         tolerance, iterations = (1e-3, 30 if binary else 8) if self.large else (1e-6, 1000)
-        name = _filled(name, trial.model)
-        self.report(f"{name}: EM")
-        self.fits[f"{name}, EM"] = self._em(trial.model, self.train, tolerance, iterations, self._planned())
-        self.report(f"{name}: SVI, z enumerated")
-        self.fits[f"{name}, SVI"] = self._svi(trial.model)
+        self._em_and_svi(name, best.model, "z enumerated", tolerance=tolerance, max_iterations=iterations)
 
     def ppca(self, latent_dim: int | None) -> None:
         """Probabilistic PCA in closed form, by EM, and by SVI with the exact posterior as guide."""
@@ -169,15 +169,10 @@ class _Baselines:
         candidates = [self._model("ppca", latent_dim=q, floor=floor) for q in dims]
         self.report(f"probabilistic PCA: closed form at {len(dims)} latent dimensions")
         best = self._best(candidates, self._closed_form, "probabilistic PCA: latent dimension {latent_dim}")
-        name = _filled("PPCA-{latent_dim}", best.model)
-        self.fits[f"{name}, closed form"] = best
-        self.report(f"{name}: EM")
+        self.fits[_filled("PPCA-{latent_dim}, closed form", best.model)] = best
         tolerance, iterations = (1e-3, 30) if self.large else (1e-9, 3000)
-        self.fits[f"{name}, EM"] = self._em(
-            best.model, self.train, tolerance, iterations, self._planned(), accelerate=True
-        )
-        self.report(f"{name}: SVI, guide = exact posterior")
-        self.fits[f"{name}, SVI"] = self._svi(best.model)
+        budget = {"tolerance": tolerance, "max_iterations": iterations, "accelerate": True}
+        self._em_and_svi("PPCA-{latent_dim}", best.model, "guide = exact posterior", **budget)
 
     def autoencoder(self, name: str, num_epochs: int | None, **options: Any) -> None:
         """A variational autoencoder by SVI, the best on validation data kept."""
@@ -191,29 +186,27 @@ class _Baselines:
     def _floors(self) -> list[float]:
         return [relative_floor(self.train, relative) for relative in RELATIVE_FLOORS]
 
-    def _mixtures(self, num_components: int | None, num_data: int) -> list[Any]:
+    def _mixtures(self, num_components: int | None, num_data: int, binary: bool) -> list[Any]:
         """Every number of components worth trying, form of the covariance and floor; the fewest parameters first."""
-
-        def components(form: str) -> Sequence[int]:
-            return (num_components,) if num_components else self._components(form, num_data)
-
-        if self.train.space.support == "boolean":
+        if binary:
             candidates = [
                 self._model("bernoulli-mixture", num_components=k, floor=floor)
-                for k in components("Bernoulli")
+                for k in self._components("Bernoulli", num_components, num_data)
                 for floor in PROBABILITY_FLOORS
             ]
         else:
             candidates = [
                 self._model("gmm", num_components=k, covariance=form, floor=floor)
                 for form in FORMS
-                for k in components(form)
+                for k in self._components(form, num_components, num_data)
                 for floor in self._floors()
             ]
         return sorted(candidates, key=lambda model: model.num_free_parameters)
 
-    def _components(self, form: str, num_data: int) -> list[int]:
-        """K worth trying: ten data a component, and for full covariances D/2."""
+    def _components(self, form: str, num_components: int | None, num_data: int) -> Sequence[int]:
+        """The K given, or those worth trying: ten data a component, and for full covariances D/2."""
+        if num_components is not None:
+            return [num_components]
         per_component = max(10, self.train.num_dims / 2 if form == "full" else 0)
         candidates = LARGE_COMPONENTS[form] if self.large else COMPONENTS
         return [k for k in candidates if k * per_component <= num_data] or [1]
@@ -235,26 +228,22 @@ class _Baselines:
         self.chosen.append(_filled(choice, best.model) + tried)
         return best
 
+    def _em_and_svi(self, template: str, model: LatentVariableModel, guide: str, **budget: Any) -> None:
+        """A chosen model fitted to all data; on large ones EM uses up its iterations, as planned, without a warning."""
+        name = _filled(template, model)
+        self.report(f"{name}: EM")
+        planned = fit.ConvergenceWarning if self.large else None
+        self.fits[f"{name}, EM"] = self._em(model, self.train, planned, **budget)
+        self.report(f"{name}: SVI, {guide}")
+        self.fits[f"{name}, SVI"] = self._svi(model)
+
     def _closed_form(self, model: Any) -> FitResult:
         return fit.closed_form(model, self.train)
 
-    def _planned(self) -> type[Warning] | None:
-        """What is no cause for a warning: on large data, to use up the iterations."""
-        return fit.ConvergenceWarning if self.large else None
-
-    def _em(
-        self,
-        model: Any,
-        data: Observations,
-        tolerance: float,
-        iterations: int,
-        ignored: type[Warning] | None,
-        **options: Any,
-    ) -> FitResult:
+    def _em(self, model: Any, data: Observations, ignored: type[Warning] | None, **options: Any) -> FitResult:
         with warnings.catch_warnings():
             if ignored is not None:
                 warnings.simplefilter("ignore", ignored)
-            options |= {"tolerance": tolerance, "max_iterations": iterations}
             return fit.em(model, data, seed=self.seed, progress=self.progress, **options)
 
     def _svi(self, model: LatentVariableModel, **given: Any) -> FitResult:

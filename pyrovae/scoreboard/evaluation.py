@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
-
-from torch import Tensor
 
 from pyrovae import evaluate
 from pyrovae.data import Observations
-from pyrovae.evaluate import CollapseReport, ELBOGap, LatentInformation, LatentReport
 from pyrovae.evaluate.latents.encoding import is_continuous, posteriors
 from pyrovae.models import VAE
 from pyrovae.models.base import LatentVariableModel
@@ -17,68 +14,33 @@ from pyrovae.scoreboard.comparison import compare
 from pyrovae.scoreboard.figures import Figure
 from pyrovae.scoreboard.rows import Row
 
+COLLAPSE = "Units of z, beside those of a linear model, on training data"
+
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What :func:`evaluate_model` returns; what was not asked for, or has no meaning for the model, is None.
+    """What :func:`evaluate_model` returns.
 
     Attributes:
         rows: The one row of a scoreboard.
         data: The held-out data.
-        units: What the units of a VAE's z carry.
-        gaps: Where the ELBO loses.
-        information: How much z tells of x.
-        collapse: What a linear model of the same noise would do with as many units, on training data.
+        figures: Every figure that the model has.
+        sentences: What the figures are.
+        details: What has a table of its own: heading and text.
+        kl_per_unit: Mean KL of every unit of a VAE's z, nats.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[Row]
     data: Observations
-    units: LatentReport | None = None
-    gaps: ELBOGap | None = None
-    information: LatentInformation | None = None
-    collapse: CollapseReport | None = None
-
-    @property
-    def row(self) -> Row:
-        """The row."""
-        return self.rows[0]
-
-    @property
-    def figures(self) -> list[Figure]:
-        """Every figure that the model has."""
-        found = [*self.row.figures.values(), *_gap_figures(self.gaps), *_information_figures(self.information)]
-        if self.units is not None:
-            meaning = f"active units of {len(self.units.kl)}"
-            found.append(Figure("num_active", meaning, self.units.num_active, unit="count"))
-        if self.collapse is not None:
-            meaning, number = "units that a linear model of the same σ would use", self.collapse.linear.num_active
-            found.append(Figure("linear_num_active", meaning, number, unit="count"))
-        return [figure for figure in found if figure.value is not None]
-
-    @property
-    def sentences(self) -> list[str]:
-        """What the figures are."""
-        said = [self.row.meaning]
-        if self.row.at_floor is not None:
-            said.append(self.row.at_floor.meaning)
-        if self.gaps is not None and self.row.kind == "bound":
-            said.append("The approximation gap is as much of a lower bound in expectation as log p(x) is.")
-        return said
-
-    @property
-    def details(self) -> list[tuple[str, str]]:
-        """What has a table of its own: heading and text."""
-        every = {
-            "ELBO gap": self.gaps,
-            "What z tells of x": self.information,
-            "Units of z, beside those of a linear model, on training data": self.collapse,
-        }
-        return [(heading, str(each)) for heading, each in every.items() if each is not None]
+    figures: list[Figure]
+    sentences: list[str]
+    details: list[tuple[str, str]] = field(default_factory=list)
+    kl_per_unit: list[float] = field(default_factory=list)
 
     def to_plain(self) -> dict[str, Any]:
         """Every figure and word, as JSON holds them."""
-        row = self.row
-        plain = {
+        (row,) = self.rows
+        return {
             "space": self.data.space.reference,
             "num_data": len(self.data),
             "units": "nats per datum",
@@ -87,8 +49,8 @@ class Evaluation:
             "values": {figure.name: figure.value for figure in self.figures},
             "standard_errors": {figure.name: figure.error for figure in self.figures if figure.error is not None},
             "worst_k_hat": row.worst(),
+            **({"kl_per_unit": self.kl_per_unit} if self.kl_per_unit else {}),
         }
-        return plain if self.units is None else {**plain, "kl_per_unit": self.units.kl.tolist()}
 
 
 def evaluate_model(
@@ -117,42 +79,45 @@ def evaluate_model(
         **bound: How log p(x) is bounded; see :func:`pyrovae.compare`.
     """
     board = compare({name: model}, data, seed=seed, progress=progress, **bound)
-    held_out, estimate = board.data, board.rows[0].estimate
-    units = gap = information = collapse = None
+    (row,), held_out = board.rows, board.data
+    figures = [figure for figure in row.figures.values() if figure.value is not None]
+    found = Evaluation((row,), held_out, figures, [row.meaning])
+    if row.at_floor is not None:
+        found.sentences.append(row.at_floor.meaning)
     if isinstance(model, VAE) and len(held_out) > 1:
         units = evaluate.latent_report(evaluate.encode(model, held_out.fixed()))
+        figures.append(Figure("num_active", f"active units of {len(units.kl)}", units.num_active, unit="count"))
+        found.kl_per_unit.extend(units.kl.tolist())
     if gaps is not None:
-        gap = evaluate.elbo_gap(model, held_out, gaps, log_prob=estimate, seed=seed, progress=progress)
+        gap = evaluate.elbo_gap(model, held_out, gaps, log_prob=row.estimate, seed=seed, progress=progress)
+        _add_gap(found, gap)
     if latents:
-        information = evaluate.latent_information(model, held_out, seed=seed)
+        _add_information(found, evaluate.latent_information(model, held_out, seed=seed))
         if all(is_continuous(q) for q in posteriors(model, held_out[:1])):
             collapse = evaluate.collapse_report(model, train)
-    return Evaluation(board.rows, held_out, units, gap, information, collapse)
+            meaning, number = "units that a linear model of the same σ would use", collapse.linear.num_active
+            figures.append(Figure("linear_num_active", meaning, number, unit="count"))
+            found.details.append((COLLAPSE, str(collapse)))
+    return found
 
 
-def _gap_figures(gaps: ELBOGap | None) -> list[Figure]:
-    if gaps is None:
-        return []
-    parts = (
-        ("approximation_gap", f"approximation gap, {gaps.family} q, nats", gaps.approximation_standard_error),
-        ("amortization_gap", "amortization gap, nats", gaps.amortization_standard_error),
-    )
-    return [
-        Figure(name, meaning, getattr(gaps, name).double().mean().item(), _error_of_mean(errors))
-        for name, meaning, errors in parts
-    ]
+def _add_gap(found: Evaluation, gap: evaluate.ELBOGap) -> None:
+    for name, meaning, errors in (
+        ("approximation_gap", f"approximation gap, {gap.family} q, nats", gap.approximation_standard_error),
+        ("amortization_gap", "amortization gap, nats", gap.amortization_standard_error),
+    ):
+        error = (errors.double().square().sum().sqrt() / len(errors)).item()  # of the mean, by particles
+        found.figures.append(Figure(name, meaning, getattr(gap, name).double().mean().item(), error))
+    found.details.append(("ELBO gap", str(gap)))
+    if found.rows[0].kind == "bound":
+        found.sentences.append("The approximation gap is as much of a lower bound in expectation as log p(x) is.")
 
 
-def _error_of_mean(errors: Tensor) -> float:
-    return (errors.double().square().sum().sqrt() / len(errors)).item()
-
-
-def _information_figures(information: LatentInformation | None) -> list[Figure]:
-    if information is None:
-        return []
-    meanings = {
-        "mutual_information": f"information I_q(x; z), nats (at most log N = {information.ceiling:.2f})",
-        "marginal_kl": "KL(q(z) ‖ prior), nats",
-    }
-    errors = information.standard_errors
-    return [Figure(name, meaning, getattr(information, name), errors[name]) for name, meaning in meanings.items()]
+def _add_information(found: Evaluation, information: evaluate.LatentInformation) -> None:
+    for name, meaning in (
+        ("mutual_information", f"information I_q(x; z), nats (at most log N = {information.ceiling:.2f})"),
+        ("marginal_kl", "KL(q(z) ‖ prior), nats"),
+    ):
+        figure = Figure(name, meaning, getattr(information, name), information.standard_errors[name])
+        found.figures.append(figure)
+    found.details.append(("What z tells of x", str(information)))

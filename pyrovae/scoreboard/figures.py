@@ -35,25 +35,20 @@ class Figure:
             >>> share.text(), share.text(decimals=3), Figure("kl", "KL", 1234.567).text()
             ('12%', '12.3%', '1,234.57')
         """
-        value = self.value
-        if value is None:
+        if self.value is None:
             return ""
-        match self.unit:
-            case "count":
-                return f"{value:,}"
-            case "seconds":
-                return f"{value:.1f}"
-            case "variance":
-                return f"{value:g}"
-            case "share":
-                least = 10.0**-decimals
-                sign = "<" if 0 < value < least else ""
-                return f"{sign}{max(value, least) if sign else value:.{decimals - 2}%}"
-            case "bits":
-                return f"{value:z,.{max(decimals, 3)}f}"
-            case "change":
-                return f"{value:+z,.{decimals}f}"
-        return f"{value:z,.{decimals}f}"
+        least = 10.0**-decimals
+        small = self.unit == "share" and 0 < self.value < least
+        forms: dict[Unit, str] = {
+            "nats": f"z,.{decimals}f",
+            "change": f"+z,.{decimals}f",
+            "bits": f"z,.{max(decimals, 3)}f",
+            "share": f".{decimals - 2}%",
+            "variance": "g",
+            "seconds": ".1f",
+            "count": ",",
+        }
+        return f"{'<' if small else ''}{least if small else self.value:{forms[self.unit]}}"
 
     def error_text(self, decimals: int = 2) -> str:
         """The standard error to so many decimals; ``""`` where there is none."""

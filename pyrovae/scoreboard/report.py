@@ -10,7 +10,9 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
+from matplotlib.image import imsave
 from torch import Tensor
 
 from pyrovae import evaluate
@@ -177,41 +179,35 @@ def _worst_of(row: Row, data: Observations) -> Markup:
     if not worst:
         return element("p", "All weights of every datum are equal: q is the posterior.")
     k_hat, values, ess = row.estimate.k_hat.tolist(), row.log_prob.tolist(), row.estimate.ess.tolist()
-    x = seen_from(data.x[worst], data.space, data, reference_of(data.space))
-    if data.image_shape is not None and data.image_shape[0] in (1, 3):
-        every = seen_from(data.x, data.space, data, reference_of(data.space))
-        pictures = _images(x, data.image_shape, grey_limits(every))
-        figures = [
-            element(
-                "figure",
-                element("img", src=picture, alt=f"datum {n}"),
-                element(
-                    "figcaption",
-                    element("b", f"datum {n}"),
-                    element("span", f"k̂ {k_hat[n]:.2f}, ESS {ess[n]:.0f}"),
-                    element("span", f"log p(x) {values[n]:.1f}"),
-                ),
-            )
-            for n, picture in zip(worst, pictures, strict=True)
+    x = _in_reference(data, worst)
+    if data.image_shape is None or data.image_shape[0] not in (1, 3):
+        header = ("datum", "k̂", "log p(x)", "ESS", *(f"x[{d}]" for d in range(min(MOST_NUMBERS, x.shape[1]))))
+        numbers_of = [
+            (n, f"{k_hat[n]:.2f}", f"{values[n]:.2f}", f"{ess[n]:.0f}", *(f"{v:.4g}" for v in numbers[:MOST_NUMBERS]))
+            for n, numbers in zip(worst, x.tolist(), strict=True)
         ]
-        return element("div", *figures, class_="worst")
-    shown_dims = min(MOST_NUMBERS, x.shape[1])
-    header = ("datum", "k̂", "log p(x)", "ESS", *(f"x[{d}]" for d in range(shown_dims)))
-    lines = [
-        (n, f"{k_hat[n]:.2f}", f"{values[n]:.2f}", f"{ess[n]:.0f}", *(f"{v:.4g}" for v in numbers[:shown_dims]))
-        for n, numbers in zip(worst, x.tolist(), strict=True)
-    ]
-    return _table([header, *lines])
+        return _table([header, *numbers_of])
+    pictures = _images(x, data.image_shape, grey_limits(_in_reference(data, slice(None))))
+    figures = []
+    for n, picture in zip(worst, pictures, strict=True):
+        told = (f"k̂ {k_hat[n]:.2f}, ESS {ess[n]:.0f}", f"log p(x) {values[n]:.1f}")
+        lines = [element("b", f"datum {n}"), *(element("span", line) for line in told)]
+        image = element("img", src=picture, alt=f"datum {n}")
+        figures.append(element("figure", image, element("figcaption", *lines)))
+    return element("div", *figures, class_="worst")
+
+
+def _in_reference(data: Observations, index: Any) -> Tensor:
+    """Some of the data as they are, flat."""
+    return seen_from(data.x[index], data.space, data, reference_of(data.space))
 
 
 def _images(x: Tensor, image_shape: tuple[int, ...], limits: tuple[float, float]) -> list[str]:
     """Flat images (n, D) as data URIs."""
-    from matplotlib import image
-
     uris = []
     for picture in shown(x, image_shape, limits):
         stream = BytesIO()
-        image.imsave(stream, picture, cmap="gray", vmin=limits[0], vmax=limits[1], format="png")
+        imsave(stream, picture, cmap="gray", vmin=limits[0], vmax=limits[1], format="png")
         uris.append(_uri(stream.getvalue()))
     return uris
 

@@ -136,16 +136,13 @@ class Row:
         unit = "chains" if self.estimate.method == "annealed" else "particles"
         basis = f"bound, {self.num_particles:,} {unit}" if bound else "exact"
         tail = f"share of data with Pareto k̂ > {evaluate.k_hat_threshold(self.num_particles):.2f}"
-        error = self.difference_standard_error
+        monte_carlo = self.monte_carlo_standard_error if bound else None
+        difference = (None, None) if best else (self.difference, self.difference_standard_error)
         every = [
             Figure("log_likelihood", f"{self._likelihood}, nats ({basis})", self.mean, self.standard_error),
-            Figure(
-                "monte_carlo_standard_error",
-                f"of its s.e., by {unit}",
-                self.monte_carlo_standard_error if bound else None,
-            ),
+            Figure("monte_carlo_standard_error", f"of its s.e., by {unit}", monte_carlo),
             Figure("data_standard_error", "of its s.e., by data", self.data_standard_error if bound else None),
-            Figure("difference", "Δ best, nats", None if best else self.difference, None if best else error),
+            Figure("difference", "Δ best, nats", *difference),
             Figure("bits_per_dim", "bits per dimension", self.bits_per_dim, unit="bits"),
             Figure("elbo", "ELBO, nats", self.reconstruction - self.kl),
             Figure("reconstruction", "E log p(x|z), nats", self.reconstruction),
@@ -258,17 +255,11 @@ class Measure:
     def _degeneracy(
         self, model: LatentVariableModel, seen: Observations, shift: float
     ) -> evaluate.DegeneracyReport | None:
-        report = evaluate.degeneracy_report(
-            model, seen, num_particles=self._few, seed=self.seed, progress=self.progress
-        )
+        options: dict[str, Any] = {"num_particles": self._few, "seed": self.seed, "progress": self.progress}
+        report = evaluate.degeneracy_report(model, seen, **options)
         if report is None:
             return None
-        return replace(
-            report,
-            score=report.score + shift,
-            raised_score=report.raised_score + shift,
-            ceiling=report.ceiling + shift,
-        )
+        return replace(report, **{name: getattr(report, name) + shift for name in ("score", "raised_score", "ceiling")})
 
     @property
     def _few(self) -> int:

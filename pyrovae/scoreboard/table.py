@@ -65,8 +65,7 @@ def notes(rows: Sequence[Row], data: Observations) -> list[str]:
 
 def _on_bounds(rows: Sequence[Row]) -> list[str]:
     bounds = [row for row in rows if row.kind == "bound"]
-    meanings = [row.estimate.meaning for row in bounds]
-    notes = list(dict.fromkeys(f"bound: {meaning[0].lower()}{meaning[1:]}" for meaning in meanings))
+    notes = list(dict.fromkeys(f"bound: {row.meaning[0].lower()}{row.meaning[1:]}" for row in bounds))
     if tails := [row for row in bounds if row.has_tail]:
         threshold = evaluate.k_hat_threshold(tails[0].num_particles)
         shares = "; ".join(f"{row.figures['k_hat_share'].text()} of the data under {row.name}" for row in tails)

@@ -146,7 +146,7 @@ def test_the_candidates_begin_with_the_simplest():
     """So that of equals the simplest is kept, whatever the last bits of their scores say."""
     train = data_set().train
     builder = candidates._Baselines(train, train, "cpu", 0, False, print)
-    mixtures = builder._mixtures(None, len(train))
+    mixtures = builder._mixtures(None, len(train), binary=False)
     numbers = [mixture.num_free_parameters for mixture in mixtures]
     assert numbers == sorted(numbers)
     assert [m.floor for m in mixtures[:3]] == sorted((m.floor for m in mixtures[:3]), reverse=True)
