@@ -39,11 +39,11 @@ def run(options: argparse.Namespace) -> None:
     device = shared.device_of(options.device)
     if options.out is not None:
         results_folder.check_folder(options.out)
-    dataset = shared.load(options, torch.float64)
+    dataset = shared.load(options, dtype=torch.float64)
     say(shared.describe(dataset))
     shared.set_threads(options.threads, dataset.train.x.numel())
-    common = {"seed": options.seed, "progress": options.progress}
-    sizes = {name: getattr(options, name) for name in ("latent_dim", "num_components", "num_epochs")}
+    common = shared.picked(options, "seed", "progress")
+    sizes = shared.picked(options, "latent_dim", "num_components", "num_epochs")
     suite = standard_fits(dataset, **sizes, device=device, report=say, **common)
     say("scoreboard: log p(x) of the test data")
     board = compare(suite.fits, dataset.test, seeds=options.seeds, **shared.bound_arguments(options), **common)

@@ -53,17 +53,8 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError(f"`split` must be train or test for {dataset.name}, which has no validation data, got valid.")
     shared.set_threads(options.threads, held_out.x.numel())
     name = Path(options.file).stem
-    found = evaluate_model(
-        name,
-        model,
-        held_out,
-        dataset.train,
-        gaps=options.gaps,
-        latents=options.latents,
-        seed=options.seed,
-        progress=options.progress,
-        **shared.bound_arguments(options),
-    )
+    asked = {**shared.bound_arguments(options), **shared.picked(options, "gaps", "latents", "seed", "progress")}
+    found = evaluate_model(name, model, held_out, dataset.train, **asked)
     title = f"{name}: {type(model).__name__}, {len(held_out):,} {options.split} data, {held_out.space.reference}"
     lines = [(each.meaning, each.text(4), each.error_text(4)) for each in found.figures]
     table = "\n".join([title, *(line.rstrip() for line in aligned([("", "value", "± s.e."), *lines]))])

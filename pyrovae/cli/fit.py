@@ -118,14 +118,14 @@ def run(options: argparse.Namespace) -> None:
         of_fit["elbo"] = _objective(of_fit)
 
     dtype = torch.float32 if kind == "vae" else torch.float64
-    dataset = shared.load(options, dtype, resample=of_fit.pop("resample", False))
+    dataset = shared.load(options, dtype=dtype, resample=of_fit.pop("resample", False))
     say(shared.describe(dataset))
     shared.set_threads(options.threads, dataset.train.x.numel())
     if "num_classes" in of_model:
         of_model["num_classes"] = _num_classes(dataset)
     model: Any = build(kind, dataset.train, **of_model).to(device)
     say(f"{kind}: {method}")
-    common = {"seed": options.seed, "progress": options.progress}
+    common = shared.picked(options, "seed", "progress")
     match method:
         case "closed-form":
             result = fit.closed_form(model, dataset.train, **of_fit)
@@ -221,9 +221,8 @@ def _score(result: FitResult, dataset: DataSet, options: argparse.Namespace) -> 
     """log p(x) of the validation data, in the reference space."""
     if dataset.valid is None:
         return "There are no validation data."
-    found = evaluate.log_likelihood(
-        result.model, dataset.valid, VALID_PARTICLES, seed=options.seed, progress=options.progress
-    )
+    common = shared.picked(options, "seed", "progress")
+    found = evaluate.log_likelihood(result.model, dataset.valid, VALID_PARTICLES, **common)
     values = found.values.double().cpu() + dataset.valid.log_abs_det
     what = "log p(x|y)" if result.model.num_classes is not None else "log p(x)"
     basis = "exact" if found.method == "exact" else f"bound, {VALID_PARTICLES} particles"

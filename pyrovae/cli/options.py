@@ -94,9 +94,14 @@ def bound_options() -> argparse.ArgumentParser:
     return options
 
 
+def picked(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Some of the options, by their names in the library."""
+    return {name: getattr(options, name) for name in names}
+
+
 def bound_arguments(options: argparse.Namespace) -> dict[str, Any]:
     """Those options as ``pyrovae.compare`` takes them."""
-    return {name: getattr(options, name) for name in ("method", "num_particles", "num_chains", "num_temperatures")}
+    return picked(options, "method", "num_particles", "num_chains", "num_temperatures")
 
 
 def run_options(seed_of: str = "splits, noise, starts and draws") -> argparse.ArgumentParser:
@@ -106,10 +111,8 @@ def run_options(seed_of: str = "splits, noise, starts and draws") -> argparse.Ar
     add(group, "device", "cpu (default), cuda or cuda:N", default="cpu")
     add(group, "threads", "default: 1 for small data, else all cores", type=positive, metavar="T")
     add(group, "seed", f"of {seed_of} (default 0)", type=seed, default=0)
-    group.add_argument(
-        "--quiet", dest="progress", action="store_const", const=False, help="print the result only"
-    )  # None shows progress where there is a terminal
-    return options
+    group.add_argument("--quiet", dest="progress", action="store_const", const=False, help="print the result only")
+    return options  # without --quiet, `progress` is None: shown where there is a terminal
 
 
 def reporter(options: argparse.Namespace) -> Callable[[str], None]:
@@ -118,19 +121,12 @@ def reporter(options: argparse.Namespace) -> Callable[[str], None]:
     return (lambda line: None) if quiet else (lambda line: print(line, file=sys.stderr, flush=True))
 
 
-def load(options: Any, dtype: torch.dtype, *, resample: bool = False) -> DataSet:
+def load(options: argparse.Namespace, **more: Any) -> DataSet:
     """The data set asked for; tables are standardised unless told otherwise, because their columns have units."""
     table = Path(options.data).suffix.lower() == ".csv" and options.observations != "binary"
     transform: Any = options.transform or ("standardize" if table else "none")
-    return data.load(
-        options.data,
-        observations=options.observations,
-        transform=None if transform == "none" else transform,
-        resample=resample,
-        max_images=options.max_images,
-        seed=options.seed,
-        dtype=dtype,
-    )
+    given = picked(options, "observations", "max_images", "seed")
+    return data.load(options.data, transform=None if transform == "none" else transform, **given, **more)
 
 
 def provenance_of(options: argparse.Namespace, dataset: DataSet) -> Provenance:

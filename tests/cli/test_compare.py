@@ -178,7 +178,7 @@ def test_version(capsys):
 def test_tables_are_standardised_unless_told_otherwise(name, options, transform, monkeypatch):
     seen = {}
     monkeypatch.setattr(data, "load", lambda name, **arguments: seen.update(arguments))
-    shared.load(cli.build_parser().parse_args(["compare", name, *options]), torch.float64)
+    shared.load(cli.build_parser().parse_args(["compare", name, *options]), dtype=torch.float64)
     assert seen["transform"] == transform
 
 
