@@ -62,28 +62,21 @@ def add_to(commands: Any) -> None:
 
 def _add_model_options(group: Any) -> None:
     add(group, "covariance", "of the components of gmm (default full)", choices=COVARIANCES)
-    add(
-        group,
-        "floor",
+    help = (
         "lower bound of covariances, in squared units of what the model sees (of probabilities, for "
-        "bernoulli-mixture); default: relative to the variance of the data",
-        type=shared.positive_number,
-        metavar="ε",
+        "bernoulli-mixture); default: relative to the variance of the data"
     )
+    add(group, "floor", help, type=shared.positive_number, metavar="ε")
     help = "p(x|z) of a vae; default: bernoulli, gaussian or discretized-logistic, as suits the observations"
     add(group, "likelihood", help, choices=tuple(LIKELIHOODS))
     help = f"where σ of the likelihood comes from: {', '.join(SCALES)}, or a number, which is fixed"
     add(group, "scale", help, type=_scale, metavar="σ")
     add(group, "network", "of a vae (default mlp)", choices=("mlp", "conv"))
-    add(
-        group,
-        "hidden",
+    help = (
         "widths of the encoder's layers, or channels; the decoder mirrors them; without a number: none, a linear vae "
-        "(default 256 256, or channels for the size of the images)",
-        type=shared.positive,
-        nargs="*",
-        metavar="W",
+        "(default 256 256, or channels for the size of the images)"
     )
+    add(group, "hidden", help, type=shared.positive, nargs="*", metavar="W")
     add(group, "activation", "of a vae's layers (default silu)", choices=tuple(ACTIVATIONS))
     add(group, "posterior", "covariance of a vae's q(z|x)", choices=("diag", "full"))
     add(group, "num_classes", "p(x|y), on the labels of the data; a vae's", action="store_true")

@@ -50,19 +50,13 @@ def data_options() -> argparse.ArgumentParser:
     group = options.add_argument_group("data")
     help = "digits (default), mnist, fashion_mnist, kmnist, binarized_mnist, frey, celeba, or a .csv, .npy or .npz file"
     group.add_argument("data", nargs="?", default="digits", metavar="DATA", help=help)
-    add(
-        group,
-        "observations",
+    help = (
         "grey pixels dequantised with uniform noise (a density), binarized or as the integers that they are (a mass); "
-        "default: the natural one of the first two",
-        choices=("continuous", "binary", "integer"),
+        "default: the natural one of the first two"
     )
-    add(
-        group,
-        "transform",
-        "what models see; densities are brought back by log|det J|; default: standardize for tables, else none",
-        choices=("none", "logit", "standardize"),
-    )
+    add(group, "observations", help, choices=("continuous", "binary", "integer"))
+    help = "what models see; densities are brought back by log|det J|; default: standardize for tables, else none"
+    add(group, "transform", help, choices=("none", "logit", "standardize"))
     add(group, "max_images", "of celeba, whose whole set takes 20 GB", type=positive, metavar="N")
     return options
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -136,7 +137,7 @@ class _Baselines:
     def gaussian(self) -> None:
         """One Gaussian with full covariance."""
         self.report("one Gaussian: closed form at each floor")
-        candidates = [self._model("gmm", num_components=1, floor=floor) for floor in self._floors()]
+        candidates = [self._model("gmm", num_components=1, floor=floor) for floor in self.floors]
         best = self._best(candidates, self._closed_form, "Gaussian: floor {floor:.2g}")
         self.fits["Gaussian, closed form"] = best
 
@@ -149,15 +150,10 @@ class _Baselines:
         subset = self._subset()
         candidates = self._mixtures(num_components, len(subset), binary)
         self.report(f"{what}: choosing among {len(candidates)} on {len(subset):,} training data")
-        trial = {"tolerance": 1e-3, "max_iterations": 3 if self.large else 1000}
-        where = f", fitted to {len(subset):,} of the training data in {trial['max_iterations']} iterations"
+        quick = {"tolerance": 1e-3, "max_iterations": 3 if self.large else 1000}
+        where = f", fitted to {len(subset):,} of the training data in 3 iterations" if self.large else ""
         choice = f"{what}: K = {{num_components}}{form}, floor {{floor:.2g}}"
-        best = self._best(
-            candidates,
-            lambda model: self._em(model, subset, fit.FitWarning, **trial),
-            choice,
-            where if self.large else "",
-        )
+        best = self._best(candidates, lambda model: self._em(model, subset, fit.FitWarning, **quick), choice, where)
         tolerance, iterations = (1e-3, 30 if binary else 8) if self.large else (1e-6, 1000)
         self._em_and_svi(name, best.model, "z enumerated", tolerance=tolerance, max_iterations=iterations)
 
@@ -183,7 +179,9 @@ class _Baselines:
     def _model(self, kind: str, **options: Any) -> Any:
         return build(kind, self.train, **options).to(self.device)
 
-    def _floors(self) -> list[float]:
+    @cached_property
+    def floors(self) -> list[float]:
+        """Floors of covariances worth trying."""
         return [relative_floor(self.train, relative) for relative in RELATIVE_FLOORS]
 
     def _mixtures(self, num_components: int | None, num_data: int, binary: bool) -> list[Any]:
@@ -199,7 +197,7 @@ class _Baselines:
                 self._model("gmm", num_components=k, covariance=form, floor=floor)
                 for form in FORMS
                 for k in self._components(form, num_components, num_data)
-                for floor in self._floors()
+                for floor in self.floors
             ]
         return sorted(candidates, key=lambda model: model.num_free_parameters)
 
