@@ -44,7 +44,7 @@ FIT_OPTIONS = (*EM, *SVI, *BOUND, "resample")
 def add_to(commands: Any) -> None:
     """Add the command to the parser's commands."""
     kind = argparse.ArgumentParser(add_help=False)  # MODEL comes before DATA
-    kind.add_argument("model", choices=tuple(KINDS), metavar="MODEL", help=", ".join(KINDS))
+    kind.add_argument("kind", choices=tuple(KINDS), metavar="MODEL", help=", ".join(KINDS))
     parser = commands.add_parser(
         "fit",
         parents=[kind, shared.data_options(), shared.size_options(), shared.run_options()],
@@ -103,7 +103,7 @@ def run(options: argparse.Namespace) -> None:
     say = shared.reporter(options)
     device = shared.device_of(options.device)
     path = results_folder.check_file(options.out, ".pt")
-    kind, of_model = options.model, _given(options, MODEL_OPTIONS)
+    kind, of_model = options.kind, _given(options, MODEL_OPTIONS)
     check_options(kind, of_model)
     of_fit = _given(options, FIT_OPTIONS)
     method = choose_method(kind, options.method, of_fit, options.num_components)

@@ -39,9 +39,9 @@ def flag(name: str) -> str:
     return FLAGS.get(name, f"--{name.replace('_', '-')}")
 
 
-def add(group: Any, name: str, help: str, **how: Any) -> None:
+def add(group: Any, name: str, help: str, **keywords: Any) -> None:
     """Add the option for an argument of the library; the other arguments are those of ``add_argument``."""
-    group.add_argument(flag(name), dest=name, help=help, **how)
+    group.add_argument(flag(name), dest=name, help=help, **keywords)
 
 
 def data_options() -> argparse.ArgumentParser:

@@ -19,8 +19,9 @@ from pyrovae import evaluate
 from pyrovae.data import Observations
 from pyrovae.plots.board import Board
 from pyrovae.plots.images import grey_limits, reference_of, seen_from, shown
+from pyrovae.scoreboard.figures import FLOOR
 from pyrovae.scoreboard.rows import Row
-from pyrovae.scoreboard.table import Column, cells, error, notes, value
+from pyrovae.scoreboard.table import cells, notes
 
 GENERATOR = "pyrovae report, version 1"
 MOST_NUMBERS = 64  # of one of them that is no image
@@ -110,32 +111,14 @@ def _scores(board: Board) -> list[Markup]:
     return [element("h2", "Scoreboard"), _table(cells(board.rows)), said]
 
 
-MEANINGS: tuple[Column, ...] = (
-    ("", lambda row: row.name),
-    ("log p(x)", value("log_likelihood", 3)),
-    ("± s.e.", error("log_likelihood", 3)),
-    ("of it particles", value("monte_carlo_standard_error", 3)),
-    ("of it data", value("data_standard_error", 3)),
-    ("what it is", lambda row: row.meaning),
-)
-FLOORS: tuple[Column, ...] = (
-    ("", lambda row: row.name),
-    ("ε", value("floor", 3)),
-    ("of the variances", value("share_of_dimensions_at_floor", 3)),
-    ("of the data", value("share_of_data_at_floor", 3)),
-    ("ceiling", value("ceiling_of_floor", 3)),
-    ("score at 10 ε", value("score_under_higher_floor", 3)),
-    ("change", value("change_under_higher_floor", 3)),
-    ("± s.e.", error("change_under_higher_floor", 3)),
-)
-
-
 def _meanings(rows: Sequence[Row]) -> list[Markup]:
     parts = (
         "The standard error of a bound in two parts, whose squares add up: what other particles would change, and what "
         "other held-out data would."
     )
-    table = _table(cells(rows, MEANINGS), class_="sentences")
+    figures = ("log_likelihood", "monte_carlo_standard_error", "data_standard_error")
+    columns = (*figures, ("what it is", lambda row: row.meaning))
+    table = _table(cells(rows, columns, decimals=3), class_="sentences")
     return [element("h2", "How sure the figures are"), element("p", parts), table]
 
 
@@ -151,7 +134,7 @@ def _floors(rows: Sequence[Row]) -> list[Markup]:
     )
     flag = f"At the floor: {'; '.join(flagged)}." if flagged else "No variance lies at its floor."
     verdict = element("p", flag, class_="flag" if flagged else "quiet")
-    return [heading, element("p", said), verdict, _table(cells(floored, FLOORS))]
+    return [heading, element("p", said), verdict, _table(cells(floored, tuple(FLOOR), decimals=3))]
 
 
 def _worst(board: Board) -> list[Markup]:
@@ -166,9 +149,8 @@ def _worst(board: Board) -> list[Markup]:
     )
     parts = [heading, element("p", said)]
     for row in tails:
-        parts.append(
-            element("h3", f"{row.name}: {row.figures['k_hat_share'].text()} of the data above {threshold:.2f}")
-        )
+        share = row.figures["k_hat_share"].text()
+        parts.append(element("h3", f"{row.name}: {share} of the data above {threshold:.2f}"))
         parts.append(_worst_of(row, board.data))
     return parts
 

@@ -16,7 +16,7 @@ from pyrovae.fit import FitResult
 from pyrovae.io import arviz
 from pyrovae.models.base import LatentVariableModel
 from pyrovae.models.tractable import TractableModel
-from pyrovae.scoreboard.figures import Figure, Unit
+from pyrovae.scoreboard.figures import FIGURES, FLOOR, Figure
 
 Entry = FitResult | LatentVariableModel
 BoundMethod = Literal["importance", "ais"]
@@ -25,14 +25,6 @@ WORST = 10  # data with the highest k̂ that are named
 FEW_PARTICLES = 100  # at most, for what is no likelihood: the two terms of the ELBO, and the share at the floor
 POINTWISE = ("entry", "log_prob", "estimate", "degeneracy", "seed_means")  # fields that are no cell of a table
 DERIVED = ("meaning", "monte_carlo_standard_error", "data_standard_error", "seed_spread")
-FLOOR: dict[str, tuple[str, str, Unit]] = {  # what is shown of a DegeneracyReport, and its attribute
-    "floor": ("floor", "floor ε of the variances", "variance"),
-    "share_of_dimensions_at_floor": ("share_of_dimensions", "share of variances at the floor", "share"),
-    "share_of_data_at_floor": ("share_of_data", "share of data with one there", "share"),
-    "score_under_higher_floor": ("raised_score", "log p(x) with a floor of 10 ε, nats", "nats"),
-    "change_under_higher_floor": ("change", "change of log p(x) by that, nats", "change"),
-    "ceiling_of_floor": ("ceiling", "ceiling that the floor allows, nats", "nats"),
-}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -132,28 +124,36 @@ class Row:
     @cached_property
     def figures(self) -> dict[str, Figure]:
         """Every number that is shown of the row, by name; ``value`` is None for what the row has not."""
-        bound, best = self.kind == "bound", self.difference == 0
-        unit = "chains" if self.estimate.method == "annealed" else "particles"
-        basis = f"bound, {self.num_particles:,} {unit}" if bound else "exact"
-        tail = f"share of data with Pareto k̂ > {evaluate.k_hat_threshold(self.num_particles):.2f}"
-        monte_carlo = self.monte_carlo_standard_error if bound else None
-        difference = (None, None) if best else (self.difference, self.difference_standard_error)
-        every = [
-            Figure("log_likelihood", f"{self._likelihood}, nats ({basis})", self.mean, self.standard_error),
-            Figure("monte_carlo_standard_error", f"of its s.e., by {unit}", monte_carlo),
-            Figure("data_standard_error", "of its s.e., by data", self.data_standard_error if bound else None),
-            Figure("difference", "Δ best, nats", *difference),
-            Figure("bits_per_dim", "bits per dimension", self.bits_per_dim, unit="bits"),
-            Figure("elbo", "ELBO, nats", self.reconstruction - self.kl),
-            Figure("reconstruction", "E log p(x|z), nats", self.reconstruction),
-            Figure("kl", "KL(q ‖ prior), nats", self.kl),
-            Figure("k_hat_share", tail, self.k_hat_share if self.has_tail else None, unit="share"),
-            *_floor_figures(self.degeneracy),
-            Figure("num_free_parameters", "parameters of p(x)", self.num_free_parameters, unit="count"),
-            Figure("seconds", "fit, seconds", self.seconds, unit="seconds"),
-            Figure("seed_spread", "standard deviation over seeds, nats", self.seed_spread),
-        ]
-        return {figure.name: figure for figure in every}
+        draws = "chains" if self.estimate.method == "annealed" else "particles"
+        told = {
+            "likelihood": self._likelihood,
+            "basis": f"bound, {self.num_particles:,} {draws}" if self.kind == "bound" else "exact",
+            "draws": draws,
+            "threshold": evaluate.k_hat_threshold(self.num_particles),
+        }
+        values = {name: getattr(self, name, None) for name in FIGURES}
+        values |= {"log_likelihood": self.mean, "elbo": self.reconstruction - self.kl}
+        values |= {name: getattr(self.degeneracy, attribute, None) for name, attribute in FLOOR.items()}
+        values |= dict.fromkeys(self._without_meaning())
+        errors = {
+            "log_likelihood": self.standard_error,
+            "difference": self.difference_standard_error if self.difference else None,
+            "change_under_higher_floor": getattr(self.degeneracy, "change_standard_error", None),
+        }
+        return {
+            name: Figure(name, meaning.format(**told), values[name], errors.get(name), unit, heading)
+            for name, (heading, unit, meaning) in FIGURES.items()
+        }
+
+    def _without_meaning(self) -> list[str]:
+        """Figures that say nothing of this row."""
+        says_something = {
+            "monte_carlo_standard_error": self.kind == "bound",
+            "data_standard_error": self.kind == "bound",
+            "k_hat_share": self.has_tail,
+            "difference": self.difference != 0,
+        }
+        return [name for name, says in says_something.items() if not says]
 
     def beside(self, best: Row) -> Row:
         """The row with its difference to the best one, datum by datum."""
@@ -169,14 +169,6 @@ class Row:
     def inference_data(self, held_out: Observations, num_draws: int, seed: int = 0) -> Any:
         """ArviZ data of the model; see :meth:`pyrovae.scoreboard.comparison.Scoreboard.to_inference_data`."""
         return arviz.inference_data(self.model, seen_by(self.entry, held_out), self.log_prob, num_draws, seed)
-
-
-def _floor_figures(report: evaluate.DegeneracyReport | None) -> list[Figure]:
-    """What is shown of a floor; figures without a value where there is none."""
-    return [
-        Figure(name, meaning, getattr(report, value, None), getattr(report, f"{value}_standard_error", None), unit)
-        for name, (value, meaning, unit) in FLOOR.items()
-    ]
 
 
 @dataclass(frozen=True)

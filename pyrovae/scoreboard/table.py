@@ -8,24 +8,15 @@ from typing import TYPE_CHECKING
 from pyrovae import evaluate
 from pyrovae.data import Observations
 from pyrovae.fit import FitResult
+from pyrovae.scoreboard.figures import FLOOR
 from pyrovae.scoreboard.rows import Row
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Column = tuple[str, Callable[[Row], str]]  # heading, and the cell of a row
+Column = str | tuple[str, Callable[[Row], str]]  # a figure by its name, or a heading and the cell of a row
 
 SHOWN = 3  # degeneracies of a fit, in its note
-
-
-def value(name: str, decimals: int = 2) -> Callable[[Row], str]:
-    """The cells of a figure's value."""
-    return lambda row: row.figures[name].text(decimals)
-
-
-def error(name: str, decimals: int = 2) -> Callable[[Row], str]:
-    """The cells of a figure's standard error."""
-    return lambda row: row.figures[name].error_text(decimals)
 
 
 def _basis(row: Row) -> str:
@@ -33,27 +24,27 @@ def _basis(row: Row) -> str:
     return f"{row.kind}{annealed}{', given y' if row.conditional else ''}"
 
 
+def _at_floor(row: Row) -> str:
+    return row.figures["share_of_dimensions_at_floor"].text() if row.at_floor else ""
+
+
 COLUMNS: tuple[Column, ...] = (
-    ("", lambda row: row.name),
-    ("log p(x)", value("log_likelihood")),
-    ("± s.e.", error("log_likelihood")),
-    ("of it MC", value("monte_carlo_standard_error")),
-    ("how", _basis),
-    ("Δ best", lambda row: row.figures["difference"].text() or "best"),
-    ("± s.e.", error("difference")),
-    ("bits/dim", value("bits_per_dim")),
-    ("E log p(x|z)", value("reconstruction")),
-    ("KL", value("kl")),
-    ("at floor", lambda row: row.figures["share_of_dimensions_at_floor"].text() if row.at_floor else ""),
-    ("params", value("num_free_parameters")),
-    ("fit s", value("seconds")),
-    ("± seeds", value("seed_spread")),
+    *("log_likelihood", "monte_carlo_standard_error", ("how", _basis), "difference", "bits_per_dim"),
+    *("reconstruction", "kl", ("at floor", _at_floor), "num_free_parameters", "seconds", "seed_spread"),
 )
 
 
-def cells(rows: Sequence[Row], columns: Sequence[Column] = COLUMNS) -> list[list[str]]:
-    """A header, then one line a row; columns with nothing to say are left out."""
-    filled = [[heading, *map(cell, rows)] for heading, cell in columns]
+def cells(rows: Sequence[Row], columns: Sequence[Column] = COLUMNS, decimals: int = 2) -> list[list[str]]:
+    """A header, then one line a row, every figure with its standard error; what is empty throughout is left out."""
+    filled = [["", *(row.name for row in rows)]]
+    for column in columns:
+        if isinstance(column, str):
+            figures = [row.figures[column] for row in rows]
+            filled.append([figures[0].heading, *(figure.text(decimals) for figure in figures)])
+            filled.append(["± s.e.", *(figure.error_text(decimals) for figure in figures)])
+        else:
+            heading, cell = column
+            filled.append([heading, *map(cell, rows)])
     return [list(line) for line in zip(*(column for column in filled if any(column[1:])), strict=True)]
 
 
@@ -88,13 +79,12 @@ def _on_fits(rows: Sequence[Row]) -> list[str]:
 
 
 def _on_floors(rows: Sequence[Row]) -> list[str]:
-    notes = [
-        f"{row.name}: ε = {value('floor')(row)}, at {value('share_of_data_at_floor')(row)} of the data; with "
-        f"{row.at_floor.raised_floor:g} the score changes by {value('change_under_higher_floor')(row)}; ceiling "
-        f"{value('ceiling_of_floor')(row)}."
-        for row in rows
-        if row.at_floor is not None
-    ]
+    notes = []
+    for row in rows:
+        if row.at_floor is not None:
+            floor, _, share, ceiling, _, change = (row.figures[name].text() for name in FLOOR)
+            higher = f"with {row.at_floor.raised_floor:g} the score changes by {change}"
+            notes.append(f"{row.name}: ε = {floor}, at {share} of the data; {higher}; ceiling {ceiling}.")
     return ["at floor: the share of variances at the floor ε; the score depends on ε.", *notes] if notes else []
 
 
