@@ -172,29 +172,24 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
-    return int(text)
+def _checked(convert: Callable[[str], Any], holds: Callable[[Any], bool], said: str) -> Callable[[str], Any]:
+    """What argparse calls with the text of an option."""
+
+    def parse(text: str) -> Any:
+        try:
+            value = convert(text)
+        except ValueError:
+            value = math.nan
+        if not holds(value):
+            raise argparse.ArgumentTypeError(f"must be {said}, got {text!r}")
+        return value
+
+    return parse
 
 
-def seed(text: str) -> int:
-    """A whole number that torch and NumPy take as a seed."""
-    if not text.isdecimal() or int(text) >= 2**32:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 2**32 - 1, got {text!r}")
-    return int(text)
-
-
-def positive_number(text: str) -> float:
-    """A number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a positive number, got {text!r}")
-    return value
+positive = _checked(int, lambda value: value >= 1, "a whole number of at least 1")
+seed = _checked(int, lambda value: 0 <= value < 2**32, "a whole number from 0 to 2**32 - 1")
+positive_number = _checked(float, lambda value: 0 < value < math.inf, "a positive number")
 
 
 def one_line(message: object, options: argparse.Namespace) -> str:

@@ -111,8 +111,8 @@ def build(kind: str, train: Observations, **options: Any) -> LatentVariableModel
             arguments.setdefault(name, default(train))
     if chosen.relative_floor is not None and "floor" not in arguments:
         arguments["floor"] = relative_floor(train, chosen.relative_floor)
-    networks = _networks(train, arguments) if kind == "vae" else {"data_shape": (train.num_dims,)}
-    model = chosen.cls(**arguments, **networks)
+    arguments = _of_vae(train, arguments) if kind == "vae" else {**arguments, "data_shape": (train.num_dims,)}
+    model = chosen.cls(**arguments)
     _check_support(kind, model.support, train)
     return model
 
@@ -131,16 +131,16 @@ def check_options(kind: str, options: Mapping[str, Any]) -> None:
             )
 
 
-def _networks(train: Observations, options: dict[str, Any]) -> dict[str, Any]:
-    """A VAE's arguments that depend on the data; ``options`` loses those of the likelihood."""
+def _of_vae(train: Observations, options: dict[str, Any]) -> dict[str, Any]:
+    """A VAE's arguments: its likelihood has options of its own, and a convolution sees images."""
     images = options.get("network") == "conv"
     if images and train.image_shape is None:
         raise ValueError('`network` "conv" needs images, got data without a shape of images; use "mlp".')
-    name = options.pop("likelihood", NATURAL.get(str(train.space.support), "gaussian"))
-    given = {option: options.pop(option) for option in list(options) if option in ("scale", "floor")}
-    options.setdefault("activation", "silu")
+    name = options.get("likelihood", NATURAL.get(str(train.space.support), "gaussian"))
+    given = {option: value for option, value in options.items() if option in ("scale", "floor")}
+    others = {option: value for option, value in options.items() if option not in ("likelihood", *given)}
     shape = train.image_shape if images else train.data_shape
-    return {"data_shape": shape, "likelihood": _likelihood(name, train, given)}
+    return {"activation": "silu", **others, "data_shape": shape, "likelihood": _likelihood(name, train, given)}
 
 
 def _likelihood(name: str, train: Observations, given: dict[str, Any]) -> Likelihood:
