@@ -33,10 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", FitWarning)
             options.run(options)
-        for note in dict.fromkeys(one_line(each.message) for each in caught):
+        for note in dict.fromkeys(one_line(each.message, options) for each in caught):
             print(f"pyrovae: note: {note}", file=sys.stderr)
     except (ValueError, TypeError, OSError, FloatingPointError, torch.linalg.LinAlgError) as error:
-        print(f"pyrovae: error: {one_line(error)}", file=sys.stderr)
+        print(f"pyrovae: error: {one_line(error, options)}", file=sys.stderr)
         return 2
     except (MemoryError, torch.OutOfMemoryError):
         print("pyrovae: error: there is not enough memory for these data and `--particles`.", file=sys.stderr)

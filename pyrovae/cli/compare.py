@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from pyrovae.cli import options as shared
+from pyrovae.cli.options import add
 from pyrovae.scoreboard import results_folder
 from pyrovae.scoreboard.candidates import standard_fits
 from pyrovae.scoreboard.comparison import compare
@@ -24,18 +25,10 @@ def add_to(commands: Any) -> None:
         "way it can be, and rank them by log p(x) on test data, in nats per datum.  The exact models are chosen on "
         "validation data.",
     )
-    parser.add_argument(
-        "--seeds",
-        type=shared.positive,
-        default=1,
-        metavar="N",
-        help="fit everything with N seeds and show the spread (default 1)",
-    )
-    parser.add_argument(
-        "--out",
-        metavar="FOLDER",
-        help="write a report, table, pictures, ArviZ files and fitted models there, whole or not at all",
-    )
+    help = "fit everything with N seeds and show the spread (default 1)"
+    add(parser, "seeds", help, type=shared.positive, default=1, metavar="N")
+    help = "write a report, table, pictures, ArviZ files and fitted models there, whole or not at all"
+    add(parser, "out", help, metavar="FOLDER")
     parser.set_defaults(run=run)
 
 
@@ -43,37 +36,22 @@ def run(options: argparse.Namespace) -> None:
     """Do what was asked."""
     began = time.perf_counter()
     say = shared.reporter(options)
-    progress = False if options.quiet else None
     device = shared.device_of(options.device)
     if options.out is not None:
         results_folder.check_folder(options.out)
-    dataset = shared.load(options, torch.float64)
+    dataset = shared.load(options, dtype=torch.float64)
     say(shared.describe(dataset))
     shared.set_threads(options.threads, dataset.train.x.numel())
-    suite = standard_fits(
-        dataset,
-        latent_dim=options.latent_dim,
-        num_components=options.num_components,
-        num_epochs=options.num_epochs,
-        device=device,
-        seed=options.seed,
-        progress=progress,
-        report=say,
-    )
+    common = shared.picked(options, "seed", "progress")
+    sizes = shared.picked(options, "latent_dim", "num_components", "num_epochs")
+    suite = standard_fits(dataset, **sizes, device=device, report=say, **common)
     say("scoreboard: log p(x) of the test data")
-    board = compare(
-        suite.fits,
-        dataset.test,
-        **shared.bound_arguments(options),
-        seeds=options.seeds,
-        seed=options.seed,
-        progress=progress,
-    )
+    board = compare(suite.fits, dataset.test, seeds=options.seeds, **shared.bound_arguments(options), **common)
     print(board)
-    if suite.chosen:
-        print("\n".join(["Chosen on validation data:", *(f"  {line}" for line in suite.chosen)]))
+    details = [("Chosen on validation data", "\n".join(suite.chosen))] if suite.chosen else []
+    for heading, lines in details:
+        print("\n  ".join([f"{heading}:", *lines.split("\n")]))
     if options.out is not None:
         description = {"data": shared.provenance_of(options, dataset).to_plain()}
-        details = [("Chosen on validation data", "\n".join(suite.chosen))] if suite.chosen else []
         print(f"Written to {results_folder.save(board, options.out, description=description, details=details)}")
     say(f"{time.perf_counter() - began:.0f} s in all")

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pyrovae import evaluate
-from pyrovae.cli import findings
 from pyrovae.cli import options as shared
-from pyrovae.cli.findings import Finding
-from pyrovae.data import DataSet, Observations
+from pyrovae.cli.options import add
 from pyrovae.engine.files import written_whole
-from pyrovae.evaluate import CollapseReport, ELBOGap, LatentInformation, LatentReport
-from pyrovae.evaluate.latents.encoding import is_continuous, posteriors
 from pyrovae.io import model_file
-from pyrovae.models import VAE
-from pyrovae.models.base import LatentVariableModel
 from pyrovae.scoreboard import report, results_folder
-from pyrovae.scoreboard.comparison import Row, Scoreboard, compare
+from pyrovae.scoreboard.evaluation import evaluate_model
+from pyrovae.scoreboard.figures import aligned
 
 
 def add_to(commands: Any) -> None:
@@ -36,75 +28,23 @@ def add_to(commands: Any) -> None:
     )
     parser.add_argument("file", metavar="FILE", help="the model")
     parser.add_argument("data", nargs="?", metavar="DATA", help="the data it was fitted to; default: where they were")
-    parser.add_argument(
-        "--split", choices=("test", "valid", "train"), default="test", help="the part of the data (default test)"
-    )
-    parser.add_argument(
-        "--gaps",
-        choices=("diag", "full"),
-        help="split log p(x) - ELBO into what a Gaussian q of that covariance costs, and what one encoder for all data",
-    )
-    parser.add_argument(
-        "--latents",
-        action="store_true",
-        help="how much z tells of x, and which of its units a linear model of the same noise would use",
-    )
-    parser.add_argument(
-        "--out", metavar="FILE.json", help="write the result there, and FILE.html beside it; earlier output is replaced"
-    )
+    add(parser, "split", "the part of the data (default test)", choices=("test", "valid", "train"), default="test")
+    help = "split log p(x) - ELBO into what a Gaussian q of that covariance costs, and what one encoder for all data"
+    add(parser, "gaps", help, choices=("diag", "full"))
+    help = "how much z tells of x, and which of its units a linear model of the same noise would use"
+    add(parser, "latents", help, action="store_true")
+    help = "write the result there, and FILE.html beside it; earlier output is replaced"
+    add(parser, "out", help, metavar="FILE.json")
     parser.set_defaults(run=run)
-
-
-@dataclass(frozen=True)
-class _Evaluation:
-    """Everything that was found; what was not asked for, or has no meaning for the model, is None."""
-
-    row: Row
-    units: LatentReport | None
-    gaps: ELBOGap | None
-    information: LatentInformation | None
-    collapse: CollapseReport | None
-
-    @property
-    def findings(self) -> list[Finding]:
-        """Every figure."""
-        parts: tuple[tuple[Callable[[Any], list[Finding]], Any], ...] = (
-            (findings.of_units, self.units),
-            (findings.of_gaps, self.gaps),
-            (findings.of_information, self.information),
-            (findings.of_collapse, self.collapse),
-        )
-        found = [each for of, part in parts if part is not None for each in of(part)]
-        size = Finding("num_free_parameters", "parameters of p(x)", self.row.num_free_parameters)
-        return [*findings.of_row(self.row), *found, size]
-
-    @property
-    def sentences(self) -> list[str]:
-        """What the figures are."""
-        said = [self.row.meaning]
-        if self.row.at_floor is not None:
-            said.append(self.row.at_floor.meaning)
-        if self.gaps is not None and self.row.kind == "bound":
-            said.append("The approximation gap is as much of a lower bound in expectation as log p(x) is.")
-        return said
-
-    @property
-    def details(self) -> list[tuple[str, str]]:
-        """What has a table of its own."""
-        every = (
-            ("ELBO gap", self.gaps),
-            ("What z tells of x", self.information),
-            ("Units of z, beside those of a linear model, on training data", self.collapse),
-        )
-        return [(heading, str(each)) for heading, each in every if each is not None]
 
 
 def run(options: argparse.Namespace) -> None:
     """Do what was asked."""
     say = shared.reporter(options)
     device = shared.device_of(options.device)
-    out = None if options.out is None else results_folder.check_file(options.out, ".json")
-    page = None if out is None else results_folder.check_file(out.with_suffix(".html"), ".html")
+    outs = [] if options.out is None else [Path(options.out), Path(options.out).with_suffix(".html")]
+    for out, suffix in zip(outs, (".json", ".html"), strict=False):
+        results_folder.check_file(out, suffix)
     model = model_file.load(options.file, device=device)
     dataset = shared.saved_provenance(options.file).load(options.data)
     say(shared.describe(dataset))
@@ -113,85 +53,20 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError(f"`split` must be train or test for {dataset.name}, which has no validation data, got valid.")
     shared.set_threads(options.threads, held_out.x.numel())
     name = Path(options.file).stem
-    progress = False if options.quiet else None
-    board = compare({name: model}, held_out, **shared.bound_arguments(options), seed=options.seed, progress=progress)
-    found = _evaluation(model, board, dataset, options, progress)
+    asked = {**shared.bound_arguments(options), **shared.picked(options, "gaps", "latents", "seed", "progress")}
+    found = evaluate_model(name, model, held_out, dataset.train, **asked)
     title = f"{name}: {type(model).__name__}, {len(held_out):,} {options.split} data, {held_out.space.reference}"
-    table = _table(found.findings, title)
+    lines = [(each.meaning, each.text(4), each.error_text(4)) for each in found.figures]
+    table = "\n".join([title, *(line.rstrip() for line in aligned([("", "value", "± s.e."), *lines]))])
     print("\n".join([table, "", *found.sentences]))
     for heading, text in found.details:
         print(f"\n{heading}\n{text}")
-    if out is not None and page is not None:
-        content = json.dumps(_content(found, board.data, options), indent=2, ensure_ascii=False) + "\n"
+    if outs:
+        head = {"format": results_folder.EVALUATION, "model": Path(options.file).name}
+        content = {**head, "split": options.split, "seed": options.seed, **found.to_plain()}
         details = [("Every figure", table), *found.details]
-        with written_whole(out) as json_file, written_whole(page) as html_file:
-            json_file.write_text(content, encoding="utf-8")
-            html_file.write_text(
-                report.to_html(board, results_folder.pictures(board), title=title, details=details), encoding="utf-8"
-            )
-        print(f"Written to {out} and {page}")
-
-
-def _evaluation(
-    model: LatentVariableModel,
-    board: Scoreboard,
-    dataset: DataSet,
-    options: argparse.Namespace,
-    progress: bool | None,
-) -> _Evaluation:
-    row, held_out = board.rows[0], board.data
-    gaps = information = collapse = None
-    if options.gaps is not None:
-        gaps = evaluate.elbo_gap(
-            model, held_out, options.gaps, log_prob=row.estimate, seed=options.seed, progress=progress
-        )
-    if options.latents:
-        information = evaluate.latent_information(model, held_out, seed=options.seed)
-        if all(is_continuous(q) for q in posteriors(model, held_out[:1])):
-            collapse = evaluate.collapse_report(model, dataset.train)
-    return _Evaluation(row, _units(model, held_out), gaps, information, collapse)
-
-
-def _content(found: _Evaluation, held_out: Observations, options: argparse.Namespace) -> dict[str, Any]:
-    """The result as a file."""
-    row = found.row
-    content = {
-        "format": results_folder.EVALUATION,
-        "model": Path(options.file).name,
-        "space": held_out.space.reference,
-        "split": options.split,
-        "num_data": len(held_out),
-        "units": "nats per datum",
-        "how": row.kind,
-        "meaning": row.meaning,
-        "conditional": row.conditional,
-        "num_particles": row.num_particles,
-        "seed": options.seed,
-        "values": {each.key: each.value for each in found.findings},
-        "standard_errors": {each.key: each.error for each in found.findings if each.error is not None},
-        "worst_k_hat": row.worst(report.WORST),
-    }
-    return content if found.units is None else {**content, "kl_per_unit": found.units.kl.tolist()}
-
-
-def _table(entries: list[Finding], title: str) -> str:
-    import pandas as pd
-
-    cells = [
-        (
-            each.what,
-            f"{each.value:,}" if isinstance(each.value, int) else f"{each.value:z,.4f}",
-            "" if each.error is None else f"{each.error:.4f}",
-        )
-        for each in entries
-    ]
-    table = pd.DataFrame(cells, columns=["", "value", "± s.e."]).set_index("")
-    lines = table.to_string(index_names=False).splitlines()
-    return "\n".join([title, *(line.rstrip() for line in lines)])
-
-
-def _units(model: LatentVariableModel, held_out: Observations) -> LatentReport | None:
-    """What the units of an autoencoder's z carry."""
-    if not isinstance(model, VAE) or len(held_out) < 2:
-        return None
-    return evaluate.latent_report(evaluate.encode(model, held_out.fixed()))
+        page = report.to_html(found, results_folder.pictures(found), title=title, details=details)
+        with written_whole(outs[0]) as json_file, written_whole(outs[1]) as html_file:
+            json_file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            html_file.write_text(page, encoding="utf-8")
+        print(f"Written to {outs[0]} and {outs[1]}")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import math
 import textwrap
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -12,106 +12,90 @@ from pyro.infer import ELBO
 
 from pyrovae import evaluate, fit
 from pyrovae.cli import options as shared
+from pyrovae.cli.options import add
 from pyrovae.data import DataSet
 from pyrovae.fit import FitResult
+from pyrovae.fit.defaults import em_options, svi_options
 from pyrovae.io import model_file
 from pyrovae.models.architecture import ACTIVATIONS
-from pyrovae.models.base import LatentVariableModel
+from pyrovae.models.defaults import KINDS, LIKELIHOODS, build, check_options
 from pyrovae.models.gmm import COVARIANCES
 from pyrovae.models.heads import SCALES
-from pyrovae.scoreboard import recipes, results_folder
-from pyrovae.scoreboard.recipes import LIKELIHOODS, RECIPES
+from pyrovae.scoreboard import results_folder
+from pyrovae.scoreboard.figures import Figure
+from pyrovae.scoreboard.rows import standard_error
 
 VALID_PARTICLES = 100  # of the bound in the summary
-MODEL_OPTIONS = tuple(dict.fromkeys(name for recipe in RECIPES.values() for name in recipe.options))
-FIT_OPTIONS = tuple(
-    dict.fromkeys(name for recipe in RECIPES.values() for names in recipe.methods.values() for name in names)
-)
+EM = ("num_restarts",)
+SVI = ("num_epochs", "batch_size", "lr", "patience")
+BOUND = ("objective", "num_particles", "beta", "warmup")  # of SVI where z is drawn, and not summed over
+METHODS: dict[str, dict[str, tuple[str, ...]]] = {  # how a kind can be fitted, the best first, and what each way takes
+    "gmm": {"em": EM, "svi": SVI, "closed-form": ()},
+    "ppca": {"closed-form": ("beta",), "em": EM, "svi": SVI + BOUND},
+    "fa": {"em": EM, "svi": SVI + BOUND},
+    "ppca-mixture": {"em": EM, "svi": SVI},
+    "bernoulli-mixture": {"em": EM, "svi": (*SVI, "resample")},
+    "vae": {"svi": (*SVI, *BOUND, "resample")},
+}
+MODEL_OPTIONS = tuple(dict.fromkeys(name for kind in KINDS.values() for name in kind.options))
+FIT_OPTIONS = (*EM, *SVI, *BOUND, "resample")
 
 
 def add_to(commands: Any) -> None:
     """Add the command to the parser's commands."""
+    kind = argparse.ArgumentParser(add_help=False)  # MODEL comes before DATA
+    kind.add_argument("kind", choices=tuple(KINDS), metavar="MODEL", help=", ".join(KINDS))
     parser = commands.add_parser(
         "fit",
-        parents=[_kind(), shared.data_options(), shared.size_options(), shared.run_options()],
+        parents=[kind, shared.data_options(), shared.size_options(), shared.run_options()],
         help="fit one model, and write it to a file",
         description="Fit one model to the training data, say how well it does on the validation data, and write it to "
-        "a file for pyrovae evaluate and pyrovae sample.  An option that the model or the way of fitting has not is "
-        "refused.",
+        "a file for pyrovae evaluate and pyrovae sample.  Options that do not apply to the model, or to the way of "
+        "fitting it, raise an error.",
     )
-    model = parser.add_argument_group("the model")
-    model.add_argument("--covariance", choices=COVARIANCES, help="of the components of gmm (default full)")
-    model.add_argument(
-        "--floor",
-        type=shared.positive_number,
-        metavar="ε",
-        help="lower bound of covariances, in squared units of what the model sees (of probabilities, for "
-        "bernoulli-mixture); default: relative to the variance of the data",
-    )
-    model.add_argument(
-        "--likelihood",
-        choices=tuple(LIKELIHOODS),
-        help="p(x|z) of a vae; default: bernoulli, gaussian or discretized-logistic, as suits the observations",
-    )
-    model.add_argument(
-        "--scale",
-        type=_scale,
-        metavar="σ",
-        help=f"where σ of the likelihood comes from: {', '.join(SCALES)}, or a number, which is fixed",
-    )
-    model.add_argument("--network", choices=("mlp", "conv"), help="of a vae (default mlp)")
-    model.add_argument(
-        "--hidden",
-        type=shared.positive,
-        nargs="*",
-        metavar="W",
-        help="widths of the encoder's layers, or channels; the decoder mirrors them; without a number: none, a linear "
-        "vae (default 256 256, or channels for the size of the images)",
-    )
-    model.add_argument("--activation", choices=tuple(ACTIVATIONS), help="of a vae's layers (default silu)")
-    model.add_argument("--posterior", choices=("diag", "full"), help="covariance of a vae's q(z|x)")
-    model.add_argument("--conditional", action="store_true", help="p(x|y), on the labels of the data; a vae's")
-    way = parser.add_argument_group("the fit")
-    way.add_argument("--how", choices=("em", "svi", "closed-form"), help="default: the best that the model has")
-    way.add_argument("--restarts", dest="num_restarts", type=shared.positive, metavar="R", help="of EM (default 1)")
-    way.add_argument("--batch-size", type=shared.positive, metavar="B", help="of SVI")
-    way.add_argument("--lr", type=shared.positive_number, help="largest learning rate of SVI")
-    way.add_argument(
-        "--objective",
-        choices=("elbo", "iw", "dreg"),
-        help="of SVI: the ELBO (default), the importance-weighted bound, or that with doubly reparametrised gradients",
-    )
-    way.add_argument(
-        "--particles",
-        dest="num_particles",
-        type=shared.positive,
-        metavar="K",
-        help="of the importance-weighted bound (default 5)",
-    )
-    way.add_argument("--beta", type=shared.positive_number, help="weight of the KL term of the ELBO (default 1)")
-    way.add_argument(
-        "--warmup", type=shared.positive, metavar="STEPS", help="over which the weight of the KL term grows to its end"
-    )
-    way.add_argument(
-        "--patience", type=shared.positive, metavar="E", help="stop after E epochs that validation gained nothing by"
-    )
-    way.add_argument(
-        "--resample", action="store_true", help="binarize the training data afresh for every batch (dynamic)"
-    )
-    parser.add_argument(
-        "--out",
-        required=True,
-        metavar="FILE.pt",
-        help="where to write the model, whole or not at all; earlier output is replaced, no other file is",
-    )
+    _add_model_options(parser.add_argument_group("the model"))
+    _add_fit_options(parser.add_argument_group("the fit"))
+    help = "where to write the model, whole or not at all; earlier output is replaced, no other file is"
+    add(parser, "out", help, required=True, metavar="FILE.pt")
     parser.set_defaults(run=run)
 
 
-def _kind() -> argparse.ArgumentParser:
-    """MODEL, which comes before DATA."""
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("model", choices=tuple(RECIPES), metavar="MODEL", help=", ".join(RECIPES))
-    return parser
+def _add_model_options(group: Any) -> None:
+    add(group, "covariance", "of the components of gmm (default full)", choices=COVARIANCES)
+    help = (
+        "lower bound of covariances, in squared units of what the model sees (of probabilities, for "
+        "bernoulli-mixture); default: relative to the variance of the data"
+    )
+    add(group, "floor", help, type=shared.positive_number, metavar="ε")
+    help = "p(x|z) of a vae; default: bernoulli, gaussian or discretized-logistic, as suits the observations"
+    add(group, "likelihood", help, choices=tuple(LIKELIHOODS))
+    help = f"where σ of the likelihood comes from: {', '.join(SCALES)}, or a number, which is fixed"
+    add(group, "scale", help, type=_scale, metavar="σ")
+    add(group, "network", "of a vae (default mlp)", choices=("mlp", "conv"))
+    help = (
+        "widths of the encoder's layers, or channels; the decoder mirrors them; without a number: none, a linear vae "
+        "(default 256 256, or channels for the size of the images)"
+    )
+    add(group, "hidden", help, type=shared.positive, nargs="*", metavar="W")
+    add(group, "activation", "of a vae's layers (default silu)", choices=tuple(ACTIVATIONS))
+    add(group, "posterior", "covariance of a vae's q(z|x)", choices=("diag", "full"))
+    add(group, "num_classes", "p(x|y), on the labels of the data; a vae's", action="store_true")
+
+
+def _add_fit_options(group: Any) -> None:
+    help = "default: the best that the model has"
+    group.add_argument("--how", dest="method", choices=("em", "svi", "closed-form"), help=help)
+    add(group, "num_restarts", "of EM (default 1)", type=shared.positive, metavar="R")
+    add(group, "batch_size", "of SVI", type=shared.positive, metavar="B")
+    add(group, "lr", "largest learning rate of SVI", type=shared.positive_number)
+    help = "of SVI: the ELBO (default), the importance-weighted bound, or that with doubly reparametrised gradients"
+    add(group, "objective", help, choices=("elbo", "iw", "dreg"))
+    add(group, "num_particles", "of the importance-weighted bound (default 5)", type=shared.positive, metavar="K")
+    add(group, "beta", "weight of the KL term of the ELBO (default 1)", type=shared.positive_number)
+    help = "over which the weight of the KL term grows to its end"
+    add(group, "warmup", help, type=shared.positive, metavar="STEPS")
+    add(group, "patience", "stop after E epochs without a gain on validation data", type=shared.positive, metavar="E")
+    add(group, "resample", "binarize the training data afresh for every batch (dynamic)", action="store_true")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -119,28 +103,30 @@ def run(options: argparse.Namespace) -> None:
     say = shared.reporter(options)
     device = shared.device_of(options.device)
     path = results_folder.check_file(options.out, ".pt")
-    kind, of_model = options.model, _given(options, MODEL_OPTIONS)
-    if options.conditional:
-        of_model["num_classes"] = None  # until the data are there to count them
-    recipes.check_options(kind, of_model)
+    kind, of_model = options.kind, _given(options, MODEL_OPTIONS)
+    check_options(kind, of_model)
     of_fit = _given(options, FIT_OPTIONS)
-    how = recipes.choose_method(kind, options.how, of_fit, options.num_components)
-    if how == "svi":
+    method = choose_method(kind, options.method, of_fit, options.num_components)
+    if method == "svi":
         of_fit["elbo"] = _objective(of_fit)
 
     dtype = torch.float32 if kind == "vae" else torch.float64
-    dataset = shared.load(options, dtype, resample=of_fit.pop("resample", False))
+    dataset = shared.load(options, dtype=dtype, resample=of_fit.pop("resample", False))
     say(shared.describe(dataset))
     shared.set_threads(options.threads, dataset.train.x.numel())
-    if options.conditional:
+    if "num_classes" in of_model:
         of_model["num_classes"] = _num_classes(dataset)
-    model = recipes.build(kind, dataset.train, **of_model).to(device)
-    say(f"{kind}: {how}")
-    if how == "svi":
-        of_fit = {**recipes.svi_options(kind, dataset.train), "valid": dataset.valid, **of_fit}
-    elif how == "em":
-        of_fit = {**recipes.em_options(kind, dataset.train), **of_fit}
-    result = _fit(how, model, dataset, of_fit, options)
+    model: Any = build(kind, dataset.train, **of_model).to(device)
+    say(f"{kind}: {method}")
+    common = shared.picked(options, "seed", "progress")
+    match method:
+        case "closed-form":
+            result = fit.closed_form(model, dataset.train, **of_fit)
+        case "em":
+            result = fit.em(model, dataset.train, **common, **{**em_options(model, dataset.train), **of_fit})
+        case _:
+            of_fit = {**svi_options(model, dataset.train), "valid": dataset.valid, **of_fit}
+            result = fit.svi(model, dataset.train, **common, **of_fit)
     score = _score(result, dataset, options)
     description = {
         "data": shared.provenance_of(options, dataset).to_plain(),
@@ -149,6 +135,34 @@ def run(options: argparse.Namespace) -> None:
     model_file.save(result.model, path, description=description)
     summary = f"{kind} fitted to {dataset.train.space.reference}: {_told(result)}.  {score}  Written to {path}."
     print(textwrap.fill(summary, 100, break_on_hyphens=False, break_long_words=False))
+
+
+def choose_method(kind: str, method: str | None, given: Iterable[str], num_components: int | None = None) -> str:
+    """How a model is fitted: the way asked for, or the best that it has; options of other ways are refused.
+
+    Args:
+        kind: A key of ``METHODS``.
+        method: ``"em"``, ``"svi"``, ``"closed-form"``, or None for the best.
+        given: The options of the fit that somebody has given.
+        num_components: K if given: one Gaussian has a closed form.
+
+    Raises:
+        ValueError: If the model cannot be fitted so, or an option belongs to another way.
+
+    Example:
+        >>> choose_method("ppca", None, ()), choose_method("fa", None, ()), choose_method("gmm", None, (), 1)
+        ('closed-form', 'em', 'closed-form')
+    """
+    methods = METHODS[kind]
+    if method is None:
+        method = "closed-form" if kind == "gmm" and num_components == 1 else next(iter(methods))
+    if method not in methods:
+        raise ValueError(f"`--how` must be one of {', '.join(methods)} for {kind}, got {method}.")
+    for name in given:
+        if name not in methods[method]:
+            takes = ", ".join(f"`{each}`" for each in methods[method]) or "no options"
+            raise ValueError(f"`{name}` must be left out where {kind} is fitted by {method}, which takes {takes}.")
+    return method
 
 
 def _given(options: argparse.Namespace, names: tuple[str, ...]) -> dict[str, Any]:
@@ -185,18 +199,6 @@ def _num_classes(dataset: DataSet) -> int:
     return int(max(each.max() for each in labels)) + 1
 
 
-def _fit(
-    how: str, model: LatentVariableModel, dataset: DataSet, of_fit: dict[str, Any], options: argparse.Namespace
-) -> FitResult:
-    """The fit itself."""
-    if how == "closed-form":
-        return fit.closed_form(model, dataset.train, **of_fit)  # type: ignore[arg-type]
-    progress = False if options.quiet else None
-    if how == "em":
-        return fit.em(model, dataset.train, seed=options.seed, progress=progress, **of_fit)  # type: ignore[arg-type]
-    return fit.svi(model, dataset.train, seed=options.seed, progress=progress, **of_fit)
-
-
 def _told(result: FitResult) -> str:
     """What the fit says of itself."""
     value = result.trace[-1].item() if result.elbo is None else result.elbo
@@ -212,14 +214,13 @@ def _score(result: FitResult, dataset: DataSet, options: argparse.Namespace) -> 
     """log p(x) of the validation data, in the reference space."""
     if dataset.valid is None:
         return "There are no validation data."
-    found = evaluate.log_likelihood(
-        result.model, dataset.valid, VALID_PARTICLES, seed=options.seed, progress=False if options.quiet else None
-    )
+    common = shared.picked(options, "seed", "progress")
+    found = evaluate.log_likelihood(result.model, dataset.valid, VALID_PARTICLES, **common)
     values = found.values.double().cpu() + dataset.valid.log_abs_det
-    error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan
     what = "log p(x|y)" if result.model.num_classes is not None else "log p(x)"
-    how = "exact" if found.method == "exact" else f"bound, {VALID_PARTICLES} particles"
-    return f"Validation {what}: {values.mean():.3f} ± {error:.3f} nats per datum ({how})."
+    basis = "exact" if found.method == "exact" else f"bound, {VALID_PARTICLES} particles"
+    figure = Figure("log_likelihood", what, values.mean().item(), standard_error(values))
+    return f"Validation {what}: {figure.text(3)} ± {figure.error_text(3)} nats per datum ({basis})."
 
 
 def _scale(text: str) -> str | float:

@@ -17,17 +17,9 @@ from pyrovae.data import DataSet
 from pyrovae.data.provenance import Provenance
 from pyrovae.io import model_file
 
-SAME = (  # called alike, but for the dashes
-    *("observations", "transform", "max_images", "resample", "split", "device", "seed", "latent_dim", "covariance"),
-    *("floor", "likelihood", "scale", "network", "hidden", "activation", "posterior", "batch_size", "lr", "objective"),
-    *("beta", "warmup", "patience"),
-)
-NAMES = {  # what the library calls them, and what the command does
-    "name": "DATA",
-    "data": "DATA",
-    "dataset": "DATA",
-    "path": "FILE",
-    "out": "--out",
+FLAGS = {  # the command's names for the library's, where they differ by more than dashes
+    **dict.fromkeys(("name", "data", "dataset"), "DATA"),
+    **dict.fromkeys(("path", "file"), "FILE"),
     "folder": "--out",
     "num_components": "--components",
     "num_epochs": "--epochs",
@@ -38,36 +30,34 @@ NAMES = {  # what the library calls them, and what the command does
     "num_samples": "--number",
     "num_classes": "--conditional",
     "labels": "--label",
-    "method": "--how",
-    **{name: f"--{name.replace('_', '-')}" for name in SAME},
 }
 SMALL = 1_000_000  # numbers in the training data, N × D, below which one thread is used
+
+
+def flag(name: str) -> str:
+    """What an argument of the library is called on the command line."""
+    return FLAGS.get(name, f"--{name.replace('_', '-')}")
+
+
+def add(group: Any, name: str, help: str, **keywords: Any) -> None:
+    """Add the option for an argument of the library; the other arguments are those of ``add_argument``."""
+    group.add_argument(flag(name), dest=name, help=help, **keywords)
 
 
 def data_options() -> argparse.ArgumentParser:
     """DATA and how it is read."""
     options = argparse.ArgumentParser(add_help=False)
     group = options.add_argument_group("data")
-    group.add_argument(
-        "data",
-        nargs="?",
-        default="digits",
-        metavar="DATA",
-        help="digits (default), mnist, fashion_mnist, kmnist, binarized_mnist, frey, celeba, or a .csv, .npy or .npz "
-        "file",
+    help = "digits (default), mnist, fashion_mnist, kmnist, binarized_mnist, frey, celeba, or a .csv, .npy or .npz file"
+    group.add_argument("data", nargs="?", default="digits", metavar="DATA", help=help)
+    help = (
+        "grey pixels dequantised with uniform noise (a density), binarized or as the integers that they are (a mass); "
+        "default: the natural one of the first two"
     )
-    group.add_argument(
-        "--observations",
-        choices=("continuous", "binary", "integer"),
-        help="grey pixels dequantised with uniform noise (a density), binarized or as the integers that they are (a "
-        "mass); default: the natural one of the first two",
-    )
-    group.add_argument(
-        "--transform",
-        choices=("none", "logit", "standardize"),
-        help="what models see; densities are brought back by log|det J|; default: standardize for tables, else none",
-    )
-    group.add_argument("--max-images", type=positive, metavar="N", help="of celeba, whose whole set takes 20 GB")
+    add(group, "observations", help, choices=("continuous", "binary", "integer"))
+    help = "what models see; densities are brought back by log|det J|; default: standardize for tables, else none"
+    add(group, "transform", help, choices=("none", "logit", "standardize"))
+    add(group, "max_images", "of celeba, whose whole set takes 20 GB", type=positive, metavar="N")
     return options
 
 
@@ -75,26 +65,11 @@ def size_options() -> argparse.ArgumentParser:
     """How large the models are, and how long SVI trains."""
     options = argparse.ArgumentParser(add_help=False)
     group = options.add_argument_group("models")
-    group.add_argument(
-        "--latent-dim",
-        type=positive,
-        metavar="L",
-        help="latent dimension; default: 8, 16 from 256 dimensions on; for PPCA, compare chooses it",
-    )
-    group.add_argument(
-        "--components",
-        dest="num_components",
-        type=positive,
-        metavar="K",
-        help="mixture components; default: 10; compare chooses them",
-    )
-    group.add_argument(
-        "--epochs",
-        dest="num_epochs",
-        type=positive,
-        metavar="E",
-        help="passes of SVI over the training data; default: about 1,700 to 5,000 steps for a VAE",
-    )
+    help = "latent dimension; default: 8, 16 from 256 dimensions on; for PPCA, compare chooses it"
+    add(group, "latent_dim", help, type=positive, metavar="L")
+    add(group, "num_components", "mixture components; default: 10; compare chooses them", type=positive, metavar="K")
+    help = "passes of SVI over the training data; default: about 1,700 to 5,000 steps for a VAE"
+    add(group, "num_epochs", help, type=positive, metavar="E")
     return options
 
 
@@ -102,73 +77,50 @@ def bound_options() -> argparse.ArgumentParser:
     """How log p(x) is bounded where it is not exact."""
     options = argparse.ArgumentParser(add_help=False)
     group = options.add_argument_group("log p(x), where it is not exact")
-    group.add_argument(
-        "--method",
-        choices=("importance", "ais"),
-        default="importance",
-        help="importance sampling (default), or annealed importance sampling: a tighter bound for more time",
-    )
-    group.add_argument(
-        "--particles",
-        dest="num_particles",
-        type=positive,
-        default=1000,
-        metavar="S",
-        help="importance samples for each datum (default 1000)",
-    )
-    group.add_argument(
-        "--chains",
-        dest="num_chains",
-        type=positive,
-        default=16,
-        metavar="S",
-        help="annealed chains for each datum (default 16)",
-    )
-    group.add_argument(
-        "--temperatures",
-        dest="num_temperatures",
-        type=positive,
-        default=1000,
-        metavar="T",
-        help="temperatures of each chain (default 1000)",
-    )
+    help = "importance sampling (default), or annealed importance sampling: a tighter bound for more time"
+    add(group, "method", help, choices=("importance", "ais"), default="importance")
+    for name, default, metavar, what in (
+        ("num_particles", 1000, "S", "importance samples for each datum"),
+        ("num_chains", 16, "S", "annealed chains for each datum"),
+        ("num_temperatures", 1000, "T", "temperatures of each chain"),
+    ):
+        add(group, name, f"{what} (default {default})", type=positive, default=default, metavar=metavar)
     return options
+
+
+def picked(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Some of the options, by their names in the library."""
+    return {name: getattr(options, name) for name in names}
 
 
 def bound_arguments(options: argparse.Namespace) -> dict[str, Any]:
     """Those options as ``pyrovae.compare`` takes them."""
-    return {name: getattr(options, name) for name in ("method", "num_particles", "num_chains", "num_temperatures")}
+    return picked(options, "method", "num_particles", "num_chains", "num_temperatures")
 
 
 def run_options(seed_of: str = "splits, noise, starts and draws") -> argparse.ArgumentParser:
     """Where and how a command runs."""
     options = argparse.ArgumentParser(add_help=False)
     group = options.add_argument_group("run")
-    group.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
-    group.add_argument("--threads", type=positive, metavar="T", help="default: 1 for small data, else all cores")
-    group.add_argument("--seed", type=seed, default=0, help=f"of {seed_of} (default 0)")
-    group.add_argument("--quiet", action="store_true", help="print the result only")
-    return options
+    add(group, "device", "cpu (default), cuda or cuda:N", default="cpu")
+    add(group, "threads", "default: 1 for small data, else all cores", type=positive, metavar="T")
+    add(group, "seed", f"of {seed_of} (default 0)", type=seed, default=0)
+    group.add_argument("--quiet", dest="progress", action="store_const", const=False, help="print the result only")
+    return options  # without --quiet, `progress` is None: shown where there is a terminal
 
 
 def reporter(options: argparse.Namespace) -> Callable[[str], None]:
     """Prints a line on standard error, or nothing if that was asked for."""
-    return (lambda line: None) if options.quiet else (lambda line: print(line, file=sys.stderr, flush=True))
+    quiet = options.progress is False
+    return (lambda line: None) if quiet else (lambda line: print(line, file=sys.stderr, flush=True))
 
 
-def load(options: Any, dtype: torch.dtype, *, resample: bool = False) -> DataSet:
+def load(options: argparse.Namespace, **more: Any) -> DataSet:
     """The data set asked for; tables are standardised unless told otherwise, because their columns have units."""
     table = Path(options.data).suffix.lower() == ".csv" and options.observations != "binary"
     transform: Any = options.transform or ("standardize" if table else "none")
-    return data.load(
-        options.data,
-        observations=options.observations,
-        transform=None if transform == "none" else transform,
-        resample=resample,
-        max_images=options.max_images,
-        seed=options.seed,
-        dtype=dtype,
-    )
+    given = picked(options, "observations", "max_images", "seed")
+    return data.load(options.data, transform=None if transform == "none" else transform, **given, **more)
 
 
 def provenance_of(options: argparse.Namespace, dataset: DataSet) -> Provenance:
@@ -220,31 +172,31 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
-    return int(text)
+def _checked(convert: Callable[[str], Any], holds: Callable[[Any], bool], said: str) -> Callable[[str], Any]:
+    """What argparse calls with the text of an option."""
+
+    def parse(text: str) -> Any:
+        try:
+            value = convert(text)
+        except ValueError:
+            value = math.nan
+        if not holds(value):
+            raise argparse.ArgumentTypeError(f"must be {said}, got {text!r}")
+        return value
+
+    return parse
 
 
-def seed(text: str) -> int:
-    """A whole number that torch and NumPy take as a seed."""
-    if not text.isdecimal() or int(text) >= 2**32:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 2**32 - 1, got {text!r}")
-    return int(text)
+positive = _checked(int, lambda value: value >= 1, "a whole number of at least 1")
+seed = _checked(int, lambda value: 0 <= value < 2**32, "a whole number from 0 to 2**32 - 1")
+positive_number = _checked(float, lambda value: 0 < value < math.inf, "a positive number")
 
 
-def positive_number(text: str) -> float:
-    """A number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a positive number, got {text!r}")
-    return value
-
-
-def one_line(message: object) -> str:
+def one_line(message: object, options: argparse.Namespace) -> str:
     """The library's message on one line, its arguments called as the command's options are."""
-    return re.sub(r"`(\w+)`", lambda name: f"`{NAMES.get(name[1], name[1])}`", " ".join(str(message).split()))
+
+    def called(name: re.Match[str]) -> str:
+        known = name[1] in FLAGS or name[1] in vars(options)
+        return f"`{flag(name[1])}`" if known else name[0]
+
+    return re.sub(r"`(\w+)`", called, " ".join(str(message).split()))

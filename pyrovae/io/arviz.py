@@ -30,26 +30,24 @@ def inference_data(model: LatentVariableModel, data: Observations, log_prob: Ten
     Returns:
         ``InferenceData`` (ArviZ 0.23) or ``DataTree`` (1.x).
     """
-    exact = isinstance(model, TractableModel)
     if isinstance(model, TractableModel):
+        drawn_from = "the exact posterior"
         with seeded(seed):
             z = model.posterior(data).sample((num_draws,))
         log_weights = model.log_prob(data).expand(num_draws, -1)  # under the exact posterior every weight is p(x)
     else:
+        drawn_from = "the guide, an approximation of the posterior"
         z, log_weights = evaluate.draws(model, data, num_draws, seed=seed)
     log_weights = log_weights.cpu() + data.log_abs_det.cpu()  # in the reference space, like the log-likelihood
-    groups = {
+    drawn = {
         "posterior": {"z": z},
         "sample_stats": {"log_weight": log_weights},
         "log_likelihood": {"x": log_prob[None]},
     }
-    arrays = {
-        group: {name: value[None].cpu().numpy() for name, value in content.items()} for group, content in groups.items()
-    }
-    arrays["observed_data"] = {"x": data.x.cpu().numpy()}
+    groups = {group: {name: value[None].cpu().numpy() for name, value in part.items()} for group, part in drawn.items()}
+    groups["observed_data"] = {"x": data.x.cpu().numpy()}
     dims = {"z": ["datum", "latent"][: z.ndim - 1], "log_weight": ["datum"], "x": ["datum"]}
-    drawn_from = "the exact posterior" if exact else "the guide, an approximation of the posterior"
-    return _from_groups(arrays, dims, {"drawn_from": drawn_from, "log_likelihood": "log p(x) per datum, nats"})
+    return _from_groups(groups, dims, {"drawn_from": drawn_from, "log_likelihood": "log p(x) per datum, nats"})
 
 
 def _from_groups(arrays: dict[str, Any], dims: dict[str, list[str]], attributes: dict[str, str]) -> Any:

@@ -15,6 +15,7 @@ from pyrovae.models.base import LatentVariableModel
 from pyrovae.models.likelihoods import LIKELIHOODS
 
 FORMAT = "pyrovae model, version 1"
+CONTENT = {"format": str, "model": str, "config": dict | None, "state": dict}
 MODELS: dict[str, type[LatentVariableModel]] = {
     cls.__name__: cls for cls in (GaussianMixture, PPCA, FactorAnalysis, PPCAMixture, BernoulliMixture, VAE)
 }
@@ -77,24 +78,16 @@ def load(
         ValueError: If the file is not one of ours, or needs ``into``, or another one.
     """
     content = _read(path)
-    kind, config, state = (content[key] for key in ("model", "config", "state"))
-    if into is None and (config is None or not _can_build(kind, config)):
-        raise ValueError(
-            f"`into` must be given for a {kind} with parts of your own, got None; pass a model built as that one was."
-        )
+    kind, state = content["model"], content["state"]
     if into is not None and type(into).__name__ != kind:
         raise ValueError(f"`into` must be a {kind}, which the file holds, got a {type(into).__name__}.")
-    try:
-        model = into.copy() if into is not None else MODELS[kind](**_arguments(config))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"`path` holds no {kind} that can be built: {' '.join(str(error).split())}") from error
+    model = _built(kind, content["config"]) if into is None else into.copy()
     dtype = next((tensor.dtype for tensor in state.values() if tensor.is_floating_point()), None)
     try:
         model.to(device=device, dtype=dtype).load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(
-            f"`path` holds parameters that do not fit the {kind}: {' '.join(str(error).split())}"
-        ) from error
+        message = " ".join(str(error).split())
+        raise ValueError(f"`path` holds parameters that do not fit the {kind}: {message}") from error
     return model.eval()
 
 
@@ -126,15 +119,14 @@ def _read(path: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(f"`path` must be a file written by pyrovae.save, got {str(path)!r}, which is no file.")
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        written, kind, config, state = (content[key] for key in ("format", "model", "config", "state"))
-        plain = isinstance(kind, str) and isinstance(config, dict | None) and isinstance(state, dict)
-        if not (plain and all(isinstance(tensor, torch.Tensor) for tensor in state.values())):
+        whole = all(isinstance(content[key], kind) for key, kind in CONTENT.items())
+        if not (whole and all(isinstance(tensor, torch.Tensor) for tensor in content["state"].values())):
             raise TypeError("not the content of a model")
     except OSError:
         raise
     except Exception as error:
         raise _not_ours(path) from error
-    if written != FORMAT:
+    if (written := content["format"]) != FORMAT:
         raise ValueError(f"`path` must hold a {FORMAT!r}, got {written!r}; read it with the release that wrote it.")
     return content
 
@@ -143,16 +135,22 @@ def _not_ours(path: str | Path) -> ValueError:
     return ValueError(f"`path` must be a file written by pyrovae.save, got {str(path)!r}, which is not.")
 
 
-def _can_build(kind: str, config: dict[str, Any]) -> bool:
+def _built(kind: str, config: dict[str, Any] | None) -> LatentVariableModel:
+    """The model that a description names, if every class in it is one of ours."""
+    if config is None or not _is_ours(kind, config):
+        raise ValueError(
+            f"`into` must be given for a {kind} with parts of your own, got None; pass a model built as that one was."
+        )
+    try:
+        arguments = {**config, "data_shape": tuple(config["data_shape"])}
+        if "likelihood" in config:
+            described = dict(config["likelihood"])
+            arguments["likelihood"] = LIKELIHOODS[described.pop("kind")](**described)
+        return MODELS[kind](**arguments)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"`path` holds no {kind} that can be built: {' '.join(str(error).split())}") from error
+
+
+def _is_ours(kind: str, config: dict[str, Any]) -> bool:
     """Whether every class that the description names is one of ours."""
     return kind in MODELS and ("likelihood" not in config or dict(config["likelihood"]).get("kind") in LIKELIHOODS)
-
-
-def _arguments(config: dict[str, Any]) -> dict[str, Any]:
-    """Constructor arguments from their description."""
-    arguments = dict(config)
-    arguments["data_shape"] = tuple(arguments["data_shape"])
-    if "likelihood" in arguments:
-        description = dict(arguments["likelihood"])
-        arguments["likelihood"] = LIKELIHOODS[description.pop("kind")](**description)
-    return arguments

@@ -2,15 +2,16 @@
 
 A learned model is worth something only beside baselines that somebody has tried to make good.  So the number of
 components, the form of the covariance, its floor and the latent dimension of the exact models are chosen here by
-validation likelihood.
+validation likelihood; among equals by the order of the candidates, which begins with the simplest.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -19,22 +20,17 @@ from pyrovae.data import DataSet, Observations
 from pyrovae.data.observations import MASSES
 from pyrovae.engine.seeding import seeded
 from pyrovae.fit import FitResult
-from pyrovae.models import PPCA, BernoulliMixture, GaussianMixture
+from pyrovae.fit.defaults import LARGE_NUMBERS, svi_options
 from pyrovae.models.base import LatentVariableModel
-from pyrovae.models.gmm import Covariance
-from pyrovae.models.tractable import TractableModel
-from pyrovae.scoreboard import recipes
+from pyrovae.models.defaults import FLOOR, NOISE_FLOOR, build, default_latent_dim, relative_floor
 
-FORMS: tuple[Covariance, ...] = ("full", "diag")
+FORMS = ("diag", "full")
 COMPONENTS = (2, 3, 5, 10, 20, 30, 60, 100)
 LARGE_COMPONENTS: dict[str, tuple[int, ...]] = {"full": (10,), "diag": (10, 30), "Bernoulli": (30, 100)}
 LATENT_DIMS = (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 80, 120, 200, 300, 400)
-RELATIVE_FLOORS = (recipes.FLOOR / 4, recipes.FLOOR, 4 * recipes.FLOOR)  # times the mean variance of a dimension
-PROBABILITY_FLOORS = (1e-3, 1e-2)  # of a mixture of Bernoullis
-SELECTION_NUMBERS = recipes.LARGE_NUMBERS  # mixtures are chosen on so many numbers of the training data, N × D, at most
-
-
-AnyMixture = GaussianMixture | BernoulliMixture
+RELATIVE_FLOORS = (4 * FLOOR, FLOOR, FLOOR / 4)  # times the mean variance of a dimension; the highest allows the least
+PROBABILITY_FLOORS = (1e-2, 1e-3)  # of a mixture of Bernoullis
+SELECTION_NUMBERS = LARGE_NUMBERS  # mixtures are chosen on so many numbers of the training data, N × D, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,191 +78,177 @@ def standard_fits(
     """
     if dataset.valid is None:
         raise ValueError("`dataset` must have validation data, on which the baselines are chosen, got None.")
-    builder = _Builder(dataset.train, dataset.valid, device, seed, progress, report)
-    builder.check(latent_dim, num_components)
-    size = latent_dim or recipes.default_latent_dim(builder.num_dims)
+    _check_sizes(dataset.train, latent_dim, num_components)
+    baselines = _Baselines(dataset.train, dataset.valid, device, seed, progress, report)
+    size = latent_dim or default_latent_dim(dataset.train)
     support = dataset.train.space.support
-    if support == "boolean":
-        builder.mixture(num_components)
-        builder.autoencoder(f"VAE-{size}", size, num_epochs)
-        builder.autoencoder(f"linear VAE-{size}", size, num_epochs, hidden=())
-        return Suite(builder.fits, tuple(builder.chosen))
+    if support not in MASSES:
+        baselines.gaussian()
     if support != "integer":
-        builder.gaussian()
-        builder.mixture(num_components)
-        if builder.num_dims > 1:
-            builder.ppca(latent_dim)
-    builder.autoencoder(f"VAE-{size}, one σ", size, num_epochs, scale="shared")
-    builder.autoencoder(f"VAE-{size}, σ(z)", size, num_epochs, scale="decoder")
-    return Suite(builder.fits, tuple(builder.chosen))
+        baselines.mixture(num_components)
+    if support not in MASSES and dataset.train.num_dims > 1:
+        baselines.ppca(latent_dim)
+    if support == "boolean":
+        networks: dict[str, dict[str, Any]] = {f"VAE-{size}": {}, f"linear VAE-{size}": {"hidden": ()}}
+    else:
+        networks = {f"VAE-{size}, one σ": {"scale": "shared"}, f"VAE-{size}, σ(z)": {"scale": "decoder"}}
+    for name, options in networks.items():
+        baselines.autoencoder(name, num_epochs, latent_dim=size, **options)
+    return Suite(baselines.fits, tuple(baselines.chosen))
 
 
-class _Builder:
-    """Fits row after row, keeping the results and what was chosen."""
+def _check_sizes(train: Observations, latent_dim: int | None, num_components: int | None) -> None:
+    """Refuse at once what a fit would refuse after minutes."""
+    for name, size in (("latent_dim", latent_dim), ("num_components", num_components)):
+        if size is not None and size < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {size}.")
+    if (train.x == train.x[0]).all():
+        raise ValueError("`dataset` must hold training data that differ, got one value throughout.")
+    if latent_dim is not None and latent_dim >= train.num_dims > 1 and train.space.support not in MASSES:
+        raise ValueError(
+            f"`latent_dim` must be below the number of dimensions, {train.num_dims}, got {latent_dim}; "
+            "probabilistic PCA would have no noise left to model."
+        )
+    num_data = min(len(train), SELECTION_NUMBERS // train.num_dims)
+    if num_components is not None and num_components > num_data:
+        raise ValueError(
+            f"`num_components` must be at most the number of training data, {num_data:,}, got {num_components:,}."
+        )
 
-    def __init__(
-        self,
-        train: Observations,
-        valid: Observations,
-        device: torch.device | str,
-        seed: int,
-        progress: bool | None,
-        report: Callable[[str], None],
-    ) -> None:
-        self.train, self.valid, self.device = train, valid, device
-        self.seed, self.progress, self.report = seed, progress, report
-        self.num_dims = train.num_dims
-        self.large = train.x.numel() > SELECTION_NUMBERS
-        self.floors = [recipes.relative_floor(train, relative) for relative in RELATIVE_FLOORS]
-        self.fits: dict[str, FitResult] = {}
-        self.chosen: list[str] = []
 
-    def check(self, latent_dim: int | None, num_components: int | None) -> None:
-        """Refuse at once what a fit would refuse after minutes."""
-        for name, size in (("latent_dim", latent_dim), ("num_components", num_components)):
-            if size is not None and size < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {size}.")
-        if (self.train.x == self.train.x[0]).all():
-            raise ValueError("`dataset` must hold training data that differ, got one value throughout.")
-        if latent_dim is not None and latent_dim >= self.num_dims > 1 and self.train.space.support not in MASSES:
-            raise ValueError(
-                f"`latent_dim` must be below the number of dimensions, {self.num_dims}, got {latent_dim}; "
-                "probabilistic PCA would have no noise left to model."
-            )
-        num_data = min(len(self.train), SELECTION_NUMBERS // self.num_dims)
-        if num_components is not None and num_components > num_data:
-            raise ValueError(
-                f"`num_components` must be at most the number of training data, {num_data:,}, got {num_components:,}."
-            )
+@dataclass(frozen=True, eq=False)
+class _Baselines:
+    """Fits row after row; keeps the results, and what was chosen."""
+
+    train: Observations
+    valid: Observations
+    device: torch.device | str
+    seed: int
+    progress: bool | None
+    report: Callable[[str], None]
+    fits: dict[str, FitResult] = field(default_factory=dict)
+    chosen: list[str] = field(default_factory=list)
+
+    @property
+    def large(self) -> bool:
+        """Whether the training data are too many to fit every candidate to all of them."""
+        return self.train.x.numel() > SELECTION_NUMBERS
 
     def gaussian(self) -> None:
         """One Gaussian with full covariance."""
         self.report("one Gaussian: closed form at each floor")
-        candidates = [self._mixture(1, "full", floor) for floor in self.floors]
-        selection = fit.select(candidates, lambda m: fit.closed_form(m, self.train), self.valid, progress=self.progress)
-        self.fits["Gaussian, closed form"] = selection.best
-        self._note("Gaussian", candidates, f"floor {_floor(selection)}")
+        candidates = [self._model("gmm", num_components=1, floor=floor) for floor in self.floors]
+        best = self._best(candidates, self._closed_form, "Gaussian: floor {floor:.2g}")
+        self.fits["Gaussian, closed form"] = best
 
     def mixture(self, num_components: int | None) -> None:
         """A mixture, of Gaussians or on binary data of Bernoullis, by EM, and by SVI from the same start."""
+        binary = self.train.space.support == "boolean"
+        what, name, form = "Gaussian mixture", "GMM-{num_components} {covariance}", ", {covariance} covariance"
+        if binary:
+            what, name, form = "Bernoulli mixture", "BMM-{num_components}", ""
         subset = self._subset()
-        candidates = self._mixtures(num_components, len(subset))
-        binary = isinstance(candidates[0], BernoulliMixture)
-        what = f"{'Bernoulli' if binary else 'Gaussian'} mixture"
+        candidates = self._mixtures(num_components, len(subset), binary)
         self.report(f"{what}: choosing among {len(candidates)} on {len(subset):,} training data")
-        quick = 3 if self.large else 1000
-        selection = fit.select(
-            candidates, lambda m: self._em(m, subset, 1e-3, quick, trial=True), self.valid, progress=self.progress
-        )
-        chosen = cast(AnyMixture, selection.best.model)
-        form = "" if isinstance(chosen, BernoulliMixture) else f", {chosen.covariance} covariance"
-        kind = "BMM" if isinstance(chosen, BernoulliMixture) else "GMM"
-        name = f"{kind}-{chosen.num_components}{form.removesuffix(' covariance').replace(',', '')}"
-        where = f", fitted to {len(subset):,} of the training data in {quick} iterations" if self.large else ""
-        self._note(what, candidates, f"K = {chosen.num_components}{form}, floor {_floor(selection)}", where)
-        self.report(f"{name}: EM")
+        quick = {"tolerance": 1e-3, "max_iterations": 3 if self.large else 1000}
+        where = f", fitted to {len(subset):,} of the training data in 3 iterations" if self.large else ""
+        choice = f"{what}: K = {{num_components}}{form}, floor {{floor:.2g}}"
+        best = self._best(candidates, lambda model: self._em(model, subset, fit.FitWarning, **quick), choice, where)
         tolerance, iterations = (1e-3, 30 if binary else 8) if self.large else (1e-6, 1000)
-        self.fits[f"{name}, EM"] = self._em(chosen, self.train, tolerance, iterations, planned=self.large)
-        self.report(f"{name}: SVI, z enumerated")
-        self.fits[f"{name}, SVI"] = self._svi("bernoulli-mixture" if binary else "gmm", chosen)
-
-    def _mixtures(self, num_components: int | None, num_data: int) -> list[AnyMixture]:
-        """The candidates: every K worth trying, form of the covariance and floor."""
-
-        def components(form: str) -> Sequence[int]:
-            return (num_components,) if num_components else self._components(form, num_data)
-
-        if self.train.space.support == "boolean":
-            return [
-                BernoulliMixture(k, (self.num_dims,), floor).to(self.device)
-                for k in components("Bernoulli")
-                for floor in PROBABILITY_FLOORS
-            ]
-        return [self._mixture(k, form, floor) for form in FORMS for k in components(form) for floor in self.floors]
+        self._em_and_svi(name, best.model, "z enumerated", tolerance=tolerance, max_iterations=iterations)
 
     def ppca(self, latent_dim: int | None) -> None:
         """Probabilistic PCA in closed form, by EM, and by SVI with the exact posterior as guide."""
-        dims = (
-            [q for q in LATENT_DIMS if q < self.num_dims and q < len(self.train)]
-            if latent_dim is None
-            else [latent_dim]
-        )
-        floor = recipes.relative_floor(self.train, recipes.NOISE_FLOOR)
-        candidates = [PPCA(q, (self.num_dims,), floor).to(self.device) for q in dims]
+        most = min(self.train.num_dims, len(self.train)) - 1
+        dims = [latent_dim] if latent_dim is not None else [q for q in LATENT_DIMS if q <= most]
+        floor = relative_floor(self.train, NOISE_FLOOR)
+        candidates = [self._model("ppca", latent_dim=q, floor=floor) for q in dims]
         self.report(f"probabilistic PCA: closed form at {len(dims)} latent dimensions")
-        selection = fit.select(candidates, lambda m: fit.closed_form(m, self.train), self.valid, progress=self.progress)
-        chosen = cast(PPCA, selection.best.model)
-        name = f"PPCA-{chosen.latent_dim}"
-        self._note("probabilistic PCA", candidates, f"latent dimension {chosen.latent_dim}")
-        self.fits[f"{name}, closed form"] = selection.best
-        self.report(f"{name}: EM")
+        best = self._best(candidates, self._closed_form, "probabilistic PCA: latent dimension {latent_dim}")
+        self.fits[_filled("PPCA-{latent_dim}, closed form", best.model)] = best
         tolerance, iterations = (1e-3, 30) if self.large else (1e-9, 3000)
-        self.fits[f"{name}, EM"] = self._em(
-            chosen, self.train, tolerance, iterations, planned=self.large, accelerate=True
-        )
-        self.report(f"{name}: SVI, guide = exact posterior")
-        self.fits[f"{name}, SVI"] = self._svi("ppca", chosen)
+        budget = {"tolerance": tolerance, "max_iterations": iterations, "accelerate": True}
+        self._em_and_svi("PPCA-{latent_dim}", best.model, "guide = exact posterior", **budget)
 
-    def autoencoder(self, name: str, latent_dim: int, num_epochs: int | None, **options: Any) -> None:
+    def autoencoder(self, name: str, num_epochs: int | None, **options: Any) -> None:
         """A variational autoencoder by SVI, the best on validation data kept."""
         self.report(f"{name}: SVI")
-        vae = recipes.build("vae", self.train, latent_dim=latent_dim, **options).to(self.device)
-        self.fits[f"{name}, SVI"] = self._svi("vae", vae, valid=self.valid, num_epochs=num_epochs)
+        epochs = {} if num_epochs is None else {"num_epochs": num_epochs}
+        self.fits[f"{name}, SVI"] = self._svi(self._model("vae", **options), valid=self.valid, **epochs)
 
-    def _em(
-        self,
-        model: TractableModel,
-        data: Observations,
-        tolerance: float,
-        iterations: int,
-        *,
-        planned: bool = False,
-        trial: bool = False,
-        accelerate: bool = False,
-    ) -> FitResult:
-        """EM; using up a ``planned`` budget of iterations is no cause for a warning, and nothing is in a ``trial``."""
-        with warnings.catch_warnings():
-            if planned:
-                warnings.simplefilter("ignore", fit.ConvergenceWarning)
-            if trial:
-                warnings.simplefilter("ignore", fit.FitWarning)
-            return fit.em(
-                model,
-                data,
-                tolerance=tolerance,
-                max_iterations=iterations,
-                accelerate=accelerate,
-                seed=self.seed,
-                progress=self.progress,
-            )
+    def _model(self, kind: str, **options: Any) -> Any:
+        return build(kind, self.train, **options).to(self.device)
 
-    def _svi(self, kind: str, model: LatentVariableModel, **options: Any) -> FitResult:
-        """SVI as suits the kind of model and the data, but for the options that are not None."""
-        given = {name: value for name, value in options.items() if value is not None}
-        arguments = {**recipes.svi_options(kind, self.train), **given}
-        return fit.svi(model, self.train, seed=self.seed, progress=self.progress, **arguments)
+    @cached_property
+    def floors(self) -> list[float]:
+        """Floors of covariances worth trying."""
+        return [relative_floor(self.train, relative) for relative in RELATIVE_FLOORS]
 
-    def _mixture(self, num_components: int, covariance: Covariance, floor: float) -> GaussianMixture:
-        return GaussianMixture(num_components, (self.num_dims,), covariance, floor).to(self.device)
+    def _mixtures(self, num_components: int | None, num_data: int, binary: bool) -> list[Any]:
+        """Every number of components worth trying, form of the covariance and floor; the fewest parameters first."""
+        if binary:
+            candidates = [
+                self._model("bernoulli-mixture", num_components=k, floor=floor)
+                for k in self._components("Bernoulli", num_components, num_data)
+                for floor in PROBABILITY_FLOORS
+            ]
+        else:
+            candidates = [
+                self._model("gmm", num_components=k, covariance=form, floor=floor)
+                for form in FORMS
+                for k in self._components(form, num_components, num_data)
+                for floor in self.floors
+            ]
+        return sorted(candidates, key=lambda model: model.num_free_parameters)
 
-    def _components(self, form: str, num_data: int) -> list[int]:
-        """K worth trying: ten data a component, and for full covariances D/2."""
-        per_component = max(10, self.num_dims / 2 if form == "full" else 0)
+    def _components(self, form: str, num_components: int | None, num_data: int) -> Sequence[int]:
+        """The K given, or those worth trying: ten data a component, and for full covariances D/2."""
+        if num_components is not None:
+            return [num_components]
+        per_component = max(10, self.train.num_dims / 2 if form == "full" else 0)
         candidates = LARGE_COMPONENTS[form] if self.large else COMPONENTS
         return [k for k in candidates if k * per_component <= num_data] or [1]
 
     def _subset(self) -> Observations:
         """All training data, or a random part of large ones."""
-        count = SELECTION_NUMBERS // self.num_dims
+        count = SELECTION_NUMBERS // self.train.num_dims
         if len(self.train) <= count:
             return self.train
         with seeded(self.seed):
             return self.train[torch.randperm(len(self.train))[:count]]
 
-    def _note(self, what: str, candidates: Sequence[object], choice: str, where: str = "") -> None:
+    def _best(
+        self, candidates: Sequence[Any], fit_one: Callable[[Any], FitResult], choice: str, where: str = ""
+    ) -> FitResult:
+        """The fit that is best on validation data; a line on what was chosen is kept."""
+        best = fit.select(candidates, fit_one, self.valid, progress=self.progress).best
         tried = f" (of {len(candidates)} tried{where})" if len(candidates) > 1 else ""
-        self.chosen.append(f"{what}: {choice}{tried}")
+        self.chosen.append(_filled(choice, best.model) + tried)
+        return best
+
+    def _em_and_svi(self, template: str, model: LatentVariableModel, guide: str, **budget: Any) -> None:
+        """A chosen model fitted to all data; on large ones EM uses up its iterations, as planned, without a warning."""
+        name = _filled(template, model)
+        self.report(f"{name}: EM")
+        planned = fit.ConvergenceWarning if self.large else None
+        self.fits[f"{name}, EM"] = self._em(model, self.train, planned, **budget)
+        self.report(f"{name}: SVI, {guide}")
+        self.fits[f"{name}, SVI"] = self._svi(model)
+
+    def _closed_form(self, model: Any) -> FitResult:
+        return fit.closed_form(model, self.train)
+
+    def _em(self, model: Any, data: Observations, ignored: type[Warning] | None, **options: Any) -> FitResult:
+        with warnings.catch_warnings():
+            if ignored is not None:
+                warnings.simplefilter("ignore", ignored)
+            return fit.em(model, data, seed=self.seed, progress=self.progress, **options)
+
+    def _svi(self, model: LatentVariableModel, **given: Any) -> FitResult:
+        options = {**svi_options(model, self.train), **given}
+        return fit.svi(model, self.train, seed=self.seed, progress=self.progress, **options)
 
 
-def _floor(selection: fit.Selection) -> str:
-    return f"{cast(AnyMixture, selection.best.model).floor:.2g}"
+def _filled(template: str, model: LatentVariableModel) -> str:
+    """A template with the model's own arguments in it."""
+    return template.format(**(model.config or {}))

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from pyrovae import evaluate
 from pyrovae.data import Observations, Space, as_observations
+from pyrovae.engine.progress import progress_bar
 from pyrovae.fit import FitResult
 from pyrovae.models.base import LatentVariableModel
-from pyrovae.scoreboard.rows import BoundMethod, Entry, Measure, Row, model_of, seen_by, standard_error
+from pyrovae.scoreboard import table
+from pyrovae.scoreboard.figures import aligned
+from pyrovae.scoreboard.rows import BoundMethod, Entry, Measure, Row, model_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-
-SHOWN = 3  # degeneracies of a fit, in its note
+TIE = 1e-9  # relative difference of means that is rounding, not rank
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,13 +43,11 @@ class Scoreboard:
     @property
     def models(self) -> dict[str, LatentVariableModel]:
         """The models by name, best first."""
-        return {row.name: model_of(self.fits[row.name]) for row in self.rows}
+        return {row.name: row.model for row in self.rows}
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row a model, best first, without the pointwise values."""
-        import pandas as pd
-
-        return pd.DataFrame.from_records([row.record() for row in self.rows]).set_index("name")
+        return table.to_dataframe(self.rows)
 
     def to_inference_data(self, num_draws: int = 100, *, seed: int = 0) -> dict[str, Any]:
         """ArviZ data of every model by name: pointwise log-likelihoods and draws of z.
@@ -64,96 +64,21 @@ class Scoreboard:
         Returns:
             Name → ``InferenceData`` (ArviZ 0.23) or ``DataTree`` (1.x).
         """
-        from pyrovae.io import arviz
+        return {row.name: row.inference_data(self.data, num_draws, seed) for row in self.rows}
 
-        return {
-            row.name: arviz.inference_data(
-                model_of(self.fits[row.name]), seen_by(self.fits[row.name], self.data), row.log_prob, num_draws, seed
-            )
-            for row in self.rows
-        }
-
-    def save(self, folder: Any) -> Any:
+    def save(self, folder: str | Path) -> Path:
         """Write table, pictures, ArviZ files and models to a folder; see :mod:`pyrovae.scoreboard.results_folder`."""
-        from pyrovae.scoreboard import results_folder
+        from pyrovae.scoreboard import results_folder  # which imports matplotlib
 
         return results_folder.save(self, folder)
 
-    def cells(self) -> list[list[str]]:
-        """The table as text: a header, then one line a model; columns with nothing to say are left out."""
-        columns = [[header, *map(cell, self.rows)] for header, cell in COLUMNS]
-        return [list(line) for line in zip(*(column for column in columns if any(column[1:])), strict=True)]
-
     def notes(self) -> list[str]:
         """What the numbers are, in sentences."""
-        scale = f"Means over {len(self.data):,} held-out data, nats per datum, higher is better"
-        notes = [f"{scale}; space: {self.data.space.reference}."]
-        bounds = [row for row in self.rows if row.kind == "bound"]
-        notes += dict.fromkeys(
-            f"{row.kind}: {row.estimate.meaning[0].lower()}{row.estimate.meaning[1:]}" for row in bounds
-        )
-        if tails := [row for row in bounds if row.has_tail]:
-            threshold = evaluate.k_hat_threshold(tails[0].num_particles)
-            shares = "; ".join(f"{row.k_hat_share:.0%} of the data under {row.name}" for row in tails)
-            notes.append(f"Pareto k̂ > {threshold:.2f}, where more particles may raise the value: {shares}.")
-        if any(row.conditional for row in self.rows):
-            notes.append(
-                "given y: log p(x|y), the label told, where the other rows are log p(x): not to be ranked "
-                "against them (evaluate.log_likelihood_by_class leads from the one to the other)."
-            )
-        for name, entry in self.fits.items():
-            if isinstance(entry, FitResult) and entry.degeneracies:
-                more = ", and more" if len(entry.degeneracies) > SHOWN else ""
-                notes.append(f"{name} is a degenerate fit: {'; '.join(entry.degeneracies[:SHOWN])}{more}.")
-        flagged = [(row.name, row.at_floor) for row in self.rows if row.at_floor is not None]
-        if flagged:
-            notes.append(
-                "at floor: the share of variances that a floor ε holds up, so that a choice is part of the score."
-            )
-        return notes + [
-            f"{name}: ε = {r.floor:g}, at {r.share_of_data:.0%} of the data; with {r.raised_floor:g} the score "
-            f"changes by {r.change:+z.2f}; ceiling {r.ceiling:.2f}."
-            for name, r in flagged
-        ]
+        return table.notes(self.rows, self.data)
 
     def __str__(self) -> str:
-        lines = self.cells()
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        table = [
-            "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
-            for line in lines
-        ]
-        return "\n".join([table[0], "-" * len(table[0]), *table[1:], "", *self.notes()])
-
-
-def _how(row: Row) -> str:
-    annealed = ", AIS" if row.estimate.method == "annealed" else ""
-    return f"{row.kind}{annealed}{', given y' if row.conditional else ''}"
-
-
-def _at_floor(row: Row) -> str:
-    if row.at_floor is None:
-        return ""
-    share = row.at_floor.share_of_dimensions
-    return f"{share:.0%}" if share >= 0.01 else "<1%"
-
-
-COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
-    ("", lambda row: row.name),
-    ("log p(x)", lambda row: f"{row.mean:.2f}"),
-    ("± s.e.", lambda row: f"{row.standard_error:.2f}"),
-    ("of it MC", lambda row: f"{row.monte_carlo_standard_error:.2f}" if row.kind == "bound" else ""),
-    ("how", _how),
-    ("Δ best", lambda row: f"{row.difference:z.2f}" if row.difference else "best"),
-    ("± s.e.", lambda row: f"{row.difference_standard_error:.2f}" if row.difference else ""),
-    ("bits/dim", lambda row: "" if row.bits_per_dim is None else f"{row.bits_per_dim:.3f}"),
-    ("E log p(x|z)", lambda row: f"{row.reconstruction:.2f}"),
-    ("KL", lambda row: f"{row.kl:z.2f}"),
-    ("at floor", _at_floor),
-    ("params", lambda row: f"{row.num_free_parameters:,}"),
-    ("fit s", lambda row: "" if row.seconds is None else f"{row.seconds:.1f}"),
-    ("± seeds", lambda row: "" if row.seed_spread is None else f"{row.seed_spread:.2f}"),
-)
+        header, *lines = aligned(table.cells(self.rows))
+        return "\n".join([header, "-" * len(header), *lines, "", *self.notes()])
 
 
 def compare(
@@ -198,15 +123,40 @@ def compare(
         >>> [row.name for row in compare(fits, d.test).rows]
         ['PPCA-8', 'PPCA-2']
     """
-    if not isinstance(models, Mapping):
-        raise TypeError(f"`models` must be a mapping of names to fits or models, got {type(models).__name__}.")
-    if not models:
-        raise ValueError("`models` must hold at least one model, got none.")
     if seeds < 1:
         raise ValueError(f"`seeds` must be at least 1, got {seeds}.")
     if method not in ("importance", "ais"):
         raise ValueError(f'`method` must be "importance" or "ais", got {method!r}; exact values are never replaced.')
     held_out = as_observations(data).fixed(seed)
+    _check_models(models, held_out)
+    measure = Measure(num_particles, method, num_chains, num_temperatures, seed, progress)
+    rows = []
+    bar = progress_bar(models.items(), desc="comparing", unit="model", progress=progress)
+    for name, entry in bar:
+        bar.set_postfix_str(name)
+        rows.append(measure.row(name, entry, held_out, seeds))
+    best, *others = _ranked(rows)
+    return Scoreboard((best, *(row.beside(best) for row in others)), dict(models), held_out, num_particles)
+
+
+def _ranked(rows: Sequence[Row]) -> list[Row]:
+    """Best first; of rows that differ by rounding alone, the one that was given first."""
+    left = sorted(rows, key=lambda row: (math.isnan(row.mean), -row.mean))
+    ranked: list[Row] = []
+    while left:
+        first = left[0]
+        equal = [row for row in rows if row is first or math.isclose(row.mean, first.mean, rel_tol=TIE)]
+        ranked += [row for row in equal if row not in ranked]
+        left = [row for row in left if row not in ranked]
+    return ranked
+
+
+def _check_models(models: Mapping[str, Entry], held_out: Observations) -> None:
+    """Refuse what no scale joins."""
+    if not isinstance(models, Mapping):
+        raise TypeError(f"`models` must be a mapping of names to fits or models, got {type(models).__name__}.")
+    if not models:
+        raise ValueError("`models` must hold at least one model, got none.")
     for name, entry in models.items():
         _check_comparable(name, entry, held_out)
     supports = sorted({support for entry in models.values() if (support := model_of(entry).support) is not None})
@@ -214,24 +164,6 @@ def compare(
         raise ValueError(
             f"`models` must be of one support, got a {' beside a '.join(map(_kind, supports))}, which no scale joins."
         )
-    measure = Measure(num_particles, method, num_chains, num_temperatures, seed, progress)
-    rows = []
-    hidden = None if progress is None else not progress
-    bar = tqdm(models.items(), desc="comparing", unit="model", delay=1.0, leave=False, disable=hidden)
-    for name, entry in bar:
-        bar.set_postfix_str(name)
-        row = measure.row(name, entry, held_out)
-        if seeds > 1 and isinstance(entry, FitResult):
-            refits = [entry.refit(seed + 1 + i) for i in range(seeds - 1)]
-            others = [measure.log_prob(refit, held_out)[0].mean().item() for refit in refits]
-            row["seed_means"] = (row["mean"], *others)
-        rows.append(row)
-    rows.sort(key=lambda row: -row["mean"])
-    for row in rows:
-        difference = row["log_prob"] - rows[0]["log_prob"]
-        row["difference"] = difference.mean().item()
-        row["difference_standard_error"] = standard_error(difference)
-    return Scoreboard(tuple(Row(**row) for row in rows), dict(models), held_out, num_particles)
 
 
 def _check_comparable(name: str, entry: Any, held_out: Observations) -> None:

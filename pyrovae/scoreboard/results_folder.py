@@ -17,12 +17,12 @@ from pyrovae import plots
 from pyrovae.engine.files import check_place
 from pyrovae.fit import FitResult
 from pyrovae.io import arviz, model_file
+from pyrovae.plots.board import Board
 from pyrovae.scoreboard import report
+from pyrovae.scoreboard.table import to_dataframe
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from pyrovae.scoreboard.comparison import Scoreboard
 
 DRAWN_NUMBERS = 4_000_000  # of a model's draws of z in its ArviZ file, about
 MARK = "scoreboard.json"  # a folder that holds it is earlier output, and may be replaced
@@ -93,13 +93,13 @@ def check_file(out: str | Path, *suffixes: str) -> Path:
 
 
 def save(
-    board: Scoreboard,
+    board: Board,
     folder: str | Path,
     *,
     description: Mapping[str, Any] | None = None,
     details: Sequence[tuple[str, str]] = (),
 ) -> Path:
-    """Write everything that a scoreboard knows to a folder.
+    """Write everything that the rows of a scoreboard know to a folder.
 
     ``report.html``, all that is to be read and looked at in one file; ``scoreboard.json``, ``.csv`` and ``.png``;
     ``training.png``, ``samples.png`` and ``latents.png``; for every model ``models/NAME.pt`` (read by
@@ -107,7 +107,7 @@ def save(
     under a temporary name, which is then renamed.
 
     Args:
-        board: The scoreboard.
+        board: Rows, the best first, and the data that they are of.
         folder: New, empty, or earlier output, which is replaced.
         description: Written beside every model; see :func:`pyrovae.io.model_file.save`.
         details: Further sections of the report; see :func:`pyrovae.scoreboard.report.to_html`.
@@ -133,9 +133,9 @@ def save(
 
 
 def _write(
-    board: Scoreboard, folder: Path, description: Mapping[str, Any] | None, details: Sequence[tuple[str, str]]
+    board: Board, folder: Path, description: Mapping[str, Any] | None, details: Sequence[tuple[str, str]]
 ) -> None:
-    table = board.to_dataframe()
+    table = to_dataframe(board.rows)
     table.to_csv(folder / "scoreboard.csv")
     content = {
         "space": board.data.space.reference,
@@ -150,20 +150,20 @@ def _write(
         (folder / f"{name}.png").write_bytes(png)
     (folder / "report.html").write_text(report.to_html(board, drawn, details=details), encoding="utf-8")
 
-    models = board.models
     (folder / "models").mkdir()
     (folder / "arviz").mkdir()
-    largest = len(board.data) * max(getattr(model, "latent_dim", 1) for model in models.values())
-    draws = board.to_inference_data(num_draws=max(4, min(100, DRAWN_NUMBERS // largest)))
-    for name, file in file_names(models).items():
-        model_file.save(models[name], folder / "models" / f"{file}.pt", description=description)
-        arviz.to_netcdf(draws[name], folder / "arviz" / f"{file}.nc")
+    largest = len(board.data) * max(getattr(row.model, "latent_dim", 1) for row in board.rows)
+    num_draws = max(4, min(100, DRAWN_NUMBERS // largest))
+    files = file_names(row.name for row in board.rows)
+    for row in board.rows:
+        model_file.save(row.model, folder / "models" / f"{files[row.name]}.pt", description=description)
+        arviz.to_netcdf(row.inference_data(board.data, num_draws), folder / "arviz" / f"{files[row.name]}.nc")
 
 
-def pictures(board: Scoreboard) -> dict[str, bytes]:
+def pictures(board: Board) -> dict[str, bytes]:
     """What is drawn of a scoreboard: PNG files by name."""
-    entries = {name: board.fits[name] for name in board.models}  # best first; a fit knows the space it saw
-    results = {name: fit for name, fit in board.fits.items() if isinstance(fit, FitResult)}
+    entries = {row.name: row.entry for row in board.rows}  # a fit knows the space it saw
+    results = {name: entry for name, entry in entries.items() if isinstance(entry, FitResult)}
     figures = {
         "scoreboard": plots.scoreboard(board),
         **({"training": plots.training_curves(results)} if results else {}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -12,22 +13,27 @@ from torch import Tensor
 from pyrovae import evaluate
 from pyrovae.data import Observations
 from pyrovae.fit import FitResult
+from pyrovae.io import arviz
 from pyrovae.models.base import LatentVariableModel
 from pyrovae.models.tractable import TractableModel
+from pyrovae.scoreboard.figures import FIGURES, FLOOR, Figure
 
 Entry = FitResult | LatentVariableModel
 BoundMethod = Literal["importance", "ais"]
 
-FEW_PARTICLES = 100  # at most, for what is no likelihood: the two terms of the ELBO, and what a floor has made
-NOT_PLAIN = ("log_prob", "estimate", "degeneracy", "seed_means")
+WORST = 10  # data with the highest k̂ that are named
+FEW_PARTICLES = 100  # at most, for what is no likelihood: the two terms of the ELBO, and the share at the floor
+POINTWISE = ("entry", "log_prob", "estimate", "degeneracy", "seed_means")  # fields that are no cell of a table
+DERIVED = ("meaning", "monte_carlo_standard_error", "data_standard_error", "seed_spread")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Row:
     """One model on the scoreboard; likelihoods in nats per datum, in the reference space of the data.
 
     Attributes:
         name: As the caller named it.
+        entry: The fit or the model.
         method: How it was fitted, or ``""``.
         log_prob: log p(x) per held-out datum, shape (N,), float64.
         mean, standard_error: Of ``log_prob`` over data.
@@ -47,6 +53,7 @@ class Row:
     """
 
     name: str
+    entry: Entry
     method: str
     log_prob: Tensor
     mean: float
@@ -56,8 +63,8 @@ class Row:
     conditional: bool
     num_particles: int
     k_hat_share: float
-    difference: float
-    difference_standard_error: float
+    difference: float = 0.0
+    difference_standard_error: float = 0.0
     bits_per_dim: float | None
     reconstruction: float
     kl: float
@@ -65,6 +72,11 @@ class Row:
     num_free_parameters: int
     seconds: float | None
     seed_means: tuple[float, ...]
+
+    @property
+    def model(self) -> LatentVariableModel:
+        """The model itself."""
+        return model_of(self.entry)
 
     @property
     def seed_spread(self) -> float | None:
@@ -84,8 +96,11 @@ class Row:
     @property
     def meaning(self) -> str:
         """One sentence on what ``mean`` is: exact, or a bound in expectation, and from which side."""
-        what = self.estimate.meaning
-        return what.replace("log p(x)", "log p(x|y)") if self.conditional else what
+        return self.estimate.meaning.replace("log p(x)", self._likelihood)
+
+    @property
+    def _likelihood(self) -> str:
+        return "log p(x|y)" if self.conditional else "log p(x)"
 
     @property
     def at_floor(self) -> evaluate.DegeneracyReport | None:
@@ -98,7 +113,7 @@ class Row:
         several = evaluate.k_hat_threshold(self.num_particles) > 0
         return self.kind == "bound" and several and not bool(self.estimate.k_hat.isnan().all())
 
-    def worst(self, number: int = 10) -> list[int]:
+    def worst(self, number: int = WORST) -> list[int]:
         """Indices of the held-out data with the highest Pareto k̂, the worst first; none where k̂ says nothing."""
         if not self.has_tail:
             return []
@@ -106,22 +121,54 @@ class Row:
         order = k_hat.argsort(descending=True, stable=True)[:number].tolist()
         return [n for n in order if k_hat[n] > -math.inf]
 
+    @cached_property
+    def figures(self) -> dict[str, Figure]:
+        """Every number that is shown of the row, by name; ``value`` is None for what the row has not."""
+        draws = "chains" if self.estimate.method == "annealed" else "particles"
+        told = {
+            "likelihood": self._likelihood,
+            "basis": f"bound, {self.num_particles:,} {draws}" if self.kind == "bound" else "exact",
+            "draws": draws,
+            "threshold": evaluate.k_hat_threshold(self.num_particles),
+        }
+        values = {name: getattr(self, name, None) for name in FIGURES}
+        values |= {"log_likelihood": self.mean, "elbo": self.reconstruction - self.kl}
+        values |= {name: getattr(self.degeneracy, attribute, None) for name, attribute in FLOOR.items()}
+        values |= dict.fromkeys(self._without_meaning())
+        errors = {
+            "log_likelihood": self.standard_error,
+            "difference": self.difference_standard_error if self.difference else None,
+            "change_under_higher_floor": getattr(self.degeneracy, "change_standard_error", None),
+        }
+        return {
+            name: Figure(name, meaning.format(**told), values[name], errors.get(name), unit, heading)
+            for name, (heading, unit, meaning) in FIGURES.items()
+        }
+
+    def _without_meaning(self) -> list[str]:
+        """Figures that say nothing of this row."""
+        says_something = {
+            "monte_carlo_standard_error": self.kind == "bound",
+            "data_standard_error": self.kind == "bound",
+            "k_hat_share": self.has_tail,
+            "difference": self.difference != 0,
+        }
+        return [name for name, says in says_something.items() if not says]
+
+    def beside(self, best: Row) -> Row:
+        """The row with its difference to the best one, datum by datum."""
+        difference = self.log_prob - best.log_prob
+        return replace(self, difference=difference.mean().item(), difference_standard_error=standard_error(difference))
+
     def record(self) -> dict[str, Any]:
         """Every number and word of the row but the pointwise values, by name."""
-        plain = {name: getattr(self, name) for name in type(self).__dataclass_fields__ if name not in NOT_PLAIN}
-        floor = self.degeneracy
-        return {
-            **plain,
-            "meaning": self.meaning,
-            "monte_carlo_standard_error": self.monte_carlo_standard_error,
-            "data_standard_error": self.data_standard_error,
-            "seed_spread": self.seed_spread,
-            "floor": None if floor is None else floor.floor,
-            "share_of_dimensions_at_floor": None if floor is None else floor.share_of_dimensions,
-            "share_of_data_at_floor": None if floor is None else floor.share_of_data,
-            "change_under_higher_floor": None if floor is None else floor.change,
-            "ceiling_of_floor": None if floor is None else floor.ceiling,
-        }
+        plain = {name: getattr(self, name) for name in type(self).__dataclass_fields__ if name not in POINTWISE}
+        derived = {name: getattr(self, name) for name in DERIVED}
+        return {**plain, **derived, **{name: self.figures[name].value for name in FLOOR}}
+
+    def inference_data(self, held_out: Observations, num_draws: int, seed: int = 0) -> Any:
+        """ArviZ data of the model; see :meth:`pyrovae.scoreboard.comparison.Scoreboard.to_inference_data`."""
+        return arviz.inference_data(self.model, seen_by(self.entry, held_out), self.log_prob, num_draws, seed)
 
 
 @dataclass(frozen=True)
@@ -155,32 +202,36 @@ class Measure:
         likelihood = self.log_likelihood(model_of(entry), seen)
         return likelihood.values.double().cpu() + seen.log_abs_det.cpu(), likelihood
 
-    def row(self, name: str, entry: Entry, held_out: Observations) -> dict[str, Any]:
-        """The fields of one row that need no other row."""
+    def row(self, name: str, entry: Entry, held_out: Observations, seeds: int = 1) -> Row:
+        """One row, as if it were the best; a fit is made again with ``seeds`` − 1 other seeds."""
         model, seen = model_of(entry), seen_by(entry, held_out)
         values, likelihood = self.log_prob(entry, held_out)
-        shift = seen.log_abs_det.cpu().mean().item()
-        reconstruction, kl = self._terms(entry, values - seen.log_abs_det.cpu(), seen)
-        bits = held_out.bits_per_dim(values.mean())
-        return {
-            "name": name,
-            "method": entry.method if isinstance(entry, FitResult) else "",
-            "log_prob": values,
-            "mean": values.mean().item(),
-            "standard_error": standard_error(values),
-            "kind": "exact" if likelihood.method == "exact" else "bound",
-            "estimate": likelihood,
-            "conditional": model.num_classes is not None,
-            "num_particles": likelihood.num_particles,
-            "k_hat_share": likelihood.k_hat_share,
-            "bits_per_dim": None if bits is None else bits.item(),
-            "reconstruction": reconstruction.mean().item() + shift,
-            "kl": kl.mean().item(),
-            "degeneracy": self._degeneracy(model, seen, shift),
-            "num_free_parameters": model.num_free_parameters,
-            "seconds": entry.seconds if isinstance(entry, FitResult) else None,
-            "seed_means": (values.mean().item(),),
-        }
+        mean, jacobian = values.mean(), seen.log_abs_det.cpu()
+        shift = jacobian.mean().item()
+        reconstruction, kl = self._terms(entry, values - jacobian, seen)
+        bits = held_out.bits_per_dim(mean)
+        fitted = entry if isinstance(entry, FitResult) else None
+        refits = [fitted.refit(self.seed + i) for i in range(1, seeds)] if fitted else []
+        return Row(
+            name=name,
+            entry=entry,
+            method=fitted.method if fitted else "",
+            log_prob=values,
+            mean=mean.item(),
+            standard_error=standard_error(values),
+            kind="exact" if likelihood.method == "exact" else "bound",
+            estimate=likelihood,
+            conditional=model.num_classes is not None,
+            num_particles=likelihood.num_particles,
+            k_hat_share=likelihood.k_hat_share,
+            bits_per_dim=None if bits is None else bits.item(),
+            reconstruction=reconstruction.mean().item() + shift,
+            kl=kl.mean().item(),
+            degeneracy=self._degeneracy(model, seen, shift),
+            num_free_parameters=model.num_free_parameters,
+            seconds=fitted.seconds if fitted else None,
+            seed_means=(mean.item(), *(self.log_prob(refit, held_out)[0].mean().item() for refit in refits)),
+        )
 
     def _terms(self, entry: Entry, log_prob: Tensor, seen: Observations) -> tuple[Tensor, Tensor]:
         """Reconstruction and KL per datum: of what SVI learned as guide, else exactly, of the exact posterior."""
@@ -196,17 +247,11 @@ class Measure:
     def _degeneracy(
         self, model: LatentVariableModel, seen: Observations, shift: float
     ) -> evaluate.DegeneracyReport | None:
-        report = evaluate.degeneracy_report(
-            model, seen, num_particles=self._few, seed=self.seed, progress=self.progress
-        )
+        options: dict[str, Any] = {"num_particles": self._few, "seed": self.seed, "progress": self.progress}
+        report = evaluate.degeneracy_report(model, seen, **options)
         if report is None:
             return None
-        return replace(
-            report,
-            score=report.score + shift,
-            raised_score=report.raised_score + shift,
-            ceiling=report.ceiling + shift,
-        )
+        return replace(report, **{name: getattr(report, name) + shift for name in ("score", "raised_score", "ceiling")})
 
     @property
     def _few(self) -> int:

@@ -178,7 +178,7 @@ def test_version(capsys):
 def test_tables_are_standardised_unless_told_otherwise(name, options, transform, monkeypatch):
     seen = {}
     monkeypatch.setattr(data, "load", lambda name, **arguments: seen.update(arguments))
-    shared.load(cli.build_parser().parse_args(["compare", name, *options]), torch.float64)
+    shared.load(cli.build_parser().parse_args(["compare", name, *options]), dtype=torch.float64)
     assert seen["transform"] == transform
 
 
@@ -349,4 +349,4 @@ def test_the_library_and_the_command_mean_the_same_options():
     """Every argument of the suite that the command offers under another name is called by that name in messages."""
     for argument in ("latent_dim", "num_components", "num_epochs"):
         assert argument in candidates.standard_fits.__kwdefaults__
-        assert shared.NAMES[argument].startswith("--")
+        assert shared.flag(argument).startswith("--")

@@ -336,7 +336,7 @@ def test_the_table_says_what_each_number_is(fitted, capsys):
         r"bits per dimension +\d+\.\d{4}\n",
         r"ELBO, nats +-",
         r"KL\(q ‖ prior\), nats +\d",
-        r"share of data with Pareto k̂ > 0\.50 +\d\.\d",
+        r"share of data with Pareto k̂ > 0\.50 +\d+\.\d\d%\n",
         r"active units of 2 +\d\n",
         r"of its s.e., by particles +\d\.\d{4}\n",
         r"parameters of p\(x\) +[\d,]+\n",
@@ -492,11 +492,11 @@ def test_pictures_say_whether_they_are_means(fitted, tmp_path, capsys):
 
 
 def test_a_picture_of_classes_has_a_column_for_each(fitted, tmp_path, capsys, monkeypatch):
-    from pyrovae.cli import sample
+    from pyrovae.scoreboard import generated
 
     rows = []
-    original = sample.image_rows
-    monkeypatch.setattr(sample, "image_rows", lambda given, *rest: rows.extend(given) or original(given, *rest))
+    original = generated.image_rows
+    monkeypatch.setattr(generated, "image_rows", lambda given, *rest: rows.extend(given) or original(given, *rest))
     run(capsys, "sample", fitted("conv"), "--number", 7, "--out", tmp_path / "x.png")
     assert [len(row.x) for row in rows] == [3, 3, 1]
 
@@ -725,7 +725,7 @@ def test_nothing_is_left_of_a_fit_that_could_not_be_written(folder, tmp_path, mo
 
 
 @pytest.mark.parametrize("transform", [None, "logit", "standardize"])
-def test_an_origin_brings_the_data_to_the_view_that_they_had(transform):
+def test_a_provenance_brings_the_data_to_the_view_that_they_had(transform):
     digits = data.load("digits", transform=transform, dtype=torch.float64, seed=2)
     plain = json.loads(json.dumps(Provenance.of(digits, "digits", seed=2).to_plain()))
     again = Provenance.from_plain(plain).load()
@@ -736,7 +736,7 @@ def test_an_origin_brings_the_data_to_the_view_that_they_had(transform):
         assert part.space == before.space
 
 
-def test_a_transform_of_ones_own_is_no_origin():
+def test_a_transform_of_ones_own_has_no_provenance():
     digits = data.load("digits")
     own = data.DataSet("d", *(part.transformed(torch.distributions.ExpTransform(), "exp") for part in digits))
     with pytest.raises(ValueError, match=r"`space` must have a transform that data.load knows, got ExpTransform"):

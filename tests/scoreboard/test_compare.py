@@ -26,6 +26,7 @@ from pyrovae import (
 from pyrovae.data import Observations, Space
 from pyrovae.evaluate.likelihood import annealed
 from pyrovae.models.networks import LinearGaussianEncoder
+from pyrovae.scoreboard.comparison import _ranked
 from pyrovae.scoreboard.rows import Row
 
 D, N = 3, 20
@@ -373,9 +374,10 @@ def test_a_bound_by_a_handful_of_particles_speaks_of_no_tail(fits, test):
 def test_to_dataframe_has_a_column_for_every_number(board):
     table = board.to_dataframe()
     assert list(table.index) == [row.name for row in board.rows]
-    pointwise = {"name", "log_prob", "estimate", "degeneracy", "seed_means"}
+    pointwise = {"name", "entry", "log_prob", "estimate", "degeneracy", "seed_means"}
     derived = {"seed_spread", "meaning", "monte_carlo_standard_error", "data_standard_error", "floor"}
-    floors = {"share_of_dimensions_at_floor", "share_of_data_at_floor", "change_under_higher_floor", "ceiling_of_floor"}
+    floors = {"share_of_dimensions_at_floor", "share_of_data_at_floor", "ceiling_of_floor"}
+    floors |= {"score_under_higher_floor", "change_under_higher_floor"}
     assert set(table.columns) == {field.name for field in fields(Row)} - pointwise | derived | floors
     assert table["mean"].tolist() == [row.mean for row in board.rows]
 
@@ -475,3 +477,23 @@ def test_bare_models_on_a_bare_tensor_are_compared(fits, test):
     torch.testing.assert_close(rows["PPCA"].log_prob, fits["PPCA"].model.score_samples(test), rtol=1e-12, atol=1e-12)
     assert rows["PPCA"].method == ""
     assert rows["PPCA"].seconds is None
+
+
+# --------------------------------------------------------------------------------------------------------------- ranks
+
+
+def test_rows_that_differ_by_rounding_stay_in_the_order_given(board):
+    first, *_ = board.rows
+
+    def at(name, mean):
+        return replace(first, name=name, mean=mean)
+
+    rows = [at("a", 1.0), at("b", 2.0 - 1e-12), at("lost", math.nan), at("c", 2.0), at("d", 2.0 + 1e-12)]
+    rows += [at("zero", -math.inf), at("e", 2.0 + 1e-6)]
+    assert [row.name for row in _ranked(rows)] == ["e", "b", "c", "d", "a", "zero", "lost"]
+
+
+def test_a_row_knows_the_fit_that_it_is_of(board, fits):
+    for row in board.rows:
+        assert row.entry is fits[row.name]
+        assert row.model is fits[row.name].model

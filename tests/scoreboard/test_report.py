@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 
 from pyrovae import PPCA, VAE, Bernoulli, Gaussian, GaussianMixture, compare
 from pyrovae.data import Observations, Space
-from pyrovae.scoreboard.report import WORST, element, to_html
+from pyrovae.scoreboard.report import element, to_html
+from pyrovae.scoreboard.rows import WORST
 
 D, SIDE = 4, 3
 NASTY = 'VAE <script>alert("1")</script> & co'
