@@ -15,6 +15,7 @@ import torch
 from pyrovae import data
 from pyrovae.data import DataSet
 from pyrovae.data.provenance import Provenance
+from pyrovae.evaluate import AISOptions
 from pyrovae.io import model_file
 
 SAME = (  # called alike, but for the dashes
@@ -137,7 +138,8 @@ def bound_options() -> argparse.ArgumentParser:
 
 def bound_arguments(options: argparse.Namespace) -> dict[str, Any]:
     """Those options as ``pyrovae.compare`` takes them."""
-    return {name: getattr(options, name) for name in ("method", "num_particles", "num_chains", "num_temperatures")}
+    ais = AISOptions(num_chains=options.num_chains, num_temperatures=options.num_temperatures)
+    return {"method": options.method, "num_particles": options.num_particles, "ais": ais}
 
 
 def run_options(seed_of: str = "splits, noise, starts and draws") -> argparse.ArgumentParser:

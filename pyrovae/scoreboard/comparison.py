@@ -11,6 +11,8 @@ from tqdm.auto import tqdm
 
 from pyrovae import evaluate
 from pyrovae.data import Observations, Space, as_observations
+from pyrovae.engine.execution import keywords_moved
+from pyrovae.evaluate.likelihood.annealed import DEFAULT_OPTIONS, AISOptions
 from pyrovae.fit import FitResult
 from pyrovae.models.base import LatentVariableModel
 from pyrovae.scoreboard.rows import BoundMethod, Entry, Measure, Row, model_of, seen_by, standard_error
@@ -156,14 +158,14 @@ COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
 )
 
 
+@keywords_moved(ais=AISOptions)
 def compare(
     models: Mapping[str, Entry],
     data: Observations | Tensor,
     *,
     num_particles: int = 1000,
     method: BoundMethod = "importance",
-    num_chains: int = 16,
-    num_temperatures: int = 1000,
+    ais: AISOptions = DEFAULT_OPTIONS,
     seeds: int = 1,
     seed: int = 0,
     progress: bool | None = None,
@@ -178,7 +180,7 @@ def compare(
             the data as it was trained to, and its density is brought back by log|det J|.
         num_particles: S of the importance-weighted bounds.
         method: Of the bounds: ``"importance"``, or ``"ais"`` for the tighter and slower ones of annealing.
-        num_chains, num_temperatures: Of annealing.
+        ais: How to anneal.
         seeds: Fits with so many seeds, the given one among them: refits every fit result ``seeds − 1`` times.
         seed: Of the draws.
         progress: Show a progress bar; by default one appears after a second.
@@ -214,7 +216,7 @@ def compare(
         raise ValueError(
             f"`models` must be of one support, got a {' beside a '.join(map(_kind, supports))}, which no scale joins."
         )
-    measure = Measure(num_particles, method, num_chains, num_temperatures, seed, progress)
+    measure = Measure(num_particles, method, ais, seed, progress)
     rows = []
     hidden = None if progress is None else not progress
     bar = tqdm(models.items(), desc="comparing", unit="model", delay=1.0, leave=False, disable=hidden)

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
 
 from pyrovae.data import Observations, as_observations
 from pyrovae.engine.seeding import seeded
+from pyrovae.evaluate.evaluation import evaluating
 from pyrovae.models.base import LatentVariableModel, Program
 
 ENCODED_FLOATS = 2**22  # numbers in a block of data to encode, 16 MiB in float32
@@ -135,18 +135,10 @@ def encode(model: LatentVariableModel, data: Observations | Tensor, *, guide: Pr
         >>> encoding.mean.shape, encoding.variance.shape
         (torch.Size([4, 2]), torch.Size([4, 2]))
     """
-    moments = []
-    for q in posteriors(model, data, guide=guide):
-        if not is_continuous(q):
-            raise ValueError(
-                f"`model` must have a continuous z to be encoded, got {type(model).__name__} with a discrete one; "
-                "use its posterior(x).probs."
-            )
-        moments.append((q.mean.flatten(1), q.variance.flatten(1)))
-    means, variances = zip(*moments, strict=True)
+    every = continuous_posteriors(model, data, "to be encoded", guide=guide)
+    mean, variance = map(torch.cat, zip(*((q.mean.flatten(1), q.variance.flatten(1)) for q in every), strict=True))
     labels = as_observations(data).labels
-    mean = torch.cat(means)
-    return Encoding(mean, torch.cat(variances), None if labels is None else labels.to(mean.device))
+    return Encoding(mean, variance, None if labels is None else labels.to(mean.device))
 
 
 def latent_report(encoding: Encoding, *, threshold: float = 0.01) -> LatentReport:
@@ -206,19 +198,30 @@ def posteriors(
     Yields:
         A distribution of batch shape (n,) for the next n data.
     """
-    x, *labels = model.program_inputs(data)
+    inputs, program = model.program_inputs(data), guide or model.guide
     exact = getattr(model, "posterior", None) if guide is None else None
-    program = guide or model.guide
-    modes = [(each, each.training) for each in (model, program)]
-    try:
-        model.eval()
-        program.eval()
-        size = max(1, ENCODED_FLOATS // math.prod(x.shape[1:]))
-        for block in zip(*(each.split(size) for each in (x, *labels)), strict=True):
-            yield exact(*block) if exact is not None else _guide_distribution(program, *block)
-    finally:
-        for each, training in modes:
-            each.train(training)
+    size = max(1, ENCODED_FLOATS // math.prod(inputs[0].shape[1:]))
+    for block in zip(*(each.split(size) for each in inputs), strict=True):
+        with evaluating(model, program), seeded(0):
+            q = exact(*block) if exact is not None else _guide_distribution(program, *block)
+        yield q
+
+
+def continuous_posteriors(
+    model: LatentVariableModel, data: Observations | Tensor, purpose: str, *, guide: Program | None = None
+) -> Iterator[Any]:
+    """:func:`posteriors` of a continuous z.
+
+    Raises:
+        ValueError: If z is discrete; the message names the purpose.
+    """
+    for q in posteriors(model, data, guide=guide):
+        if not is_continuous(q):
+            raise ValueError(
+                f"`model` must have a continuous z {purpose}, got {type(model).__name__} with a discrete one; "
+                "use its posterior(x).probs."
+            )
+        yield q
 
 
 def is_continuous(q: Any) -> bool:
@@ -228,8 +231,7 @@ def is_continuous(q: Any) -> bool:
 
 def _guide_distribution(guide: Program, *inputs: Tensor) -> Any:
     """What the guide draws z from."""
-    with pyro.get_param_store().scope(), seeded(0):
-        nodes = poutine.trace(guide).get_trace(*inputs).nodes
+    nodes = poutine.trace(guide).get_trace(*inputs).nodes
     if "z" not in nodes:
         raise ValueError("`guide` must sample the site 'z', got none; pass exact_guide(model), or one with an encoder.")
     return nodes["z"]["fn"]

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from pyrovae.data import Observations
 from pyrovae.engine.seeding import block_seed, seeded
+from pyrovae.evaluate.evaluation import evaluating, is_latent
 from pyrovae.evaluate.latents.encoding import is_continuous, posteriors
-from pyrovae.evaluate.likelihood.joint import evaluating
-from pyrovae.evaluate.likelihood.scoring import is_latent
 from pyrovae.models.base import LatentVariableModel, Program, check_whole
 
 DENSITIES = 2**22  # numbers in a block of densities of draws under all q
@@ -124,7 +123,6 @@ def latent_information(
 
 def _prior(model: LatentVariableModel, inputs: tuple[Tensor, ...]) -> Any:
     """What the model draws z from, batch shape (N,)."""
-
     with seeded(0):
         nodes = poutine.trace(model.model).get_trace(*inputs).nodes
     latents = [name for name, site in nodes.items() if is_latent(site)]

@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
+from pyrovae.evaluate.gaps.local import GaussianPosteriors, as_gaussian
 from torch import nn
 
 from pyrovae import PPCA, VAE, FactorAnalysis, Gaussian, GaussianMixture, evaluate
 from pyrovae.data import Observations
 from pyrovae.evaluate.gaps import elbo_gap as gaps
-from pyrovae.evaluate.gaps.local import GaussianPosteriors, as_gaussian
 from pyrovae.models.networks import CategoricalEncoder, LinearGaussianEncoder
 
 STANDARD_ERRORS = 4
