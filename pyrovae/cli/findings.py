@@ -64,20 +64,20 @@ def of_units(report: LatentReport) -> list[Finding]:
     return [Finding("num_active", f"active units of {len(report.kl)}", report.num_active)]
 
 
-def of_gaps(ledger: ELBOGap) -> list[Finding]:
+def of_gaps(gap: ELBOGap) -> list[Finding]:
     """Where the ELBO loses."""
     return [
         Finding(
             "approximation_gap",
-            f"approximation gap, {ledger.family} q, nats",
-            ledger.approximation_gap.double().mean().item(),
-            _error_of_mean(ledger.approximation_standard_error),
+            f"approximation gap, {gap.family} q, nats",
+            gap.approximation_gap.double().mean().item(),
+            _error_of_mean(gap.approximation_standard_error),
         ),
         Finding(
             "amortization_gap",
             "amortization gap, nats",
-            ledger.amortization_gap.double().mean().item(),
-            _error_of_mean(ledger.amortization_standard_error),
+            gap.amortization_gap.double().mean().item(),
+            _error_of_mean(gap.amortization_standard_error),
         ),
     ]
 

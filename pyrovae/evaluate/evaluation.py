@@ -68,6 +68,7 @@ class Evaluation:
         check_model(self.model)
         if self.chunk_size is not None and self.chunk_size < 1:
             raise ValueError(f"`chunk_size` must be at least 1, got {self.chunk_size}.")
+        self.execution.process_group()
 
     @cached_property
     def inputs(self) -> Inputs:
@@ -97,9 +98,9 @@ class Evaluation:
         with evaluating(self.model, self.guide), seeded(block_seed(self.seed, number)):
             yield
 
-    def joined(self, parts: Iterable[Sequence[Tensor]]) -> Iterator[tuple[Tensor, ...]]:
+    def joined(self, parts: Sequence[Sequence[Tensor]]) -> Iterator[tuple[Tensor, ...]]:
         """From some tensors of each block of this process, each of these tensors for the blocks of all, in order."""
-        return zip(*self.group.joined(list(parts), self.inputs[0].device), strict=True)
+        return zip(*self.group.joined(parts, self.inputs[0].device), strict=True)
 
 
 @torch.no_grad()

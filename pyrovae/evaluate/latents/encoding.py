@@ -20,6 +20,7 @@ from pyrovae.engine.seeding import seeded
 from pyrovae.evaluate.evaluation import evaluating
 from pyrovae.models.base import LatentVariableModel, Program
 
+SAME_KL = 1e-6  # nats: units that differ by less stand in the order of their numbers
 ENCODED_FLOATS = 2**22  # numbers in a block of data to encode, 16 MiB in float32
 
 
@@ -94,6 +95,13 @@ class LatentReport:
         return int(self.active.sum())
 
     @property
+    def by_kl(self) -> list[int]:
+        """The units, that of the highest KL divergence first; of units within 1e-6 nats, that of the lower number."""
+        kl, order = self.kl.sort(descending=True, stable=True)
+        rank = (kl.diff(prepend=kl[:1]) < -SAME_KL).cumsum(0)
+        return [unit for _, unit in sorted(zip(rank.tolist(), order.tolist(), strict=True))]
+
+    @property
     def collapse_share(self) -> float:
         """Share of the units that are not active."""
         return 1 - self.num_active / len(self.kl)
@@ -106,7 +114,7 @@ class LatentReport:
             f"{f'z[{unit}]':<6} {nats:9.3f} {bits:9.3f} {moved:11.4f} {left:11.4f}  {'yes' if active else 'no'}"
             for unit, (nats, bits, moved, left, active) in enumerate(rows)
         ]
-        lines = [lines[unit] for unit in self.kl.argsort(descending=True, stable=True).tolist()]
+        lines = [lines[unit] for unit in self.by_kl]
         summary = (
             f"{self.num_active} of {len(self.kl)} units active (Var E_q[z] > {self.threshold:g}), collapse share "
             f"{self.collapse_share:.0%}; KL {self.kl.sum():.3f} nats = {self.kl_bits.sum():.3f} bits in all, "

@@ -120,7 +120,7 @@ def log_weights(
         Burda, Grosse and Salakhutdinov (2016), Importance weighted autoencoders.
     """
     run = Evaluation(model, x, guide, chunk_size, seed, progress, execution)
-    (log_w,) = run.joined((block.log_w,) for block in weigh(run, num_particles))
+    (log_w,) = run.joined([(block.log_w,) for block in weigh(run, num_particles)])
     return torch.cat(log_w, dim=1)
 
 
@@ -176,5 +176,5 @@ def elbo_terms(
     """
     run = Evaluation(model, x, guide, chunk_size, seed, progress, execution)
     blocks = weigh(run, num_particles)
-    terms = run.joined((each.log_p_x_given_z.mean(0), (each.log_q_z - each.log_p_z).mean(0)) for each in blocks)
-    return ELBOTerms(*map(torch.cat, terms))
+    terms = [(each.log_p_x_given_z.mean(0), (each.log_q_z - each.log_p_z).mean(0)) for each in blocks]
+    return ELBOTerms(*map(torch.cat, run.joined(terms)))

@@ -65,7 +65,7 @@ def log_likelihood(
     if method == "ais":
         options = ais if guide is None else replace(ais, start="guide")
         return bounds(run, options)["lower"]
-    summaries = run.joined(summarize(block.log_w) for block in weigh(run, num_particles))
+    summaries = run.joined([summarize(block.log_w) for block in weigh(run, num_particles)])
     values, standard_error, ess, k_hat = map(torch.cat, summaries)
     return LogLikelihood(values, "importance", num_particles, standard_error, ess, k_hat.cpu())
 

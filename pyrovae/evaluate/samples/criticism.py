@@ -25,6 +25,7 @@ from pyrovae.models.base import LatentVariableModel, Program, check_whole
 
 Statistic = Callable[[Tensor], Tensor | float]
 KEPT_NUMBERS = 2**20  # of replicated data, for pictures
+ROUNDING = 8  # in units of the last digit: statistics that differ by less are equal
 LEAST_EXPECTED = 5  # ranks in a bin, for the χ² distribution to hold
 
 STATISTICS: dict[str, Statistic] = {
@@ -112,8 +113,12 @@ class PredictiveCheck:
 
     @property
     def p_values(self) -> dict[str, float]:
-        """Of a T as large as that of the data: (#{T_r > T} + ½ #{T_r = T} + ½) / (R + 1), never 0 nor 1."""
-        return {name: _share_above(self.replicated[name], value) for name, value in self.observed.items()}
+        """Of a T as large as that of the data: (#{T_r > T} + ½ #{T_r = T} + ½) / (R + 1), never 0 nor 1.
+
+        T_r that differ from T by rounding are equal to it.
+        """
+        eps = torch.finfo(self.data.dtype).eps
+        return {name: _share_above(self.replicated[name], value, eps) for name, value in self.observed.items()}
 
     def __str__(self) -> str:
         header = f"{'statistic':<22} {'data':>10} {'replicates':>10} {'± s.d.':>9} {'p-value':>8}"
@@ -271,6 +276,7 @@ def _number(name: str, statistic: Statistic, x: Tensor) -> float:
     return value
 
 
-def _share_above(replicated: Tensor, value: float) -> float:
-    above, ties = (replicated > value).sum().item(), (replicated == value).sum().item()
-    return (above + 0.5 * ties + 0.5) / (len(replicated) + 1)
+def _share_above(replicated: Tensor, value: float, eps: float) -> float:
+    rounding = ROUNDING * eps * max(abs(value), replicated.abs().max().item())
+    above, below = (replicated > value + rounding).sum().item(), (replicated < value - rounding).sum().item()
+    return (len(replicated) + above - below + 1) / (2 * len(replicated) + 2)
