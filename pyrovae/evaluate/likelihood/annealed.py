@@ -15,6 +15,7 @@ ordinary annealed importance sampler.  The pilot sees x and never the z that x w
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -237,19 +238,18 @@ class Chains:
 
     def weigh(self, exact: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """log w (S, n) of chains from f_0 up, or from ``exact`` draws of the posterior down; their mean acceptance."""
-        betas, num_chains, up = self.betas, self.options.num_chains, exact is None
+        betas, steps, num_chains = self.betas, self.steps, self.options.num_chains
+        if exact is not None:
+            betas, steps = betas[::-1], steps.flip(0)
         point = self.path.at(self.path.start(num_chains) if exact is None else exact.expand(num_chains, -1, -1))
         log_w, accepted = torch.zeros_like(point.rise, dtype=torch.float64), torch.zeros_like(point.base[0])
-        legs = range(1, len(betas))  # leg t lies between β_{t−1} and β_t, and adds its part of log w
-        for number, t in enumerate(legs if up else reversed(legs)):
-            if number > 0:  # at the β where this leg begins
-                between = t - 1 if up else t
-                step = self.steps[between - 1]
-                point, probability = transition(self.path, point, betas[between], step, self.options.num_leapfrog)
+        for leg, (here, there) in enumerate(itertools.pairwise(betas)):
+            if leg > 0:
+                point, probability = transition(self.path, point, here, steps[leg - 1], self.options.num_leapfrog)
                 accepted += probability.mean(0)
-            log_w += (betas[t] - betas[t - 1]) * point.rise.double()
+            log_w += abs(there - here) * point.rise.double()
             self.bar.update()
-        return log_w, accepted / (len(betas) - 2) if len(betas) > 2 else torch.full_like(accepted, math.nan)
+        return log_w, accepted / len(steps) if len(steps) else torch.full_like(accepted, math.nan)
 
 
 def _exact_draws(joint: Joint, latents: Latents, num_data: int, first: int) -> Tensor:

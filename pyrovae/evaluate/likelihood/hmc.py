@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,8 +15,7 @@ from pyrovae.models.base import Program
 JITTER = 0.2  # every trajectory's step is its datum's times 1 ± this, lest it close on itself
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """z (S, n, L) on the path log f_β = ``base`` + β ``rise``, with both terms (S, n) and their gradients (S, n, L)."""
 
     z: Tensor
@@ -33,7 +32,7 @@ class Point:
 
     def where(self, chosen: Tensor, other: Point) -> Point:
         """This point where ``chosen`` (S, n), the other one elsewhere."""
-        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        pairs = zip(self, other, strict=True)
         return Point(*(torch.where(chosen[..., None] if a.ndim == 3 else chosen, a, b) for a, b in pairs))
 
 

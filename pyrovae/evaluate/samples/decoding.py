@@ -8,7 +8,7 @@ give x as the model sees it, in the view of the data that it was fitted to.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -76,13 +76,14 @@ def reconstruct_means(model: LatentVariableModel, data: Observations | Tensor) -
     Raises:
         ValueError: If the data do not fit the model, or its z is discrete.
     """
-    return decode_means(model, torch.cat([q.mean for q in _posteriors(model, data)]), _labels_of(model, data))
+    z = torch.cat([q.mean for q in continuous_posteriors(model, data, "to reconstruct from")])
+    return decode_means(model, z, _labels_of(model, data))
 
 
 def reconstruct_samples(model: LatentVariableModel, data: Observations | Tensor, *, seed: int = 0) -> Tensor:
     """One draw z ~ q(z|x), then x ~ p(x|z), for every datum; as :func:`reconstruct_means`, by ``seed``."""
     with seeded(seed):
-        z = torch.cat([q.sample() for q in _posteriors(model, data)])
+        z = torch.cat([q.sample() for q in continuous_posteriors(model, data, "to reconstruct from")])
         return _decoded(model, z, _labels_of(model, data), lambda site: site["value"])
 
 
@@ -261,7 +262,3 @@ def _checked_labels(model: LatentVariableModel, labels: Labels, batch: torch.Siz
 def _labels_of(model: LatentVariableModel, data: Observations | Tensor) -> Labels:
     """The labels of the data where the model asks for them."""
     return data.labels if model.num_classes is not None and isinstance(data, Observations) else None
-
-
-def _posteriors(model: LatentVariableModel, data: Observations | Tensor) -> Iterator[Any]:
-    return continuous_posteriors(model, data, "to reconstruct from")
