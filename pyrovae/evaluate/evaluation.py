@@ -39,7 +39,7 @@ def evaluating(*programs: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Evaluation:
     """One model on some data, and how an evaluator goes through them.
 
@@ -84,7 +84,7 @@ class Evaluation:
         return self.execution.process_group()
 
     def bar(self, total: int, desc: str, unit: str = "datum") -> tqdm:
-        """A progress bar."""
+        """The progress bar, which only the first process shows."""
         return progress_bar(total=total, desc=desc, unit=unit, progress=self.progress, rank=self.group.rank)
 
     def blocks(self, size: int) -> Iterable[tuple[int, Inputs]]:

@@ -225,12 +225,10 @@ def _log_prob(model: Any, data: Observations | Tensor, given: LogLikelihood | Te
             "`log_prob` must be given for a model without an exact one, got None; pass evaluate.log_likelihood(model, "
             "data) or evaluate.ais(model, data)."
         )
-    values, error = (
-        (given, torch.zeros_like(given)) if isinstance(given, Tensor) else (given.values, given.standard_error)
-    )
+    values = given if isinstance(given, Tensor) else given.values
     if values.shape != (len(data),):
         raise ValueError(f"`log_prob` must be of the same {len(data)} data, got shape {tuple(values.shape)}.")
-    return values, error
+    return values, torch.zeros_like(values) if isinstance(given, Tensor) else given.standard_error
 
 
 def _error_of_mean(error: Tensor) -> float:

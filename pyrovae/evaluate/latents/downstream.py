@@ -96,10 +96,8 @@ def downstream(
     from sklearn.preprocessing import StandardScaler
 
     codes, labels = _codes(encoding, "encoding")
-    if test is None:
-        parts = list(_folds(codes, labels, num_folds, seed))
-    else:
-        parts = [(codes, labels, *_codes(test, "test"))]
+    held_out = None if test is None else (codes, labels, *_codes(test, "test"))
+    parts = [held_out] if held_out else list(_folds(codes, labels, num_folds, seed))
     neighbours = KNeighborsClassifier(num_neighbours)
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
     seen = np.concatenate([held_labels for *_, held_labels in parts])
