@@ -246,10 +246,10 @@ def _guide_distribution(guide: Program, *inputs: Tensor) -> Any:
 
 
 def check_encoding(encoding: Any, name: str = "encoding") -> None:
-    """Refuse what is no encoding.
+    """Check that this is an encoding.
 
     Raises:
-        TypeError: Then.
+        TypeError: If it is not.
     """
     if not isinstance(encoding, Encoding):
         raise TypeError(f"`{name}` must be an Encoding, got {type(encoding).__name__}; pass evaluate.encode(model, x).")

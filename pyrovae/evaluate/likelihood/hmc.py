@@ -12,7 +12,7 @@ from pyrovae.evaluate.likelihood.joint import Joint
 from pyrovae.evaluate.likelihood.tiles import log_densities
 from pyrovae.models.base import Program
 
-JITTER = 0.2  # every trajectory's step is its datum's times 1 ± this, lest it close on itself
+JITTER = 0.2  # a trajectory's step is its datum's times 1 ± this, so that it does not return to its start
 
 
 class Point(NamedTuple):

@@ -1,8 +1,8 @@
 """log p(x) by quadrature over z, and p(z|x) on a grid: ground truth for any decoder, with one latent or two.
 
 The rule is the trapezoid's: for a smooth integrand that has died out at both ends its error falls faster than any power
-of the spacing, so that doubling the nodes soon shows whether a value has settled.  (A decoder with kinks, by ReLU, has
-no such luck, and gains two digits with every tenfold number of nodes along an axis.)
+of the spacing, so that doubling the nodes soon shows whether a value is stable.  (A decoder with ReLU has kinks: there
+the error only falls by two digits with every tenfold number of nodes along an axis.)
 """
 
 from __future__ import annotations
@@ -85,10 +85,9 @@ def quadrature(
 ) -> Quadrature:
     """log p(x) = log ∫ p(x|z) p(z) dz for a model of one or two latents, by a rule doubled until it is stable.
 
-    First a look at where the integrand is: a grid over what the prior reaches, widened while there is anything at its
-    edge, then narrowed to the nodes near which there can be something, judged by the node itself and by how steep the
-    integrand is there, until the box fits.  A mode that lies apart and is narrower than the look's spacing by far may
-    still be missed.
+    First it finds a box that holds the integrand: a grid over what the prior reaches is widened while there is mass at
+    its edge, then narrowed to the nodes near which there can be mass, judged by the node itself and by how steep the
+    integrand is there.  A separate mode that is much narrower than the spacing of this grid may be missed.
 
     Args:
         model: Any model with continuous latents, one number or two in all.

@@ -47,7 +47,7 @@ def decode_means(model: LatentVariableModel, z: Tensor, labels: Labels = None) -
         >>> decode_means(ppca, torch.zeros(3, 4, 2)).shape
         torch.Size([3, 4, 5])
     """
-    with seeded(0):  # the program draws x too, which nobody sees
+    with seeded(0):  # the program draws x, too, which is not used
         return _decoded(model, z, labels, lambda site: site["fn"].mean)
 
 
