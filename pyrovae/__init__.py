@@ -5,6 +5,7 @@ from typing import Any
 
 from pyrovae import data, evaluate, fit
 from pyrovae.engine.execution import Execution
+from pyrovae.evaluate import AISOptions
 from pyrovae.io import load, save
 from pyrovae.models import (
     PPCA,
@@ -29,6 +30,7 @@ __version__ = "0.1.0"
 __all__ = [
     "PPCA",
     "VAE",
+    "AISOptions",
     "Bernoulli",
     "BernoulliMixture",
     "ContinuousBernoulli",

@@ -177,8 +177,7 @@ class Measure:
 
     num_particles: int
     method: BoundMethod
-    num_chains: int
-    num_temperatures: int
+    ais: evaluate.AISOptions
     seed: int
     progress: bool | None
 
@@ -186,14 +185,7 @@ class Measure:
         """log p(x) of data as the model sees them: exact where it can be."""
         method: Any = "auto" if hasattr(model, "log_prob") else self.method
         return evaluate.log_likelihood(
-            model,
-            seen,
-            self.num_particles,
-            method,
-            num_chains=self.num_chains,
-            num_temperatures=self.num_temperatures,
-            seed=self.seed,
-            progress=self.progress,
+            model, seen, self.num_particles, method, ais=self.ais, seed=self.seed, progress=self.progress
         )
 
     def log_prob(self, entry: Entry, held_out: Observations) -> tuple[Tensor, evaluate.LogLikelihood]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import Observations, as_observations
-from pyrovae.evaluate.likelihood.estimates import log_likelihood
+from pyrovae.evaluate.likelihood.log_likelihood import log_likelihood
 from pyrovae.models.base import LatentVariableModel, check_whole
 
 
