@@ -18,6 +18,8 @@ from pyrovae.evaluate.likelihood.log_likelihood import log_likelihood, log_likel
 from pyrovae.evaluate.likelihood.pareto import k_hat_threshold, pareto_k
 from pyrovae.evaluate.likelihood.quadrature import PosteriorGrid, Quadrature, posterior_grid, quadrature
 from pyrovae.evaluate.likelihood.sandwich import Sandwich, sandwich
+from pyrovae.evaluate.likelihood.table import likelihood_table
+from pyrovae.evaluate.samples.classifier import train_classifier
 from pyrovae.evaluate.samples.criticism import (
     PredictiveCheck,
     SimulationBasedCalibration,
@@ -80,6 +82,7 @@ __all__ = [
     "latent_grid",
     "latent_information",
     "latent_report",
+    "likelihood_table",
     "linear_forecast",
     "log_likelihood",
     "log_likelihood_by_class",
@@ -97,5 +100,6 @@ __all__ = [
     "sandwich",
     "simulation_based_calibration",
     "smoothness",
+    "train_classifier",
     "two_sample_test",
 ]
