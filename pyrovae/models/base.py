@@ -18,7 +18,6 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.nn import PyroModule
-from pyro.poutine.runtime import InferDict
 from torch import Tensor, nn
 
 from pyrovae.data import Observations, as_observations
@@ -232,22 +231,6 @@ class LatentVariableModel(nn.Module):
     def copy(self) -> Self:
         """An independent copy, with names of its own in Pyro's parameter store."""
         return copy.deepcopy(self)
-
-
-class AmortizedGuide(Program):
-    """z ~ q(z|x) = encoder(x); a discrete z is marked for enumeration."""
-
-    def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, x: Tensor | None = None, *, num_data: int = 1) -> Tensor:
-        if x is None:
-            raise ValueError("`x` must be given to an amortized guide, got None; q(z|x) needs data.")
-        q = self.encoder(x)
-        infer: InferDict = {"enumerate": "parallel"} if q.has_enumerate_support else {}
-        with pyro.plate("data", len(x), dim=-1):
-            return pyro.sample("z", q, infer=infer)
 
 
 def flat_dims(data_shape: int | tuple[int, ...]) -> int:

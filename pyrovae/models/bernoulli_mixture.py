@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.data.observations import Support
-from pyrovae.models.base import AmortizedGuide, Missing, Program, check_missing
+from pyrovae.models.base import Missing, Program, check_missing
+from pyrovae.models.guides import AmortizedGuide, MarginalGuide
 from pyrovae.models.missing import column_means, fill_columns
-from pyrovae.models.mixture import MarginalGuide, Mixture, start_clusters
+from pyrovae.models.mixture import Mixture, start_clusters
 from pyrovae.models.tractable import derived
 
 

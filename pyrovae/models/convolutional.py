@@ -8,16 +8,22 @@ would make one datum's q depend on the others.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import cast
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
 from pyrovae.models.likelihoods import Likelihood
-from pyrovae.models.networks import Covariance, GaussianPosterior, with_labels
+from pyrovae.models.networks import (
+    ACTIVATIONS,
+    DEFAULT_ACTIVATION,
+    Activation,
+    Covariance,
+    GaussianPosterior,
+    with_labels,
+)
 
 Size = tuple[int, int]
 SMALLEST = 8  # sides from which the default stack halves once more
@@ -37,7 +43,7 @@ def default_channels(data_shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def image_shape(data_shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """The shape of one datum, checked to be that of an image.
+    """Channels, height and width of one datum.
 
     Raises:
         ValueError: If it is not (channels, height, width).
@@ -47,7 +53,8 @@ def image_shape(data_shape: tuple[int, ...]) -> tuple[int, int, int]:
             f"`data_shape` must be (channels, height, width) for a convolutional network, got {tuple(data_shape)}; "
             "show it the data as images, data.images()."
         )
-    return cast(tuple[int, int, int], tuple(data_shape))
+    channels, height, width = data_shape
+    return channels, height, width
 
 
 def _sizes(data_shape: tuple[int, ...], num_layers: int) -> list[Size]:
@@ -70,7 +77,7 @@ def _sizes(data_shape: tuple[int, ...], num_layers: int) -> list[Size]:
 def _over_images(layers: nn.Module, x: Tensor) -> Tensor:
     """Apply layers for batches of images to x of shape (..., channels, height, width)."""
     y = layers(x.reshape(-1, *x.shape[-3:]))
-    return cast(Tensor, y.reshape(*x.shape[:-3], *y.shape[1:]))
+    return y.reshape(*x.shape[:-3], *y.shape[1:])
 
 
 class ConvEncoder(GaussianPosterior):
@@ -102,7 +109,7 @@ class ConvEncoder(GaussianPosterior):
         data_shape: tuple[int, ...],
         latent_dim: int,
         channels: Sequence[int],
-        activation: Callable[[], nn.Module] = nn.ReLU,
+        activation: Activation = ACTIVATIONS[DEFAULT_ACTIVATION],
         covariance: Covariance = "diag",
         num_classes: int | None = None,
     ) -> None:
@@ -151,7 +158,7 @@ class ConvDecoder(nn.Module):
         likelihood: Likelihood,
         data_shape: tuple[int, ...],
         channels: Sequence[int],
-        activation: Callable[[], nn.Module] = nn.ReLU,
+        activation: Activation = ACTIVATIONS[DEFAULT_ACTIVATION],
         num_classes: int | None = None,
     ) -> None:
         super().__init__()
@@ -168,7 +175,7 @@ class ConvDecoder(nn.Module):
     def forward(self, z: Tensor, y: Tensor | None = None) -> dist.Distribution:
         """z of shape (..., L) → distribution of batch shape (...), event shape data_shape."""
         h = self.first(with_labels(z, y, self.num_classes)).unflatten(-1, self.first_shape)
-        return cast(dist.Distribution, self.head(_over_images(self.body, h)))
+        return self.head(_over_images(self.body, h))
 
 
 def _doubling(n_in: int, n_out: int, small: Size, large: Size, bias: bool = True) -> nn.ConvTranspose2d:

@@ -14,10 +14,11 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.models.base import AmortizedGuide, Missing, Program, check_floor, check_missing
+from pyrovae.models.base import Missing, Program, check_floor, check_missing
+from pyrovae.models.guides import AmortizedGuide, MarginalGuide
 from pyrovae.models.linear_algebra import lower_triangular_product, symmetric_product
 from pyrovae.models.missing import ConditionalGaussians, column_means, fill_columns
-from pyrovae.models.mixture import SUPPORTED_BY_FLOOR, MarginalGuide, Mixture, start_clusters
+from pyrovae.models.mixture import SUPPORTED_BY_FLOOR, Mixture, start_clusters
 from pyrovae.models.tractable import derived
 
 if TYPE_CHECKING:

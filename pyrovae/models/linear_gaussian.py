@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from pyrovae.data import Observations
-from pyrovae.models.base import AmortizedGuide, Missing, Program, check_floor, check_missing, flat_dims
+from pyrovae.models.base import Missing, Program, check_floor, check_missing, flat_dims
 from pyrovae.models.floors import share_at_floor, shrunk
+from pyrovae.models.guides import AmortizedGuide, exact_guide
 from pyrovae.models.missing import column_means, fill_columns
 from pyrovae.models.networks import LinearGaussianEncoder
-from pyrovae.models.tractable import TractableModel, derived, exact_guide
+from pyrovae.models.tractable import TractableModel, derived
 
 
 class LinearGaussianModel(Program):

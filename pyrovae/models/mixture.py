@@ -9,20 +9,13 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import Observations
-from pyrovae.models.base import Program, flat_dims
+from pyrovae.models.base import flat_dims
 from pyrovae.models.floors import share_at_floor
 from pyrovae.models.linear_algebra import chunk_rows
 from pyrovae.models.tractable import TractableModel
 
 SUPPORTED_BY_FLOOR = 0.1  # data flatter than this share of the floor are supported by it, rather than near it
 START_STEPS = 10  # of Lloyd's algorithm, after the centres are drawn
-
-
-class MarginalGuide(Program):
-    """The empty guide: z is enumerated in the model, so the ELBO of ``TraceEnum_ELBO`` is log p(x) itself."""
-
-    def forward(self, x: Tensor | None = None, *, num_data: int = 1) -> None:
-        return None
 
 
 class Mixture(TractableModel):

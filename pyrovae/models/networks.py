@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import pyro.distributions as dist
 import torch
@@ -14,10 +14,25 @@ from torch.distributions import Independent
 from torch.distributions.kl import register_kl
 from torch.nn import functional as F
 
+from pyrovae.models.likelihoods import Likelihood
+
 Covariance = Literal["diag", "full"]
+Activation = Callable[[], nn.Module]
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
+}
+
+# The default architecture; that of convolutions is ``convolutional.default_channels``.
+DEFAULT_HIDDEN = (256, 256)
+DEFAULT_ACTIVATION = "relu"
 
 
-def mlp(widths: Sequence[int], activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Sequential:
+def mlp(widths: Sequence[int], activation: Activation = ACTIVATIONS[DEFAULT_ACTIVATION]) -> nn.Sequential:
     """Linear layers of the given widths, each followed by the activation; a single width gives the identity."""
     layers: list[nn.Module] = []
     for n_in, n_out in itertools.pairwise(widths):
@@ -100,8 +115,8 @@ class GaussianEncoder(GaussianPosterior):
         self,
         data_shape: tuple[int, ...],
         latent_dim: int,
-        hidden: Sequence[int] = (256, 256),
-        activation: Callable[[], nn.Module] = nn.ReLU,
+        hidden: Sequence[int] = DEFAULT_HIDDEN,
+        activation: Activation = ACTIVATIONS[DEFAULT_ACTIVATION],
         covariance: Covariance = "diag",
         num_classes: int | None = None,
     ) -> None:
@@ -161,7 +176,7 @@ class CategoricalEncoder(nn.Module):
         data_shape: tuple[int, ...],
         num_components: int,
         hidden: Sequence[int] = (64,),
-        activation: Callable[[], nn.Module] = nn.ReLU,
+        activation: Activation = ACTIVATIONS[DEFAULT_ACTIVATION],
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
@@ -181,7 +196,8 @@ class MLPDecoder(nn.Module):
 
     Args:
         latent_dim: L.
-        head: Maps features (..., hidden[-1]) to a distribution over x; see :mod:`pyrovae.models.likelihoods`.
+        likelihood: p(x|z), whose head maps the last features to a distribution over x.
+        data_shape: Shape of one datum.
         hidden: Widths of the hidden layers; the encoder's in reverse order.
         activation: Makes the activation after each hidden layer.
         num_classes: Number of classes, whose one-hot code is appended to z; None without labels.
@@ -190,23 +206,27 @@ class MLPDecoder(nn.Module):
     def __init__(
         self,
         latent_dim: int,
-        head: nn.Module,
-        hidden: Sequence[int] = (256, 256),
-        activation: Callable[[], nn.Module] = nn.ReLU,
+        likelihood: Likelihood,
+        data_shape: tuple[int, ...],
+        hidden: Sequence[int] = DEFAULT_HIDDEN,
+        activation: Activation = ACTIVATIONS[DEFAULT_ACTIVATION],
         num_classes: int | None = None,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.body = mlp((latent_dim + (num_classes or 0), *hidden), activation)
+        widths = (latent_dim + (num_classes or 0), *hidden)
+        head = likelihood.head(widths[-1], data_shape)
+        self.body = mlp(widths, activation)
         self.head = head
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> dist.Distribution:
         """z of shape (..., L) → distribution of batch shape (...), event shape data_shape."""
-        return cast(dist.Distribution, self.head(self.body(with_labels(z, y, self.num_classes))))
+        return self.head(self.body(with_labels(z, y, self.num_classes)))
 
 
 def redraw_parameters(module: nn.Module) -> None:
     """Draw the weights of every layer afresh, as its constructor did, from torch's random state."""
+    layer: Any
     for layer in module.modules():
         if hasattr(layer, "reset_parameters"):
-            cast(Any, layer).reset_parameters()
+            layer.reset_parameters()

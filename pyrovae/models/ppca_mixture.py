@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from pyrovae.models.base import Program, check_floor
 from pyrovae.models.floors import shrunk
-from pyrovae.models.mixture import SUPPORTED_BY_FLOOR, MarginalGuide, Mixture, start_clusters
+from pyrovae.models.guides import MarginalGuide
+from pyrovae.models.mixture import SUPPORTED_BY_FLOOR, Mixture, start_clusters
 from pyrovae.models.ppca import PPCA
 from pyrovae.models.tractable import derived
 

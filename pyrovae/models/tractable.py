@@ -1,4 +1,4 @@
-"""A model whose likelihood and posterior are known: what it gives, and the guide that its posterior makes."""
+"""A model whose likelihood and posterior are known exactly, and which EM can fit: what it gives."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 import pyro
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyrovae.data import Observations
-from pyrovae.models.base import AmortizedGuide, LatentVariableModel
+from pyrovae.models.base import LatentVariableModel
 from pyrovae.models.linear_algebra import chunk_rows
 
 Result = TypeVar("Result")
@@ -149,34 +149,3 @@ class TractableModel(LatentVariableModel, ABC):
     def aic(self, x: Observations | Tensor) -> float:
         """Akaike information criterion on ``x``, as in scikit-learn: lower is better."""
         return -2 * self.score_samples(x).double().sum().item() + 2 * self.num_free_parameters
-
-
-class ExactPosterior(nn.Module):
-    """The encoder that knows: x → the exact p(z|x) of a tractable model."""
-
-    def __init__(self, tractable: TractableModel) -> None:
-        super().__init__()
-        self._tractable = (tractable,)  # in a tuple: its parameters are θ, not this encoder's
-
-    def forward(self, x: Tensor) -> pyro.distributions.Distribution:
-        tractable: Any = self._tractable[0]
-        return getattr(tractable, "_posterior", tractable.posterior)(
-            x
-        )  # data of a program are not checked at each step
-
-
-def exact_guide(model: TractableModel) -> AmortizedGuide:
-    """The exact posterior of a tractable model as a Pyro guide: every importance weight then equals log p(x).
-
-    Args:
-        model: Any model with ``posterior``.
-
-    Returns:
-        A guide for stock Pyro, ``guide(x, *, num_data=1)``.
-
-    Raises:
-        TypeError: If the model's posterior is not known.
-    """
-    if not hasattr(model, "posterior"):
-        raise TypeError(f"`model` must have a closed-form posterior, got {type(model).__name__}; use its own guide.")
-    return AmortizedGuide(ExactPosterior(model))

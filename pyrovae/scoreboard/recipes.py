@@ -31,8 +31,7 @@ from pyrovae.models import (
 from pyrovae.models.architecture import Network
 from pyrovae.models.base import LatentVariableModel
 from pyrovae.models.gmm import Covariance
-from pyrovae.models.heads import Scale
-from pyrovae.models.likelihoods import Likelihood
+from pyrovae.models.likelihoods import Likelihood, Scale
 
 LARGE_NUMBERS = 4_000_000  # numbers in the training data, N × D, above which they are large
 FLOOR = 4e-3  # of a covariance or a decoder's variance, relative to the mean variance of a dimension

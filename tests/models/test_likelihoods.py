@@ -154,7 +154,7 @@ def test_correlated_noise_varies_over_data_and_is_correlated(shape):
         assert (matrices.std(0) > 1e-6).all()
     low_rank = make_head(LowRankGaussian(2), shape)
     h = features(5)
-    diagonal = low_rank.floor + F.softplus(low_rank.raw_variance(h))
+    diagonal = low_rank.likelihood.floor + F.softplus(low_rank.raw_variance(h))
     explained = covariances(low_rank(h)) - diagonal.diag_embed()
     assert (torch.linalg.matrix_rank(explained, atol=1e-9) == 2).all()
 
