@@ -9,32 +9,31 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import Observations
-from pyrovae.models.base import flat_dims
+from pyrovae.models.base import check_whole, flat_dims
 from pyrovae.models.floors import share_at_floor
 from pyrovae.models.linear_algebra import chunk_rows
 from pyrovae.models.tractable import TractableModel
 
-SUPPORTED_BY_FLOOR = 0.1  # data flatter than this share of the floor are supported by it, rather than near it
 START_STEPS = 10  # of Lloyd's algorithm, after the centres are drawn
 
 
 class Mixture(TractableModel):
     """A mixture of K components of one kind; ``model`` holds the parameter ``logits`` of the weights.
 
-    A subclass gives ``_log_joint``, ``_component_statistics`` and ``maximize``.
+    A subclass gives ``_log_joint`` and ``_component_statistics`` for the E step, and ``maximize``; its program has
+    ``component(k)``, the distribution p(x|z = k).
+
+    Args:
+        num_components: K.
+        data_shape: ``(D,)`` or D.
+
+    Raises:
+        ValueError: If an argument is out of range.
     """
 
-    num_components: int
-    num_dims: int
-
-    def _describe(self, num_components: int, data_shape: int | tuple[int, ...]) -> None:
-        """Check and keep K and D.
-
-        Raises:
-            ValueError: If an argument is out of range.
-        """
-        if not (isinstance(num_components, int) and num_components >= 1):
-            raise ValueError(f"`num_components` must be a whole number of at least 1, got {num_components!r}.")
+    def __init__(self, num_components: int, data_shape: int | tuple[int, ...]) -> None:
+        super().__init__()
+        check_whole("num_components", num_components)
         self.num_components, self.num_dims = num_components, flat_dims(data_shape)
         self.data_shape = (self.num_dims,)
         self.floats_per_datum = num_components + 3 * self.num_dims
@@ -61,6 +60,20 @@ class Mixture(TractableModel):
     def weights(self) -> Tensor:
         """π, shape (K,)."""
         return self.model.logits.softmax(0)
+
+    def as_distribution(self) -> dist.MixtureSameFamily:
+        """p(x) as a distribution of Pyro, event shape (D,): the prior of another program, say.
+
+        Its parameters are this model's own: gradients flow into them, and a later change of them does not show.
+
+        Example:
+            >>> from pyrovae import GaussianMixture
+            >>> gmm = GaussianMixture(num_components=3, data_shape=(2,))
+            >>> gmm.as_distribution().log_prob(torch.zeros(4, 2, dtype=torch.float64)).shape
+            torch.Size([4])
+        """
+        component = self.model.component(slice(None))
+        return dist.MixtureSameFamily(dist.Categorical(logits=self.model.logits), component)
 
     # ------------------------------------------------------------------------------------------------- densities
 
@@ -116,6 +129,13 @@ class Mixture(TractableModel):
             **self._component_statistics(x, responsibilities),
         }
 
+    def _start_at_clusters(self, x: Tensor, weight: Tensor, start: str | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Set π to the share of each cluster; their centres (K, D), each datum's cluster (N,) and their mass (K,)."""
+        centres, nearest = start_clusters(x, weight, self.num_components, start)
+        mass = torch.zeros_like(centres[:, 0]).index_add_(0, nearest, weight)
+        self._set_weights(mass.clamp_min(1).double())
+        return centres, nearest, mass
+
     def _set_weights(self, mass: Tensor) -> None:
         positive = mass.clamp_min(torch.finfo(torch.float64).tiny)
         self.model.logits.copy_(positive.log() - positive.sum().log())
@@ -126,12 +146,12 @@ class Mixture(TractableModel):
         return [f"component {k} has the mass of {mass[k]:.2g} data" for k in (mass < 2).nonzero().flatten().tolist()]
 
 
-def start_clusters(x: Tensor, weight: Tensor | None, num_centres: int, start: str | Tensor) -> tuple[Tensor, Tensor]:
+def start_clusters(x: Tensor, weight: Tensor, num_centres: int, start: str | Tensor) -> tuple[Tensor, Tensor]:
     """Centres (K, D) after a few steps of Lloyd's algorithm, and the nearest of them for each datum (N,).
 
     Args:
         x: Data (N, D), nothing missing.
-        weight: What each datum counts for, (N,), or None.
+        weight: What each datum counts for, (N,).
         num_centres: K.
         start: ``"k-means++"``, ``"random"`` (data drawn uniformly), or the centres themselves, which then stay.
 
@@ -141,7 +161,6 @@ def start_clusters(x: Tensor, weight: Tensor | None, num_centres: int, start: st
     Reference:
         Arthur and Vassilvitskii (2007), k-means++: the advantages of careful seeding.
     """
-    weight = torch.ones_like(x[:, 0]) if weight is None else weight
     if (weight > 0).sum() < num_centres:
         raise ValueError(
             f"`num_components` must be at most the number of data, {int((weight > 0).sum())}, got {num_centres}; "

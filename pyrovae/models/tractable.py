@@ -7,14 +7,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import pyro
 import torch
 from torch import Tensor
 
 from pyrovae.data import Observations
-from pyrovae.models.base import LatentVariableModel
+from pyrovae.models.base import LatentVariableModel, check_floor
 from pyrovae.models.linear_algebra import chunk_rows
 
 Result = TypeVar("Result")
@@ -42,7 +42,7 @@ class TractableModel(LatentVariableModel, ABC):
     """
 
     data_shape: tuple[int, ...]
-
+    floor: float
     floats_per_datum: int  # numbers that an E step holds for each datum
     smallest_chunk: int = 1  # data below which the sums of a chunk cost more to add up than to compute
     _derived: dict[str, Any] | None = None
@@ -121,6 +121,21 @@ class TractableModel(LatentVariableModel, ABC):
     def degeneracies(self, statistics: dict[str, Tensor]) -> list[str]:
         """Where the likelihood comes from a floor or a handful of data, by the E step's sums; a line for each place."""
         return []
+
+    @torch.no_grad()
+    def with_floor(self, floor: float) -> Self:
+        if self.covariance_floor is None:
+            return super().with_floor(floor)
+        lifted = self.copy()
+        lifted.floor = lifted.covariance_floor = lifted.model.floor = check_floor(floor)
+        if self.config is not None:
+            lifted.config = {**self.config, "floor": lifted.floor}
+        lifted._lift(self)
+        return lifted
+
+    def _lift(self, lower: Self) -> None:
+        """Set the parameters to those of a model with a lower floor, the variances below this floor lifted to it."""
+        raise NotImplementedError
 
     @contextmanager
     def unchanged(self) -> Iterator[None]:

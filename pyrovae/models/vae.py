@@ -99,7 +99,7 @@ class VAE(LatentVariableModel):
         num_classes: Number of classes K of labels 0, …, K − 1, or None for a model without labels.
         encoder: Your own module, x (N, *data_shape) → distribution over z with event shape (L,).
         decoder: Your own module, z (..., L) → distribution over x with event shape data_shape.  With classes, both take
-            labels y (N,) as a second argument.
+            labels y (N,) as a second argument.  Its covariance has no floor that this model knows.
 
     Raises:
         ValueError: If an argument is out of range, neither ``data_shape`` nor both modules are given, or the output of
@@ -143,13 +143,12 @@ class VAE(LatentVariableModel):
         _check_parts(shape, likelihood, encoder, decoder)
         self.latent_dim, self.num_classes = latent_dim, num_classes
         self._built = (encoder is None, decoder is None)
-        self._floor: float | None = None
         if encoder is None:
             encoder = architecture.encoder()
         if decoder is None:
             likelihood = likelihood or Gaussian()
             decoder = architecture.decoder(likelihood)
-            self._floor, self.is_density = likelihood.covariance_floor, likelihood.is_density
+            self.covariance_floor, self.is_density = likelihood.covariance_floor, likelihood.is_density
             self.decoded_floats = likelihood.decoded_floats(math.prod(shape))
         if num_classes is None:
             self.model, self.guide = VAEModel(decoder, latent_dim), AmortizedGuide(encoder)
@@ -178,31 +177,25 @@ class VAE(LatentVariableModel):
         """The last layer of a decoder built here; None of another."""
         return getattr(self.decoder, "head", None)
 
-    @property
-    def covariance_floor(self) -> float | None:
-        """ε of a Gaussian likelihood with a learned covariance; None for masses, for a σ given, and for a decoder of
-        the user's own."""
-        return self._floor
-
     @torch.no_grad()
     def share_at_floor(self, data: Observations | Tensor) -> Tensor:
-        if self._floor is None:
+        if self.covariance_floor is None:
             return super().share_at_floor(data)
         inputs = self.program_inputs(data)
         evaluated = self.copy().eval()
         shares = []
         for x, *y in _chunks(inputs, self.decoded_floats or inputs[0][0].numel()):
             p = evaluated.decoder(evaluated.encoder(x, *y).mean, *y)
-            shares.append(share_at_floor(noise_variances(p), self._floor))
+            shares.append(share_at_floor(noise_variances(p), self.covariance_floor))
         return torch.cat(shares)
 
     def with_floor(self, floor: float) -> Self:
         """A copy whose p(x|z) has its variances clipped at a higher floor; it cannot be saved."""
-        if self._floor is None:
+        if self.covariance_floor is None:
             return super().with_floor(floor)
         lifted = self.copy()
-        lifted._floor = check_floor(floor)
-        lifted.model.decoder = RaisedFloor(lifted.decoder, lifted._floor)
+        lifted.covariance_floor = check_floor(floor)
+        lifted.model.decoder = RaisedFloor(lifted.decoder, lifted.covariance_floor)
         lifted.config = None
         return lifted
 
