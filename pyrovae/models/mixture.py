@@ -11,7 +11,7 @@ from torch import Tensor
 from pyrovae.data import Observations
 from pyrovae.models.base import check_whole, flat_dims
 from pyrovae.models.floors import share_at_floor
-from pyrovae.models.linear_algebra import chunk_rows
+from pyrovae.models.linear_algebra import chunk_rows, first_largest
 from pyrovae.models.tractable import TractableModel
 
 START_STEPS = 10  # of Lloyd's algorithm, after the centres are drawn
@@ -98,8 +98,8 @@ class Mixture(TractableModel):
 
     @torch.no_grad()
     def predict(self, x: Observations | Tensor) -> Tensor:
-        """The most probable component of each datum, shape (N,)."""
-        return self._log_joints(x).argmax(1)
+        """The most probable component of each datum, shape (N,); of equally probable ones, to rounding, the first."""
+        return first_largest(self._log_joints(x), 1)
 
     def _log_joints(self, data: Observations | Tensor) -> Tensor:
         """log π_k + log p(x|k) of all data, shape (N, K), in chunks."""
@@ -141,9 +141,10 @@ class Mixture(TractableModel):
         self.model.logits.copy_(positive.log() - positive.sum().log())
 
     def degeneracies(self, statistics: dict[str, Tensor]) -> list[str]:
-        """Components with less than two data's worth of mass."""
+        """Components with less than two data's worth of mass, by more than rounding."""
         mass = statistics["mass"]
-        return [f"component {k} has the mass of {mass[k]:.2g} data" for k in (mass < 2).nonzero().flatten().tolist()]
+        small = (mass < 2 - 1e-6).nonzero().flatten().tolist()
+        return [f"component {k} has the mass of {mass[k]:.2g} data" for k in small]
 
 
 def start_clusters(x: Tensor, weight: Tensor, num_centres: int, start: str | Tensor) -> tuple[Tensor, Tensor]:
@@ -194,6 +195,6 @@ def _draw(probabilities: Tensor, number: int) -> Tensor:
 
 
 def _nearest(x: Tensor, centres: Tensor) -> Tensor:
-    """Index of the nearest centre, shape (N,)."""
+    """Index of the nearest centre, shape (N,); of equally near ones, to rounding, the first."""
     rows = chunk_rows(len(centres) + x.shape[1], 1, x.device)
-    return torch.cat([torch.cdist(chunk, centres).argmin(1) for chunk in x.split(rows)])
+    return torch.cat([first_largest(-torch.cdist(chunk, centres), 1) for chunk in x.split(rows)])

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize, pad
 
 from pyrovae.models.base import Missing
 from pyrovae.models.floors import ON_FLOOR, degenerate
-from pyrovae.models.linear_algebra import chunk_rows, symmetric_product
+from pyrovae.models.linear_algebra import chunk_rows, first_largest, symmetric_product
 from pyrovae.models.linear_gaussian import LinearGaussian
 
 MOST_LOST = 100.0  # squared mean over variance up to which moments about zero lose two digits of sixteen, at most
@@ -132,7 +132,7 @@ class PPCA(LinearGaussian):
         log_det = leading.log().sum(1) + (self.num_dims - self.latent_dim) * scaled[:, 0].log()
         fit = (values[: self.latent_dim] / leading).sum(1) + rest / scaled[:, 0]
         objective = -0.5 * beta * (log_det + fit) + 0.5 * (beta - 1) * self.num_dims * scaled[:, 0].log()
-        return candidates[objective.argmax()]
+        return candidates[first_largest(objective, 0)]  # of equals, that of the fewest latents
 
 
 Piece = tuple[Tensor, Tensor | None]  # a chunk of data, and their weights
