@@ -15,10 +15,10 @@ from pyrovae.cli import options as shared
 from pyrovae.data import DataSet
 from pyrovae.fit import FitResult
 from pyrovae.io import model_file
+from pyrovae.models.architecture import ACTIVATIONS
 from pyrovae.models.base import LatentVariableModel
 from pyrovae.models.gmm import COVARIANCES
 from pyrovae.models.likelihoods import SCALES
-from pyrovae.models.networks import ACTIVATIONS
 from pyrovae.scoreboard import recipes, results_folder
 from pyrovae.scoreboard.recipes import LIKELIHOODS, RECIPES
 

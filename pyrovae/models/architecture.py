@@ -1,4 +1,4 @@
-"""The networks of an autoencoder, built from a few plain values."""
+"""The architecture of an autoencoder in a few plain values, and what it is by default."""
 
 from __future__ import annotations
 
@@ -9,11 +9,23 @@ from typing import Any, Literal
 from torch import nn
 
 from pyrovae.models.base import check_whole
-from pyrovae.models.convolutional import ConvDecoder, ConvEncoder, default_channels
-from pyrovae.models.likelihoods import Likelihood
-from pyrovae.models.networks import ACTIVATIONS, DEFAULT_HIDDEN, Covariance, GaussianEncoder, MLPDecoder
 
 Network = Literal["mlp", "conv"]
+Covariance = Literal["diag", "full"]
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
+}
+
+# The default architecture: hidden widths, channels of convolutions, and the activation.
+DEFAULT_HIDDEN = (256, 256)
+FIRST_CHANNELS, MOST_CHANNELS = 32, 256
+SMALLEST = 8  # sides from which the default stack of convolutions halves once more
+DEFAULT_ACTIVATION = "relu"
 
 
 @dataclass(frozen=True)
@@ -22,24 +34,30 @@ class Architecture:
 
     Args:
         latent_dim: L.
-        data_shape: Shape of one datum.
-        hidden: Widths of the encoder's hidden layers, or channels of a convolutional one; None for the default.
+        data_shape: Shape of one datum, for convolutions (channels, height, width).
+        hidden: Widths of the encoder's hidden layers, or channels of a convolutional one, each of which halves the
+            image; the decoder has them in reverse.  None for the default.
         activation: A key of ``ACTIVATIONS``.
         network: ``"mlp"`` or ``"conv"``.
-        posterior: Covariance of q: ``"diag"`` or ``"full"``.
-        num_classes: Number of classes of labels; None without.
+        posterior: Covariance of q: ``"diag"``, or ``"full"``, a lower-triangular factor from the encoder.
+        num_classes: Number of classes of labels, whose one-hot code is appended to x and to z (as constant channels to
+            an image); None without.
 
     Raises:
         ValueError: If a value is none of these.
+
+    Example:
+        >>> Architecture(latent_dim=2, data_shape=(1, 28, 28), network="conv").widths
+        (32, 64)
     """
 
     latent_dim: int
     data_shape: tuple[int, ...]
-    hidden: Sequence[int] | None
-    activation: str
-    network: Network
-    posterior: Covariance
-    num_classes: int | None
+    hidden: Sequence[int] | None = None
+    activation: str = DEFAULT_ACTIVATION
+    network: Network = "mlp"
+    posterior: Covariance = "diag"
+    num_classes: int | None = None
 
     def __post_init__(self) -> None:
         check_whole("latent_dim", self.latent_dim)
@@ -57,18 +75,42 @@ class Architecture:
             return tuple(self.hidden)
         return DEFAULT_HIDDEN if self.network == "mlp" else default_channels(self.data_shape)
 
-    def encoder(self) -> nn.Module:
-        """x → q(z|x)."""
-        kind = GaussianEncoder if self.network == "mlp" else ConvEncoder
-        activation = ACTIVATIONS[self.activation]
-        return kind(self.data_shape, self.latent_dim, self.widths, activation, self.posterior, self.num_classes)
+    @property
+    def num_labels(self) -> int:
+        """Numbers that the code of a label adds to an input."""
+        return self.num_classes or 0
 
-    def decoder(self, likelihood: Likelihood) -> nn.Module:
-        """z → p(x|z)."""
-        kind = MLPDecoder if self.network == "mlp" else ConvDecoder
-        activation = ACTIVATIONS[self.activation]
-        return kind(self.latent_dim, likelihood, self.data_shape, self.widths[::-1], activation, self.num_classes)
+    def activate(self) -> nn.Module:
+        """A fresh activation."""
+        return ACTIVATIONS[self.activation]()
 
     def plain(self) -> dict[str, Any]:
         """All of it as plain values, with the widths that a default stands for."""
         return {**asdict(self), "data_shape": list(self.data_shape), "hidden": list(self.widths)}
+
+
+def default_channels(data_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Channels of the default stack: 32, 64, … up to 256, halving until a side is shorter than 8.
+
+    Example:
+        >>> default_channels((1, 28, 28)), default_channels((3, 64, 64))
+        ((32, 64), (32, 64, 128, 256))
+    """
+    side = min(image_shape(data_shape)[1:])
+    num_layers = max(1, side.bit_length() - SMALLEST.bit_length() + 1)
+    return tuple(min(FIRST_CHANNELS * 2**i, MOST_CHANNELS) for i in range(num_layers))
+
+
+def image_shape(data_shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Channels, height and width of one datum.
+
+    Raises:
+        ValueError: If it is not (channels, height, width).
+    """
+    if len(data_shape) != 3:
+        raise ValueError(
+            f"`data_shape` must be (channels, height, width) for a convolutional network, got {tuple(data_shape)}; "
+            "show it the data as images, data.images()."
+        )
+    channels, height, width = data_shape
+    return channels, height, width

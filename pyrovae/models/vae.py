@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 from pyrovae.data import Observations
 from pyrovae.engine.seeding import seeded
-from pyrovae.models.architecture import Architecture, Network
+from pyrovae.models.architecture import DEFAULT_ACTIVATION, Architecture, Covariance, Network
 from pyrovae.models.base import LatentVariableModel, Program, check_floor, check_whole
+from pyrovae.models.convolutional import ConvDecoder, ConvEncoder
 from pyrovae.models.floors import RaisedFloor, noise_variances, share_at_floor
 from pyrovae.models.guides import AmortizedGuide
 from pyrovae.models.likelihoods import Gaussian, Head, Likelihood
-from pyrovae.models.networks import DEFAULT_ACTIVATION, Covariance, redraw_parameters
+from pyrovae.models.networks import GaussianEncoder, MLPDecoder, redraw_parameters
 from pyrovae.models.outputs import checked_output, support_of, values_of
 
 DECODED_FLOATS = 2**22  # numbers decoded at once where a sum over data is taken
@@ -144,10 +145,10 @@ class VAE(LatentVariableModel):
         self.latent_dim, self.num_classes = latent_dim, num_classes
         self._built = (encoder is None, decoder is None)
         if encoder is None:
-            encoder = architecture.encoder()
+            encoder = (GaussianEncoder if network == "mlp" else ConvEncoder)(architecture)
         if decoder is None:
             likelihood = likelihood or Gaussian()
-            decoder = architecture.decoder(likelihood)
+            decoder = (MLPDecoder if network == "mlp" else ConvDecoder)(architecture, likelihood)
             self.covariance_floor, self.is_density = likelihood.covariance_floor, likelihood.is_density
             self.decoded_floats = likelihood.decoded_floats(math.prod(shape))
         if num_classes is None:
