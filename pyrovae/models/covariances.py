@@ -17,22 +17,31 @@ from pyrovae.models.linear_algebra import lower_triangular_product, symmetric_pr
 from pyrovae.models.missing import ConditionalGaussians
 
 
-class Full:
-    """Normal(μ_k, A_k A_kᵀ + ε I), a covariance matrix for every component.
+class _Gaussians:
+    """Normal(μ_k, Σ_k) for every k.
 
     Args:
         means: μ, shape (K, D).
-        factor: A, shape (K, D, D).
+        factor: A, of the shape that the form has.
         floor: ε.
     """
 
-    matrices: ClassVar[bool] = True  # whether a covariance is a matrix, rather than the variances on its diagonal
-    as_in_sklearn: ClassVar[
-        Any
-    ] = ...  # the index that takes a tensor shaped as A is to the shape that scikit-learn has
+    matrices: ClassVar[bool]  # whether a covariance is a matrix, rather than the variances on its diagonal
+    as_in_sklearn: ClassVar[Any] = ...  # the index that makes of a tensor shaped as A is one shaped as in scikit-learn
 
     def __init__(self, means: Tensor, factor: Tensor, floor: float) -> None:
         self.means, self.factor, self.floor = means, factor, floor
+
+    @staticmethod
+    def pooled(scatter: Tensor, mass: Tensor) -> Tensor:
+        """The covariances, shaped as A is, that a scatter of every component (K, D, D) or (K, D) and mass (K,) give."""
+        return scatter
+
+
+class Full(_Gaussians):
+    """Normal(μ_k, A_k A_kᵀ + ε I), a covariance matrix for every component: A of shape (K, D, D)."""
+
+    matrices = True
 
     @classmethod
     def unit(cls, num_components: int, num_dims: int, dtype: torch.dtype) -> Tensor:
@@ -99,11 +108,6 @@ class Full:
         return vectors[:, :, None] * vectors[:, None]
 
     @staticmethod
-    def pooled(scatter: Tensor, mass: Tensor) -> Tensor:
-        """The covariances, shaped as A is, that a scatter of every component (K, D, D) or (K, D) and mass (K,) give."""
-        return scatter
-
-    @staticmethod
     def factor_of(covariances: Tensor, floor: float) -> Tensor:
         """A from A Aᵀ + ε I = Σ, shaped as A is, with the spectrum of Σ clipped at ε."""
         excess = covariances.clone()  # of which only the lower triangle is read
@@ -135,20 +139,13 @@ class Tied(Full):
         return (scatter * (mass / mass.sum())[:, None, None]).sum(0, keepdim=True)
 
 
-class Diagonal:
-    """Normal(μ_k, diag(A_k² + ε)), a variance for every component and dimension; its methods are those of ``Full``.
+class Diagonal(_Gaussians):
+    """Normal(μ_k, diag(A_k² + ε)), a variance for every component and dimension: A of shape (K, D).
 
-    Args:
-        means: μ, shape (K, D).
-        factor: A, shape (K, D).
-        floor: ε.
+    Its methods are those of ``Full``, with variances in place of matrices.
     """
 
-    matrices: ClassVar[bool] = False
-    as_in_sklearn: ClassVar[Any] = ...
-
-    def __init__(self, means: Tensor, factor: Tensor, floor: float) -> None:
-        self.means, self.factor, self.floor = means, factor, floor
+    matrices = False
 
     @classmethod
     def unit(cls, num_components: int, num_dims: int, dtype: torch.dtype) -> Tensor:
@@ -194,10 +191,6 @@ class Diagonal:
     @staticmethod
     def outer(vectors: Tensor) -> Tensor:
         return vectors.square()
-
-    @staticmethod
-    def pooled(scatter: Tensor, mass: Tensor) -> Tensor:
-        return scatter
 
     @staticmethod
     def factor_of(covariances: Tensor, floor: float) -> Tensor:

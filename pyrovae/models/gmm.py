@@ -2,7 +2,8 @@
 
 The covariances are held as Σ_k = A_k A_kᵀ + ε I, so that gradient steps and the exact constrained M step move in one
 feasible set, {Σ ⪰ ε I}, and neither can collapse a component onto a datum.  What depends on their form (full, tied,
-diagonal, spherical) is in :mod:`pyrovae.models.covariances`.
+diagonal, spherical) is in :mod:`pyrovae.models.covariances`; the responsibilities p(z|x) of the E step, which every
+mixture has, are in :mod:`pyrovae.models.mixture`.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from pyrovae.models.base import Missing, Program, check_floor, check_missing
 from pyrovae.models.covariances import FORMS, Diagonal, Full
 from pyrovae.models.floors import FAR_BELOW, degenerate
 from pyrovae.models.guides import AmortizedGuide, MarginalGuide
-from pyrovae.models.missing import ConditionalGaussians, column_means, fill_columns
+from pyrovae.models.missing import column_means, fill_columns
 from pyrovae.models.mixture import Mixture
 from pyrovae.models.sklearn_bridge import estimator_of, parameters_of
+from pyrovae.models.starts import checked_start
 from pyrovae.models.tractable import derived
 
 if TYPE_CHECKING:
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
 
 Covariance = Literal["full", "tied", "diag", "spherical"]
 COVARIANCES = tuple(FORMS)
-STARTS = ("k-means++", "random")
 NEGLIGIBLE = 1e-30  # responsibilities below this add nothing, to rounding, to any sum
 
 
@@ -109,7 +110,7 @@ class GaussianMixture(Mixture):
         super().__init__(num_components, data_shape)
         if covariance not in FORMS:
             raise ValueError(f"`covariance` must be one of {COVARIANCES}, got {covariance!r}.")
-        self.covariance, self.start = covariance, self._checked_start(start)
+        self.covariance, self.start = covariance, checked_start(start, num_components, self.num_dims)
         self.floor = self.covariance_floor = check_floor(floor)
         self.missing = check_missing(missing)
         self.model = GaussianMixtureModel(num_components, self.num_dims, covariance, self.floor, dtype)
@@ -121,14 +122,6 @@ class GaussianMixture(Mixture):
             self.floats_per_datum = 4 * num_components * self.num_dims * (1 + matrices * self.num_dims)
         elif matrices:
             self.smallest_chunk = 2 * self.num_dims
-
-    def _checked_start(self, start: str | Tensor) -> str | Tensor:
-        start = start if isinstance(start, str) else torch.as_tensor(start)
-        shape = (self.num_components, self.num_dims)
-        if not (start in STARTS if isinstance(start, str) else start.shape == shape):
-            given = repr(start) if isinstance(start, str) else f"a tensor of shape {tuple(start.shape)}"
-            raise ValueError(f"`start` must be one of {STARTS} or means of shape {shape}, got {given}.")
-        return start
 
     @classmethod
     def from_parameters(
@@ -211,20 +204,12 @@ class GaussianMixture(Mixture):
     def _lift(self, lower: Self) -> None:
         self._set_covariances(lower.model.gaussians().exact_covariances)
 
-    # ------------------------------------------------------------------------------------------------- densities
-
-    @derived
-    def _whitening(self) -> tuple[Tensor, Tensor]:
-        """What makes component k white, L⁻¹ or 1/σ, and log π_k less its normaliser (K,)."""
-        whitening, log_det = self.model.gaussians().whitening()
-        log_weights = self.model.logits.double().log_softmax(0)
-        constant = log_weights - log_det - 0.5 * self.num_dims * math.log(2 * math.pi)
-        return whitening.to(self.means.dtype), constant.to(self.means.dtype)
+    # ------------------------------------------------------------------------------------------------- E step
 
     def _log_joint(self, x: Tensor) -> Tensor:
         """log π_k + log Normal(x; μ_k, Σ_k) for a chunk of data (n, D), shape (K, n)."""
         if self._incomplete(x):
-            return self._conditionals(x).log_density + self.model.logits.log_softmax(0)[:, None]
+            return self._gaussians().conditionals(x).log_density + self.model.logits.log_softmax(0)[:, None]
         whitening, constant = self._whitening()
         data = x.T.contiguous()
         distances = []
@@ -234,43 +219,18 @@ class GaussianMixture(Mixture):
             distances.append(white.square().sum(0))
         return constant[:, None] - 0.5 * torch.stack(distances)
 
-    def _conditionals(self, x: Tensor) -> ConditionalGaussians:
-        """Each component's Gaussian, conditioned on the observed entries of a chunk with missing values."""
-        return self._gaussians().conditionals(x)
-
     @derived
-    def _gaussians(self) -> Full | Diagonal:
-        return self.model.gaussians()
-
-    def _moments_given_observed(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        conditionals = self._conditionals(x)
-        log_joint = conditionals.log_density + self.model.logits.log_softmax(0)[:, None]
-        responsibilities = log_joint.softmax(0)[..., None]
-        mean = (responsibilities * conditionals.mean).sum(0)
-        spread = conditionals.variance + (conditionals.mean - mean).square()
-        return mean, (responsibilities * spread).sum(0)
-
-    # ------------------------------------------------------------------------------------------------- EM
-
-    @torch.no_grad()
-    def initialize(self, x: Tensor, weight: Tensor | None = None) -> None:
-        """Centres by ``start``, refined by ten Lloyd steps; covariances start at the pooled one within the clusters.
-
-        Raises:
-            ValueError: If there are fewer data than components.
-        """
-        x = fill_columns(x, column_means(x))
-        weight = torch.ones_like(x[:, 0]) if weight is None else weight
-        centres, nearest, mass = self._start_at_clusters(x, weight, self.start)
-        self.model.means.copy_(centres)
-        within = ((x - centres[nearest]) * weight.sqrt()[:, None]).T
-        pooled = (self.model.form.products(within, within) / weight.sum()).double()
-        self._set_covariances(self.model.form.pooled(pooled.expand(self.num_components, *pooled.shape), mass.double()))
+    def _whitening(self) -> tuple[Tensor, Tensor]:
+        """What makes component k white, L⁻¹ or 1/σ, and log π_k less its normaliser (K,)."""
+        whitening, log_det = self.model.gaussians().whitening()
+        log_weights = self.model.logits.double().log_softmax(0)
+        constant = log_weights - log_det - 0.5 * self.num_dims * math.log(2 * math.pi)
+        return whitening.to(self.means.dtype), constant.to(self.means.dtype)
 
     def _component_statistics(self, x: Tensor, responsibilities: Tensor) -> dict[str, Tensor]:
         """With responsibilities r, the sums Σr(x − μ) and Σr(x − μ)(x − μ)ᵀ about the current means."""
         if self._incomplete(x):
-            return self._conditionals(x).statistics(self.means, responsibilities)
+            return self._gaussians().conditionals(x).statistics(self.means, responsibilities)
         data = x.T.contiguous()
         first, second = [], []
         costly = self.model.form.matrices and self.num_dims > 16
@@ -285,6 +245,8 @@ class GaussianMixture(Mixture):
             first.append(weighted.sum(1))
             second.append(self.model.form.products(weighted, deviations))
         return {"first": torch.stack(first).double(), "second": torch.stack(second).double()}
+
+    # ------------------------------------------------------------------------------------------------- M step
 
     @torch.no_grad()
     def maximize(self, statistics: dict[str, Tensor]) -> None:
@@ -342,3 +304,35 @@ class GaussianMixture(Mixture):
             f"{names[k]} is at the floor, {self.floor:g}, in a direction in which the data vary"
             for k in flat.nonzero().flatten().tolist()
         ]
+
+    # ------------------------------------------------------------------------------------------------- start
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor, weight: Tensor | None = None) -> None:
+        """Centres by ``start``, refined by ten Lloyd steps; covariances start at the pooled one within the clusters.
+
+        Raises:
+            ValueError: If there are fewer data than components.
+        """
+        x = fill_columns(x, column_means(x))
+        weight = torch.ones_like(x[:, 0]) if weight is None else weight
+        centres, nearest, mass = self._start_at_clusters(x, weight, self.start)
+        self.model.means.copy_(centres)
+        within = ((x - centres[nearest]) * weight.sqrt()[:, None]).T
+        pooled = (self.model.form.products(within, within) / weight.sum()).double()
+        self._set_covariances(self.model.form.pooled(pooled.expand(self.num_components, *pooled.shape), mass.double()))
+
+    # ------------------------------------------------------------------------------------------------- missing values
+
+    @derived
+    def _gaussians(self) -> Full | Diagonal:
+        """The components, which hold what their conditionals share."""
+        return self.model.gaussians()
+
+    def _moments_given_observed(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        conditionals = self._gaussians().conditionals(x)
+        log_joint = conditionals.log_density + self.model.logits.log_softmax(0)[:, None]
+        responsibilities = log_joint.softmax(0)[..., None]
+        mean = (responsibilities * conditionals.mean).sum(0)
+        spread = conditionals.variance + (conditionals.mean - mean).square()
+        return mean, (responsibilities * spread).sum(0)

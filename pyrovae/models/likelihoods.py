@@ -370,8 +370,21 @@ class DiscretizedLogistic(_LocationScale):
 # ------------------------------------------------------------------------------------------------- correlated Gaussians
 
 
+class _Correlated(Likelihood):
+    """Gaussians whose covariance is a matrix, Σ ⪰ ε I."""
+
+    floor: float
+
+    def __post_init__(self) -> None:
+        check_floor(self.floor)
+
+    @property
+    def covariance_floor(self) -> float:
+        return self.floor
+
+
 @dataclass(frozen=True)
-class LowRankGaussian(Likelihood):
+class LowRankGaussian(_Correlated):
     """p(x|z) = Normal(μ(z), F(z)F(z)ᵀ + diag v(z)), v ≥ floor: noise that is correlated over dimensions.
 
     Args:
@@ -396,11 +409,7 @@ class LowRankGaussian(Likelihood):
 
     def __post_init__(self) -> None:
         check_whole("rank", self.rank, 1)
-        check_floor(self.floor)
-
-    @property
-    def covariance_floor(self) -> float:
-        return self.floor
+        super().__post_init__()
 
     def decoded_floats(self, num_dims: int) -> int:
         return self.rank * num_dims
@@ -420,7 +429,7 @@ class LowRankGaussian(Likelihood):
 
 
 @dataclass(frozen=True)
-class FullGaussian(Likelihood):
+class FullGaussian(_Correlated):
     """p(x|z) = Normal(μ(z), A(z)A(z)ᵀ + ε I), A lower triangular: any covariance above the floor.
 
     The decoder has D(D + 1)/2 outputs for A, and every datum costs a Cholesky factorisation: for few dimensions.
@@ -439,13 +448,6 @@ class FullGaussian(Likelihood):
     """
 
     floor: float = 1e-4
-
-    def __post_init__(self) -> None:
-        check_floor(self.floor)
-
-    @property
-    def covariance_floor(self) -> float:
-        return self.floor
 
     def decoded_floats(self, num_dims: int) -> int:
         return num_dims**2

@@ -133,7 +133,7 @@ def test_densities_in_chunks_are_the_same(gmm, x, rows, monkeypatch):
         return [log_prob, *(parameter.grad.clone() for parameter in gmm.model.parameters())]
 
     whole = value_and_gradients()
-    monkeypatch.setattr("pyrovae.models.mixture.chunk_rows", lambda *_: rows)
+    monkeypatch.setattr("pyrovae.models.tractable.chunk_rows", lambda *_: rows)
     for chunked, expected in zip(value_and_gradients(), whole, strict=True):
         torch.testing.assert_close(chunked, expected, rtol=1e-10, atol=1e-12)
 
@@ -293,7 +293,7 @@ def test_given_means_are_where_a_fit_starts():
 def test_a_random_start_draws_data_uniformly(monkeypatch):
     """Of 100 data at one place and 3 at others, k-means++ finds the others; uniform draws see them rarely."""
     x = torch.cat([torch.zeros(100, 2), 9 * torch.eye(3)[:, :2] + 1]).double()
-    monkeypatch.setattr("pyrovae.models.mixture.START_STEPS", 0)
+    monkeypatch.setattr("pyrovae.models.starts.START_STEPS", 0)
     found = {}
     for start in ("random", "k-means++"):
         places = []
