@@ -374,6 +374,24 @@ def test_initialize_on_equal_data_gives_equal_centres():
     assert gmm.log_prob(torch.ones(1, 2)).isfinite().all()
 
 
+def test_of_equally_probable_components_the_first_is_predicted():
+    """Whichever of them a last bit prefers."""
+    gmm = GaussianMixture(3, 2, "spherical", floor=1e-2)
+    with torch.no_grad():
+        gmm.means[1:] = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+        gmm.means[0, 1] = 50.0
+    for bit in (-1e-16, 0.0, 1e-16):
+        assert gmm.predict(torch.tensor([[bit, 0.3]], dtype=torch.float64)).tolist() == [1]
+
+
+def test_two_data_alone_are_no_degenerate_mass():
+    gmm = GaussianMixture(2, 2, floor=1e-2)
+    statistics = gmm.expected_statistics(torch.randn(10, 2, dtype=torch.float64))
+    for mass, lines in ((2 - 1e-12, 0), (2.0, 0), (1.9, 1)):
+        statistics["mass"] = torch.tensor([10 - mass, mass], dtype=torch.float64)
+        assert sum("has the mass of" in line for line in gmm.degeneracies(statistics)) == lines
+
+
 def test_the_marginal_guide_samples_nothing(gmm, x):
     trace = poutine.trace(gmm.guide).get_trace(x)
     assert not [site for site in trace.nodes.values() if site["type"] == "sample"]
