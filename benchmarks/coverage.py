@@ -31,7 +31,8 @@ from torch import Tensor, nn
 
 from pyrovae import PPCA, VAE, Bernoulli, GaussianMixture, data, evaluate, fit
 from pyrovae.evaluate.likelihood import estimate
-from pyrovae.models.base import AmortizedGuide, LatentVariableModel
+from pyrovae.models.base import LatentVariableModel
+from pyrovae.models.guides import AmortizedGuide
 
 QUANTILE = 1.959964
 NUM_DATA, NUM_PARTICLES = 200, 100

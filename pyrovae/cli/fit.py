@@ -20,7 +20,7 @@ from pyrovae.io import model_file
 from pyrovae.models.architecture import ACTIVATIONS
 from pyrovae.models.defaults import KINDS, LIKELIHOODS, build, check_options
 from pyrovae.models.gmm import COVARIANCES
-from pyrovae.models.heads import SCALES
+from pyrovae.models.likelihoods import SCALES
 from pyrovae.scoreboard import results_folder
 from pyrovae.scoreboard.figures import Figure
 from pyrovae.scoreboard.rows import standard_error

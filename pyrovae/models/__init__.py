@@ -4,6 +4,7 @@ from pyrovae.models.base import LatentVariableModel, Program
 from pyrovae.models.bernoulli_mixture import BernoulliMixture
 from pyrovae.models.factor_analysis import FactorAnalysis
 from pyrovae.models.gmm import GaussianMixture
+from pyrovae.models.guides import exact_guide
 from pyrovae.models.likelihoods import (
     Bernoulli,
     ContinuousBernoulli,
@@ -16,7 +17,7 @@ from pyrovae.models.likelihoods import (
 )
 from pyrovae.models.ppca import PPCA
 from pyrovae.models.ppca_mixture import PPCAMixture
-from pyrovae.models.tractable import TractableModel, exact_guide
+from pyrovae.models.tractable import TractableModel
 from pyrovae.models.vae import VAE
 
 __all__ = [
