@@ -32,8 +32,7 @@ PRODUCTS = ("aten::addmm", "aten::mm", "aten::bmm", "aten::baddbmm", "aten::line
 def as_pythae(vae: VAE) -> Any:
     """The same networks, as pythae's VAE; None where there is no pythae."""
     try:
-        from pythae.models import VAE as PeerVAE
-        from pythae.models import VAEConfig
+        from pythae.models import VAE as PeerVAE, VAEConfig
         from pythae.models.base.base_utils import ModelOutput
         from pythae.models.nn import BaseDecoder, BaseEncoder
     except ImportError:

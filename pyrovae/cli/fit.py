@@ -1,7 +1,5 @@
 """``pyrovae fit``: one model, fitted to one data set, into one file."""
 
-from __future__ import annotations
-
 import argparse
 import textwrap
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """What the commands share: options, their names in messages, and what is done with them."""
 
-from __future__ import annotations
-
 import argparse
 import math
 import re

@@ -1,7 +1,5 @@
 """Checks of arguments that several evaluators share."""
 
-from __future__ import annotations
-
 from pyrovae.models.base import LatentVariableModel
 
 

@@ -1,7 +1,5 @@
 """What every evaluator works in: evaluation mode, and the data block after block, each with draws of its own."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager

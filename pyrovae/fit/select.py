@@ -1,7 +1,5 @@
 """Choosing among candidates by their exact likelihood on validation data, or by an information criterion."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal

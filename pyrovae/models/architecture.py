@@ -1,7 +1,5 @@
 """The architecture of an autoencoder in a few plain values, and what it is by default."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal

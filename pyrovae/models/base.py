@@ -6,8 +6,6 @@ batch given.  A :class:`~pyrovae.models.tractable.TractableModel` has in closed 
 Pyro, also log p(x) and p(z|x).
 """
 
-from __future__ import annotations
-
 import copy
 import itertools
 import math

@@ -1,7 +1,5 @@
 """The Bernoulli mixture: p(x) = Σ_k π_k Π_d θ_kd^x_d (1 − θ_kd)^(1 − x_d), every θ in [ε, 1 − ε]."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

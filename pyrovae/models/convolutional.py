@@ -5,8 +5,6 @@ the same stack backwards, each transposed convolution giving the size from which
 would make one datum's q depend on the others.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from functools import partial

@@ -4,8 +4,6 @@
 (K, 1).  A class says what densities need of it, and what the M step makes of the scatter about the means.
 """
 
-from __future__ import annotations
-
 from functools import cached_property
 from typing import Any, ClassVar
 

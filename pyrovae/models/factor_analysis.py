@@ -1,7 +1,5 @@
 """Factor analysis: z ~ Normal(0, I), x ~ Normal(Wz + μ, Ψ), with Ψ diagonal and every variance at least ε."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

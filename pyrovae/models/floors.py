@@ -5,8 +5,6 @@ is degenerate where a variance would be far below the floor, or is the floor but
 much more.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import pyro.distributions as dist

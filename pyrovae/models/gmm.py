@@ -6,8 +6,6 @@ diagonal, spherical) is in :mod:`pyrovae.models.covariances`; the responsibiliti
 mixture has, are in :mod:`pyrovae.models.mixture`.
 """
 
-from __future__ import annotations
-
 import math
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -132,7 +130,7 @@ class GaussianMixture(Mixture):
         covariance: Covariance = "full",
         floor: float = 1e-6,
         missing: Missing = "error",
-    ) -> GaussianMixture:
+    ) -> "GaussianMixture":
         """A mixture with the given parameters, of their type; covariances below the floor are lifted to it.
 
         Args:
@@ -166,7 +164,9 @@ class GaussianMixture(Mixture):
         return mixture
 
     @classmethod
-    def from_sklearn(cls, estimator: sklearn.mixture.GaussianMixture, floor: float | None = None) -> GaussianMixture:
+    def from_sklearn(
+        cls, estimator: "sklearn.mixture.GaussianMixture", floor: float | None = None
+    ) -> "GaussianMixture":
         """The mixture that a fitted ``sklearn.mixture.GaussianMixture`` holds.
 
         Args:
@@ -177,7 +177,7 @@ class GaussianMixture(Mixture):
         return cls.from_parameters(*parameters_of(estimator), estimator.covariance_type, floor)
 
     @torch.no_grad()
-    def to_sklearn(self) -> sklearn.mixture.GaussianMixture:
+    def to_sklearn(self) -> "sklearn.mixture.GaussianMixture":
         """A fitted ``sklearn.mixture.GaussianMixture`` with these parameters, as numpy arrays on the CPU."""
         return estimator_of(self.weights, self.model.gaussians(), self.covariance)
 

@@ -1,7 +1,5 @@
 """Guides q(z|x) that serve more than one model; that of a conditional VAE stands beside its program."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pyro

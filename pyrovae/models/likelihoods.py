@@ -16,8 +16,6 @@ likelihood                 data                   p(x|z)
 =========================  =====================  ======================================================================
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -96,7 +94,7 @@ class Likelihood:
         """Numbers that p(x|z) holds for each datum, if more than x itself has; else None."""
         return None
 
-    def head(self, num_features: int, data_shape: Shape, linear: MakeLinear = nn.Linear) -> Head:
+    def head(self, num_features: int, data_shape: Shape, linear: MakeLinear = nn.Linear) -> "Head":
         """The last layer of a decoder: features (..., num_features) → distribution over (..., *data_shape).
 
         Args:

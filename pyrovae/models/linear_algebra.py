@@ -3,8 +3,6 @@
 Data come dimension first, (D, n), so that every reduction over D runs along contiguous memory, also for small D.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -4,8 +4,6 @@ Probabilistic PCA has Ψ = σ²I, factor analysis any diagonal; all that they sh
 P = I + WᵀΨ⁻¹W, the Woodbury identities need only its L×L Cholesky factor.
 """
 
-from __future__ import annotations
-
 from typing import ClassVar, Self
 
 import pyro

@@ -1,7 +1,5 @@
 """The posterior of z in z ~ Normal(0, I), x ~ Normal(Wz + μ, Ψ), Ψ diagonal, by the Woodbury identities."""
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -41,7 +39,7 @@ class LinearPosterior:
         self.log_det = 2 * precision_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
     @classmethod
-    def given_observed(cls, deviations: Tensor, weight: Tensor, variance: Tensor) -> LinearPosterior:
+    def given_observed(cls, deviations: Tensor, weight: Tensor, variance: Tensor) -> "LinearPosterior":
         """Given what is observed; in a missing entry the deviation is NaN, and the precision becomes 0."""
         observed = ~deviations.isnan()
         patterns, pattern = observed.unique(dim=0, return_inverse=True)

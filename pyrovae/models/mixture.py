@@ -1,7 +1,5 @@
 """What every mixture is: p(x) = Σ_k π_k p(x|k), with responsibilities p(k|x) by Bayes' rule."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 
 import pyro.distributions as dist

@@ -1,7 +1,5 @@
 """Networks whose forward returns a distribution: encoder(x) over z, decoder(z) over x."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Sequence

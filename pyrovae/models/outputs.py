@@ -1,7 +1,5 @@
 """What an encoder and a decoder return, the user's own as well: checked once, when a model is built."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Probabilistic principal component analysis: z ~ Normal(0, I), x ~ Normal(Wz + μ, σ²I), with σ² ≥ ε."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

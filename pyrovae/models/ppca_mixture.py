@@ -1,7 +1,5 @@
 """The mixture of probabilistic principal component analysers: Gaussians with covariances W_k W_kᵀ + σ_k² I."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, Self
 

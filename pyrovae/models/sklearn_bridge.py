@@ -1,7 +1,5 @@
 """Mixtures of scikit-learn to ours and back, as parameters: π, μ and Σ, in the shapes that scikit-learn has."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,7 +11,7 @@ if TYPE_CHECKING:
     import sklearn.mixture
 
 
-def parameters_of(estimator: sklearn.mixture.GaussianMixture) -> tuple[Tensor, Tensor, Tensor]:
+def parameters_of(estimator: "sklearn.mixture.GaussianMixture") -> tuple[Tensor, Tensor, Tensor]:
     """Weights, means and covariances of a fitted estimator."""
     weights, means, covariances = (
         torch.as_tensor(value) for value in (estimator.weights_, estimator.means_, estimator.covariances_)
@@ -21,7 +19,7 @@ def parameters_of(estimator: sklearn.mixture.GaussianMixture) -> tuple[Tensor, T
     return weights, means, covariances
 
 
-def estimator_of(weights: Tensor, gaussians: Full | Diagonal, covariance: str) -> sklearn.mixture.GaussianMixture:
+def estimator_of(weights: Tensor, gaussians: Full | Diagonal, covariance: str) -> "sklearn.mixture.GaussianMixture":
     """A fitted estimator with these parameters, as numpy arrays on the CPU.
 
     Args:

@@ -1,7 +1,5 @@
 """Where the fit of a mixture starts: centres by k-means++, or given, and a few steps of Lloyd's algorithm."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

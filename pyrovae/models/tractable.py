@@ -1,7 +1,5 @@
 """A model whose likelihood and posterior are known exactly, and which EM can fit: what it gives."""
 
-from __future__ import annotations
-
 import functools
 import math
 from abc import ABC, abstractmethod
@@ -24,7 +22,7 @@ def derived(method: Callable[[Any], Result]) -> Callable[[Any], Result]:
     """For a method that computes something from the parameters alone: once in a block of ``model.unchanged()``."""
 
     @functools.wraps(method)
-    def once(self: TractableModel) -> Result:
+    def once(self: "TractableModel") -> Result:
         if self._derived is None:
             return method(self)
         if method.__name__ not in self._derived:

@@ -3,8 +3,6 @@
 With classes it is the supervised, or conditional, one: p(x|y) = ∫ p(x|z, y) p(z) dz, and q(z|x, y).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """Models side by side on held-out data, in nats per datum."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -47,7 +45,7 @@ class Scoreboard:
         """The models by name, best first."""
         return {row.name: row.model for row in self.rows}
 
-    def to_dataframe(self) -> pd.DataFrame:
+    def to_dataframe(self) -> "pd.DataFrame":
         """One row a model, best first, without the pointwise values."""
         return table.to_dataframe(self.rows)
 

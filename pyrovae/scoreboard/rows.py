@@ -1,7 +1,5 @@
 """One model on the scoreboard: its likelihood on held-out data, how that is known, and how far it can be trusted."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -155,7 +153,7 @@ class Row:
         }
         return [name for name, says in says_something.items() if not says]
 
-    def beside(self, best: Row) -> Row:
+    def beside(self, best: "Row") -> "Row":
         """The row with its difference to the best one, datum by datum."""
         difference = self.log_prob - best.log_prob
         return replace(self, difference=difference.mean().item(), difference_standard_error=standard_error(difference))

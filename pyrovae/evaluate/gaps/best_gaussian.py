@@ -1,7 +1,5 @@
 """The best Gaussian q for each datum: the ELBO maximised over its own mean and covariance, all data at once."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -61,18 +59,18 @@ class GaussianPosteriors(NamedTuple):
         """log q(z), (S, n)."""
         return MultivariateNormal(self.mean, scale_tril=self.scale_tril, validate_args=False).log_prob(z)
 
-    def kl(self, other: GaussianPosteriors) -> Tensor:
+    def kl(self, other: "GaussianPosteriors") -> Tensor:
         """KL(q ‖ p) = ½(|B⁻¹A|² + |B⁻¹(m − μ)|² − L) + log|B| − log|A| for p = Normal(μ, B Bᵀ), (n,)."""
         together = torch.cat([self.scale_tril, (self.mean - other.mean)[..., None]], dim=-1)
         squares = torch.linalg.solve_triangular(other.scale_tril, together, upper=False).square().sum((-2, -1))
         log_scales = [each.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1) for each in (self, other)]
         return 0.5 * (squares - self.mean.shape[-1]) + log_scales[1] - log_scales[0]
 
-    def diagonal(self) -> GaussianPosteriors:
+    def diagonal(self) -> "GaussianPosteriors":
         """The same means, each unit with its own standard deviation and no correlation."""
         return GaussianPosteriors(self.mean, self.scale_tril.square().sum(-1).sqrt().diag_embed())
 
-    def where(self, chosen: Tensor, other: GaussianPosteriors) -> GaussianPosteriors:
+    def where(self, chosen: Tensor, other: "GaussianPosteriors") -> "GaussianPosteriors":
         """These where ``chosen`` (n,), the others elsewhere."""
         return GaussianPosteriors(
             self.mean.where(chosen[:, None], other.mean),

@@ -3,8 +3,6 @@
 For a model whose posterior is known every figure here is exact, and the ground truth of what is estimated elsewhere.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any

@@ -5,8 +5,6 @@ the approximation gap and the amortization gap.  The whole is KL(q(z|x) ‖ p(z|
 posterior is.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any, Literal

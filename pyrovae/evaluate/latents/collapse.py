@@ -5,8 +5,6 @@ the data.  A latent whose eigenvalue λ is below βσ² has a weight of zero the
 has means of variance 1 − βσ²/λ over the data, a posterior variance of βσ²/λ, and a KL of ½ log(λ/βσ²) on average.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """What codes are good for: classes found again from z alone, by neighbours, by a linear map, by clusters."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass

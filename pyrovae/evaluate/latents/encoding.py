@@ -4,8 +4,6 @@ Everything is read off an :class:`Encoding`, the means and variances of q(z|x) a
 nothing has q(z_l|x) = p(z_l) for every x: its mean does not move with x, and its KL divergence is zero.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -41,7 +39,7 @@ class Encoding:
     def __len__(self) -> int:
         return len(self.mean)
 
-    def __getitem__(self, index: Any) -> Encoding:
+    def __getitem__(self, index: Any) -> "Encoding":
         """The subset at a slice, a boolean mask or an index tensor."""
         labels = None if self.labels is None else self.labels[index]
         return Encoding(self.mean[index], self.variance[index], labels)

@@ -1,7 +1,5 @@
 """How much z tells of x under q, and how far the aggregate posterior q(z) = E_x q(z|x) is from the prior."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Comparing two fits, up to what a likelihood cannot tell apart: the order of components, rotations of latents."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -13,8 +13,6 @@ it found at each β is then frozen; the chains that are weighed draw other rando
 ordinary annealed importance sampler.  The pilot sees x and never the z that x was made from.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from dataclasses import dataclass

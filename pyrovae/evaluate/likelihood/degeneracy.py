@@ -5,8 +5,6 @@ wants.  A floor, Σ ⪰ ε I, bounds it by the density of the narrowest Gaussian
 that comes from variances at the floor is then a statement about ε, which somebody chose, and not about the data.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """An estimate of log p(x) per datum, and what log weights say of it: its error, their spread."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Literal

@@ -1,7 +1,5 @@
 """Hamiltonian Monte Carlo along a path of densities, for all data and chains at once."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch
@@ -30,7 +28,7 @@ class Point(NamedTuple):
     def gradient(self, beta: float) -> Tensor:
         return self.base_gradient + beta * self.rise_gradient
 
-    def where(self, chosen: Tensor, other: Point) -> Point:
+    def where(self, chosen: Tensor, other: "Point") -> "Point":
         """This point where ``chosen`` (S, n), the other one elsewhere."""
         pairs = zip(self, other, strict=True)
         return Point(*(torch.where(chosen[..., None] if a.ndim == 3 else chosen, a, b) for a, b in pairs))

@@ -5,8 +5,6 @@ nats.  Its mean over particles is the ELBO, its log-mean-exp the importance-weig
 tells how far either can be trusted.  With the exact posterior as guide every entry equals log p(x).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial

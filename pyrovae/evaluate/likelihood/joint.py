@@ -4,8 +4,6 @@ All latents of a datum are one flat vector of real numbers: a site with constrai
 is mapped there by Pyro's bijections, and the volume that this takes is counted into log p(z).
 """
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 
@@ -84,7 +82,7 @@ class Joint:
         """n."""
         return len(self.inputs[0])
 
-    def __getitem__(self, part: slice | Tensor) -> Joint:
+    def __getitem__(self, part: slice | Tensor) -> "Joint":
         """The same for some of the data."""
         some = copy.copy(self)
         some.inputs = tuple(each[part] for each in self.inputs)

@@ -1,7 +1,5 @@
 """Held-out log p(x) per datum: exact, by importance sampling, or by annealing, all in one form."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from typing import Any, Literal

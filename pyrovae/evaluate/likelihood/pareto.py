@@ -1,7 +1,5 @@
 """Pareto k̂ of importance weights, by ArviZ (0.23 and 1.x)."""
 
-from __future__ import annotations
-
 import math
 import warnings
 

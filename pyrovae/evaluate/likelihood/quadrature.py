@@ -5,8 +5,6 @@ of the spacing, so that doubling the nodes soon shows whether a value is stable.
 the error only falls by two digits with every tenfold number of nodes along an axis.)
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from dataclasses import dataclass

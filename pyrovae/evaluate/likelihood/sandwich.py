@@ -1,7 +1,5 @@
 """Both sides of log p(x), for data that the model itself simulates."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Estimates of log p(x) as a table."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING
 
@@ -13,7 +11,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def likelihood_table(estimates: Mapping[Hashable, LogLikelihood], exact: Tensor | None = None) -> pd.DataFrame:
+def likelihood_table(estimates: Mapping[Hashable, LogLikelihood], exact: Tensor | None = None) -> "pd.DataFrame":
     """A row for every estimate of log p(x) of the same data, with what tells how far to trust it.
 
     Args:

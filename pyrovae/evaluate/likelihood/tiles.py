@@ -4,8 +4,6 @@ Where there are many tiles the program is captured as a graph, which on a CPU is
 handlers are then run for the first tiles alone, and the arithmetic of a likelihood is done in one pass over memory.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
@@ -46,7 +44,7 @@ class Tiles:
         self._seen: Counter[Hashable] = Counter()
 
     @classmethod
-    def of(cls, run: Evaluation, num_pairs: int = 0, pairs: int | None = None, cost: int = 1) -> Tiles:
+    def of(cls, run: Evaluation, num_pairs: int = 0, pairs: int | None = None, cost: int = 1) -> "Tiles":
         """Tiles of ``run.chunk_size`` pairs, or of what holds about 8 MiB in float32.
 
         Args:

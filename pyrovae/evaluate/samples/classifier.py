@@ -4,8 +4,6 @@ The Inception network was made for photographs, and its weights must be download
 knows digits judges better.  Its initial weights change the distance, so train one for each of a few seeds.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -5,8 +5,6 @@ log p(x_n) itself, which :func:`log_likelihood` gives; and z_n belongs to x_n al
 over draws of its posterior, which leave x_n out, lead back to the prior, with a variance that mostly is infinite.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal

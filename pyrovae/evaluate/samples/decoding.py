@@ -5,8 +5,6 @@ a draw has the noise that the likelihood was measured with.  So every function s
 give x as the model sees it, in the view of the data that it was fitted to.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any, Literal

@@ -13,8 +13,7 @@ import torch
 from torch import nn
 
 from pyrovae import PPCA, VAE, Bernoulli, evaluate, exact_guide
-from pyrovae.evaluate.likelihood import importance
-from pyrovae.evaluate.likelihood import log_likelihood as estimator
+from pyrovae.evaluate.likelihood import importance, log_likelihood as estimator
 from pyrovae.models.networks import LinearGaussianEncoder
 
 PARTICLES = 20  # log(20/19) = 0.051, log(21/20) = 0.049
