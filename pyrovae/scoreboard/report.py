@@ -1,15 +1,15 @@
 """A scoreboard as one HTML file that needs nothing else: table, sentences, pictures, floors, and the worst data.
 
-Everything that is text is escaped where it becomes HTML, in :func:`element`; pictures are part of the file.
+What the page says and how it is laid out stands in ``report.html.j2``, which escapes all text; pictures are part of it.
 """
 
 import base64
-import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.image import imsave
 from torch import Tensor
 
@@ -19,34 +19,27 @@ from pyrovae.plots.board import Board
 from pyrovae.plots.images import grey_limits, reference_of, seen_from, shown
 from pyrovae.scoreboard.figures import FLOOR
 from pyrovae.scoreboard.rows import Row
-from pyrovae.scoreboard.table import cells, notes
+from pyrovae.scoreboard.table import Column, cells, notes
 
 GENERATOR = "pyrovae report, version 1"
 MOST_NUMBERS = 64  # of one of them that is no image
-VOID = ("img", "meta")
 CAPTIONS = {
     "scoreboard": "Held-out log p(x), with 95% intervals over data.",
     "training": "The objective after every update.",
     "samples": "What the models generate, beside data.",
     "latents": "What the latents hold.",
 }
-STYLE = Path(__file__).with_name("report.css")
-
-
-class Markup(str):
-    """A string that is HTML already; any other is text, and is escaped."""
-
-
-def element(tag: str, *content: object, **attributes: str) -> Markup:
-    """An HTML element of the content, with text and attributes escaped; ``class_`` stands for ``class``.
-
-    Example:
-        >>> print(element("p", "a < b & ", element("b", "c"), class_="note"))
-        <p class="note">a &lt; b &amp; <b>c</b></p>
-    """
-    given = "".join(f' {name.rstrip("_")}="{html.escape(value)}"' for name, value in attributes.items())
-    inside = "".join(each if isinstance(each, Markup) else html.escape(str(each)) for each in content)
-    return Markup(f"<{tag}{given}>" if tag in VOID else f"<{tag}{given}>{inside}</{tag}>")
+MEANINGS: tuple[Column, ...] = (
+    *("log_likelihood", "monte_carlo_standard_error", "data_standard_error"),
+    ("what it is", lambda row: row.meaning),
+)
+TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
 
 
 def to_html(
@@ -70,111 +63,39 @@ def to_html(
     Returns:
         The content of an ``.html`` file.
     """
-    meta = [
-        element("meta", charset="utf-8"),
-        element("meta", name="generator", content=GENERATOR),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("title", title),
-        element("style", Markup(f"\n{STYLE.read_text(encoding='utf-8')}")),
-    ]
-    body = [
-        element("h1", title),
-        element("p", f"{board.data.space.reference}, {len(board.data):,} held-out data", class_="quiet"),
-        *_scores(board),
-        *_meanings(board.rows),
-        *_floors(board.rows),
-        *_worst(board),
-        *_pictures(pictures),
-        *_details(details),
-        element("footer", "Written by pyrovae. This file needs no other."),
-    ]
-    page = element("html", element("head", *meta), element("body", *body), lang="en")
-    return f"<!DOCTYPE html>\n{page}\n"
-
-
-def _table(lines: Sequence[Sequence[object]], **attributes: str) -> Markup:
-    """A header and lines, in a container that scrolls; the first column names the row."""
-    header, *rows = lines
-    head = element("tr", *(element("th", cell, scope="col") for cell in header))
-    body = (
-        element("tr", element("th", name, scope="row"), *(element("td", cell) for cell in cells))
-        for name, *cells in rows
-    )
-    table = element("table", element("thead", head), element("tbody", *body), **attributes)
-    return element("div", table, class_="scroll")
-
-
-def _scores(board: Board) -> list[Markup]:
-    said = element("ul", *(element("li", note) for note in notes(board.rows, board.data)))
-    return [element("h2", "Scoreboard"), _table(cells(board.rows)), said]
-
-
-def _meanings(rows: Sequence[Row]) -> list[Markup]:
-    parts = (
-        "The standard error of a bound in two parts, whose squares add up: what other particles would change, and what "
-        "other held-out data would."
-    )
-    figures = ("log_likelihood", "monte_carlo_standard_error", "data_standard_error")
-    columns = (*figures, ("what it is", lambda row: row.meaning))
-    table = _table(cells(rows, columns, decimals=3), class_="sentences")
-    return [element("h2", "How sure the figures are"), element("p", parts), table]
-
-
-def _floors(rows: Sequence[Row]) -> list[Markup]:
-    heading = element("h2", "Floors")
+    rows, data = board.rows, board.data
     floored = [row for row in rows if row.degeneracy is not None]
-    if not floored:
-        return [heading, element("p", "No model here has a floor under its variances.")]
-    flagged = [row.name for row in floored if row.at_floor]
-    said = (
-        "A variance may not fall below its floor ε. Where it lies there, the score depends on ε, which somebody chose. "
-        "The ceiling is the highest log p(x) that ε allows; beside it, the score at ten times ε."
+    tails = [row for row in rows if row.has_tail]
+    return TEMPLATES.get_template("report.html.j2").render(
+        generator=GENERATOR,
+        title=title,
+        data=data,
+        scores=cells(rows),
+        notes=notes(rows, data),
+        meanings=cells(rows, MEANINGS, decimals=3),
+        floors=cells(floored, tuple(FLOOR), decimals=3) if floored else [],
+        at_floor=[row.name for row in floored if row.at_floor],
+        threshold=evaluate.k_hat_threshold(tails[0].num_particles) if tails else None,
+        worst=[(row, _worst(row, data)) for row in tails],
+        are_images=_are_images(data),
+        pictures=[(CAPTIONS.get(name, name), _uri(png)) for name, png in pictures.items()],
+        details=details,
     )
-    flag = f"At the floor: {'; '.join(flagged)}." if flagged else "No variance lies at its floor."
-    verdict = element("p", flag, class_="flag" if flagged else "quiet")
-    return [heading, element("p", said), verdict, _table(cells(floored, tuple(FLOOR), decimals=3))]
 
 
-def _worst(board: Board) -> list[Markup]:
-    heading = element("h2", "The data with the worst k̂")
-    tails = [row for row in board.rows if row.has_tail]
-    if not tails:
-        return [heading, element("p", "No figure here comes from importance weights with a tail to look at.")]
-    threshold = evaluate.k_hat_threshold(tails[0].num_particles)
-    said = (
-        f"The higher Pareto k̂, the less is the importance-weighted value of a datum to be trusted; above "
-        f"{threshold:.2f} more particles may raise it. Data are numbered from 0, in the order in which they were given."
-    )
-    parts = [heading, element("p", said)]
-    for row in tails:
-        share = row.figures["k_hat_share"].text()
-        parts.append(element("h3", f"{row.name}: {share} of the data above {threshold:.2f}"))
-        parts.append(_worst_of(row, board.data))
-    return parts
-
-
-def _worst_of(row: Row, data: Observations) -> Markup:
-    """The worst data of one model: pictures, or numbers."""
-    worst = row.worst()
-    if not worst:
-        return element("p", "All weights of every datum are equal: q is the posterior.")
-    k_hat, values, ess = row.estimate.k_hat.tolist(), row.log_prob.tolist(), row.estimate.ess.tolist()
+def _worst(row: Row, data: Observations) -> list[tuple[Any, ...]]:
+    """The data with the highest k̂: index, k̂, log p(x), ESS, and the picture or the numbers of each."""
+    if not (worst := row.worst()):
+        return []
     x = _in_reference(data, worst)
-    if data.image_shape is None or data.image_shape[0] not in (1, 3):
-        header = ("datum", "k̂", "log p(x)", "ESS", *(f"x[{d}]" for d in range(min(MOST_NUMBERS, x.shape[1]))))
-        numbers_of = [
-            (n, f"{k_hat[n]:.2f}", f"{values[n]:.2f}", f"{ess[n]:.0f}", *(f"{v:.4g}" for v in numbers[:MOST_NUMBERS]))
-            for n, numbers in zip(worst, x.tolist(), strict=True)
-        ]
-        return _table([header, *numbers_of])
-    pictures = _images(x, data.image_shape, grey_limits(_in_reference(data, slice(None))))
-    figures = []
-    for n, picture in zip(worst, pictures, strict=True):
-        told = (f"k̂ {k_hat[n]:.2f}, ESS {ess[n]:.0f}", f"log p(x) {values[n]:.1f}")
-        lines = [element("b", f"datum {n}"), *(element("span", line) for line in told)]
-        image = element("img", src=picture, alt=f"datum {n}")
-        figures.append(element("figure", image, element("figcaption", *lines)))
-    return element("div", *figures, class_="worst")
+    found = (values[worst].tolist() for values in (row.estimate.k_hat, row.log_prob, row.estimate.ess))
+    return list(
+        zip(worst, *found, _images(x, data) if _are_images(data) else x[:, :MOST_NUMBERS].tolist(), strict=True)
+    )
+
+
+def _are_images(data: Observations) -> bool:
+    return data.image_shape is not None and data.image_shape[0] in (1, 3)
 
 
 def _in_reference(data: Observations, index: Any) -> Tensor:
@@ -182,27 +103,15 @@ def _in_reference(data: Observations, index: Any) -> Tensor:
     return seen_from(data.x[index], data.space, data, reference_of(data.space))
 
 
-def _images(x: Tensor, image_shape: tuple[int, ...], limits: tuple[float, float]) -> list[str]:
-    """Flat images (n, D) as data URIs."""
+def _images(x: Tensor, data: Observations) -> list[str]:
+    """Flat images (n, D) as data URIs, on the grey scale of all data."""
+    low, high = limits = grey_limits(_in_reference(data, slice(None)))
     uris = []
-    for picture in shown(x, image_shape, limits):
+    for picture in shown(x, data.image_shape or (), limits):
         stream = BytesIO()
-        imsave(stream, picture, cmap="gray", vmin=limits[0], vmax=limits[1], format="png")
+        imsave(stream, picture, cmap="gray", vmin=low, vmax=high, format="png")
         uris.append(_uri(stream.getvalue()))
     return uris
-
-
-def _pictures(pictures: Mapping[str, bytes]) -> list[Markup]:
-    parts = [element("h2", "Pictures")] if pictures else []
-    for name, png in pictures.items():
-        caption = CAPTIONS.get(name, name)
-        picture = element("div", element("img", src=_uri(png), alt=caption), class_="scroll")
-        parts.append(element("figure", picture, element("figcaption", caption)))
-    return parts
-
-
-def _details(details: Iterable[tuple[str, str]]) -> list[Markup]:
-    return [part for heading, text in details for part in (element("h2", heading), element("pre", text))]
 
 
 def _uri(png: bytes) -> str:
