@@ -17,12 +17,13 @@ def add_to(commands: Any) -> None:
     """Add the command to the parser's commands."""
     parser = commands.add_parser(
         "compare",
-        parents=[shared.data_options(), shared.size_options(), shared.bound_options(), shared.run_options()],
         help="fit a Gaussian, a mixture, PPCA and VAEs, and rank them in nats per datum on test data",
         description="Fit one Gaussian, a Gaussian mixture, probabilistic PCA and variational autoencoders, each every "
         "way it can be, and rank them by log p(x) on test data, in nats per datum.  The exact models are chosen on "
         "validation data.",
     )
+    for add_group in (shared.add_data, shared.add_sizes, shared.add_bound, shared.add_run):
+        add_group(parser)
     help = "fit everything with N seeds and show the spread (default 1)"
     add(parser, "seeds", help, type=shared.positive, default=1, metavar="N")
     help = "write a report, table, pictures, ArviZ files and fitted models there, whole or not at all"

@@ -18,12 +18,13 @@ def add_to(commands: Any) -> None:
     """Add the command to the parser's commands."""
     parser = commands.add_parser(
         "evaluate",
-        parents=[shared.bound_options(), shared.run_options("draws")],
         help="say how good a model in a file is",
         description="log p(x) of a model that pyrovae fit or pyrovae compare has written, with its standard error, in "
         "nats per datum, and what else there is to say of it.  The data are read and split as they were for the fit, "
         "and no code of the file is run.",
     )
+    shared.add_bound(parser)
+    shared.add_run(parser, "draws")
     parser.add_argument("file", metavar="FILE", help="the model")
     parser.add_argument("data", nargs="?", metavar="DATA", help="the data it was fitted to; default: where they were")
     add(parser, "split", "the part of the data (default test)", choices=("test", "valid", "train"), default="test")

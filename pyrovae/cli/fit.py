@@ -41,16 +41,16 @@ FIT_OPTIONS = (*EM, *SVI, *BOUND, "resample")
 
 def add_to(commands: Any) -> None:
     """Add the command to the parser's commands."""
-    kind = argparse.ArgumentParser(add_help=False)  # MODEL comes before DATA
-    kind.add_argument("kind", choices=tuple(KINDS), metavar="MODEL", help=", ".join(KINDS))
     parser = commands.add_parser(
         "fit",
-        parents=[kind, shared.data_options(), shared.size_options(), shared.run_options()],
         help="fit one model, and write it to a file",
         description="Fit one model to the training data, say how well it does on the validation data, and write it to "
         "a file for pyrovae evaluate and pyrovae sample.  Options that do not apply to the model, or to the way of "
         "fitting it, raise an error.",
     )
+    parser.add_argument("kind", choices=tuple(KINDS), metavar="MODEL", help=", ".join(KINDS))
+    for add_group in (shared.add_data, shared.add_sizes, shared.add_run):
+        add_group(parser)
     _add_model_options(parser.add_argument_group("the model"))
     _add_fit_options(parser.add_argument_group("the fit"))
     help = "where to write the model, whole or not at all; earlier output is replaced, no other file is"

@@ -43,10 +43,9 @@ def add(group: Any, name: str, help: str, **keywords: Any) -> None:
     group.add_argument(flag(name), dest=name, help=help, **keywords)
 
 
-def data_options() -> argparse.ArgumentParser:
+def add_data(parser: argparse.ArgumentParser) -> None:
     """DATA and how it is read."""
-    options = argparse.ArgumentParser(add_help=False)
-    group = options.add_argument_group("data")
+    group = parser.add_argument_group("data")
     help = "digits (default), mnist, fashion_mnist, kmnist, binarized_mnist, frey, celeba, or a .csv, .npy or .npz file"
     group.add_argument("data", nargs="?", default="digits", metavar="DATA", help=help)
     help = (
@@ -57,25 +56,21 @@ def data_options() -> argparse.ArgumentParser:
     help = "what models see; densities are brought back by log|det J|; default: standardize for tables, else none"
     add(group, "transform", help, choices=("none", "logit", "standardize"))
     add(group, "max_images", "of celeba, whose whole set takes 20 GB", type=positive, metavar="N")
-    return options
 
 
-def size_options() -> argparse.ArgumentParser:
+def add_sizes(parser: argparse.ArgumentParser) -> None:
     """How large the models are, and how long SVI trains."""
-    options = argparse.ArgumentParser(add_help=False)
-    group = options.add_argument_group("models")
+    group = parser.add_argument_group("models")
     help = "latent dimension; default: 8, 16 from 256 dimensions on; for PPCA, compare chooses it"
     add(group, "latent_dim", help, type=positive, metavar="L")
     add(group, "num_components", "mixture components; default: 10; compare chooses them", type=positive, metavar="K")
     help = "passes of SVI over the training data; default: about 1,700 to 5,000 steps for a VAE"
     add(group, "num_epochs", help, type=positive, metavar="E")
-    return options
 
 
-def bound_options() -> argparse.ArgumentParser:
+def add_bound(parser: argparse.ArgumentParser) -> None:
     """How log p(x) is bounded where it is not exact."""
-    options = argparse.ArgumentParser(add_help=False)
-    group = options.add_argument_group("log p(x), where it is not exact")
+    group = parser.add_argument_group("log p(x), where it is not exact")
     help = "importance sampling (default), or annealed importance sampling: a tighter bound for more time"
     add(group, "method", help, choices=("importance", "ais"), default="importance")
     for name, default, metavar, what in (
@@ -84,7 +79,6 @@ def bound_options() -> argparse.ArgumentParser:
         ("num_temperatures", 1000, "T", "temperatures of each chain"),
     ):
         add(group, name, f"{what} (default {default})", type=positive, default=default, metavar=metavar)
-    return options
 
 
 def picked(options: argparse.Namespace, *names: str) -> dict[str, Any]:
@@ -98,15 +92,14 @@ def bound_arguments(options: argparse.Namespace) -> dict[str, Any]:
     return {**picked(options, "method", "num_particles"), "ais": ais}
 
 
-def run_options(seed_of: str = "splits, noise, starts and draws") -> argparse.ArgumentParser:
+def add_run(parser: argparse.ArgumentParser, seed_of: str = "splits, noise, starts and draws") -> None:
     """Where and how a command runs."""
-    options = argparse.ArgumentParser(add_help=False)
-    group = options.add_argument_group("run")
+    group = parser.add_argument_group("run")
     add(group, "device", "cpu (default), cuda or cuda:N", default="cpu")
     add(group, "threads", "default: 1 for small data, else all cores", type=positive, metavar="T")
     add(group, "seed", f"of {seed_of} (default 0)", type=seed, default=0)
     group.add_argument("--quiet", dest="progress", action="store_const", const=False, help="print the result only")
-    return options  # without --quiet, `progress` is None: shown where there is a terminal
+    # without --quiet, `progress` is None: shown where there is a terminal
 
 
 def reporter(options: argparse.Namespace) -> Callable[[str], None]:

@@ -15,12 +15,12 @@ def add_to(commands: Any) -> None:
     """Add the command to the parser's commands."""
     parser = commands.add_parser(
         "sample",
-        parents=[shared.run_options("draws")],
         help="write what a model in a file generates",
         description="Ancestral samples of a model that pyrovae fit or pyrovae compare has written: z from the prior, "
         "then x from p(x|z), in the reference space of the data, which are not needed.  No code of the file is "
         "run.",
     )
+    shared.add_run(parser, "draws")
     parser.add_argument("file", metavar="FILE", help="the model")
     add(parser, "num_samples", "how many (default 64)", type=shared.positive, default=64, metavar="N")
     help = "E[x|z] in their place: smoother, and no samples of the model"

@@ -104,14 +104,11 @@ def describe(path: str | Path) -> dict[str, Any] | None:
         ...     describe(save(PPCA(1, 3), Path(folder) / "ppca.pt", description={"data": "digits"}))
         {'data': 'digits'}
     """
-    try:
-        return json.loads(_read(path).get("description", "null"))
-    except (TypeError, json.JSONDecodeError) as error:
-        raise _not_ours(path) from error
+    return _read(path)["description"]
 
 
 def _read(path: str | Path) -> dict[str, Any]:
-    """What is in a file, the tensors on the CPU."""
+    """What is in a file: the tensors on the CPU, the description in plain values, None if there is none."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"`path` must be a file written by pyrovae.save, got {str(path)!r}, which is no file.")
@@ -120,17 +117,14 @@ def _read(path: str | Path) -> dict[str, Any]:
         whole = all(isinstance(content[key], kind) for key, kind in CONTENT.items())
         if not (whole and all(isinstance(tensor, torch.Tensor) for tensor in content["state"].values())):
             raise TypeError("not the content of a model")
+        content["description"] = json.loads(content.get("description", "null"))
     except OSError:
         raise
     except Exception as error:
-        raise _not_ours(path) from error
+        raise ValueError(f"`path` must be a file written by pyrovae.save, got {str(path)!r}, which is not.") from error
     if (written := content["format"]) != FORMAT:
         raise ValueError(f"`path` must hold a {FORMAT!r}, got {written!r}; read it with the release that wrote it.")
     return content
-
-
-def _not_ours(path: str | Path) -> ValueError:
-    return ValueError(f"`path` must be a file written by pyrovae.save, got {str(path)!r}, which is not.")
 
 
 def _built(kind: str, config: dict[str, Any] | None) -> LatentVariableModel:

@@ -183,20 +183,14 @@ class _Baselines:
         return [relative_floor(self.train, relative) for relative in RELATIVE_FLOORS]
 
     def _mixtures(self, num_components: int | None, num_data: int, binary: bool) -> list[Any]:
-        """Every number of components worth trying, form of the covariance and floor; the fewest parameters first."""
-        if binary:
-            candidates = [
-                self._model("bernoulli-mixture", num_components=k, floor=floor)
-                for k in self._components("Bernoulli", num_components, num_data)
-                for floor in PROBABILITY_FLOORS
-            ]
-        else:
-            candidates = [
-                self._model("gmm", num_components=k, covariance=form, floor=floor)
-                for form in FORMS
-                for k in self._components(form, num_components, num_data)
-                for floor in self.floors
-            ]
+        """Every form of the covariance, number of components and floor worth trying; the fewest parameters first."""
+        kind, floors = ("bernoulli-mixture", PROBABILITY_FLOORS) if binary else ("gmm", self.floors)
+        candidates = [
+            self._model(kind, num_components=k, floor=floor, **({} if binary else {"covariance": form}))
+            for form in (("Bernoulli",) if binary else FORMS)
+            for k in self._components(form, num_components, num_data)
+            for floor in floors
+        ]
         return sorted(candidates, key=lambda model: model.num_free_parameters)
 
     def _components(self, form: str, num_components: int | None, num_data: int) -> Sequence[int]:

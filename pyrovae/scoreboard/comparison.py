@@ -141,13 +141,12 @@ def compare(
 
 def _ranked(rows: Sequence[Row]) -> list[Row]:
     """Best first; of rows that differ by rounding alone, the one that was given first."""
-    left = sorted(rows, key=lambda row: (math.isnan(row.mean), -row.mean))
-    ranked: list[Row] = []
+    left, ranked = list(rows), list[Row]()
     while left:
-        first = left[0]
-        equal = [row for row in rows if row is first or math.isclose(row.mean, first.mean, rel_tol=TIE)]
-        ranked += [row for row in equal if row not in ranked]
-        left = [row for row in left if row not in ranked]
+        best = min(left, key=lambda row: (math.isnan(row.mean), -row.mean))
+        equal = [row for row in left if row is best or math.isclose(row.mean, best.mean, rel_tol=TIE)]
+        ranked += equal
+        left = [row for row in left if row not in equal]
     return ranked
 
 

@@ -123,16 +123,22 @@ class Row:
     def figures(self) -> dict[str, Figure]:
         """Every number that is shown of the row, by name; ``value`` is None for what the row has not."""
         draws = "chains" if self.estimate.method == "annealed" else "particles"
+        is_bound = self.kind == "bound"
         told = {
             "likelihood": self._likelihood,
-            "basis": f"bound, {self.num_particles:,} {draws}" if self.kind == "bound" else "exact",
+            "basis": f"bound, {self.num_particles:,} {draws}" if is_bound else "exact",
             "draws": draws,
             "threshold": evaluate.k_hat_threshold(self.num_particles),
         }
-        values = {name: getattr(self, name, None) for name in FIGURES}
-        values |= {"log_likelihood": self.mean, "elbo": self.reconstruction - self.kl}
-        values |= {name: getattr(self.degeneracy, attribute, None) for name, attribute in FLOOR.items()}
-        values |= dict.fromkeys(self._without_meaning())
+        values = {
+            **{name: getattr(self, name, None) for name in FIGURES},
+            **{name: getattr(self.degeneracy, attribute, None) for name, attribute in FLOOR.items()},
+            "log_likelihood": self.mean,
+            **({} if is_bound else dict.fromkeys(("monte_carlo_standard_error", "data_standard_error"))),
+            "difference": self.difference or None,
+            "elbo": self.reconstruction - self.kl,
+            "k_hat_share": self.k_hat_share if self.has_tail else None,
+        }
         errors = {
             "log_likelihood": self.standard_error,
             "difference": self.difference_standard_error if self.difference else None,
@@ -143,16 +149,6 @@ class Row:
             for name, (heading, unit, meaning) in FIGURES.items()
         }
 
-    def _without_meaning(self) -> list[str]:
-        """Figures that say nothing of this row."""
-        says_something = {
-            "monte_carlo_standard_error": self.kind == "bound",
-            "data_standard_error": self.kind == "bound",
-            "k_hat_share": self.has_tail,
-            "difference": self.difference != 0,
-        }
-        return [name for name, says in says_something.items() if not says]
-
     def beside(self, best: "Row") -> "Row":
         """The row with its difference to the best one, datum by datum."""
         difference = self.log_prob - best.log_prob
@@ -160,9 +156,9 @@ class Row:
 
     def record(self) -> dict[str, Any]:
         """Every number and word of the row but the pointwise values, by name."""
-        plain = {name: getattr(self, name) for name in type(self).__dataclass_fields__ if name not in POINTWISE}
-        derived = {name: getattr(self, name) for name in DERIVED}
-        return {**plain, **derived, **{name: self.figures[name].value for name in FLOOR}}
+        names = [name for name in type(self).__dataclass_fields__ if name not in POINTWISE]
+        plain = {name: getattr(self, name) for name in (*names, *DERIVED)}
+        return {**plain, **{name: self.figures[name].value for name in FLOOR}}
 
     def inference_data(self, held_out: Observations, num_draws: int, seed: int = 0) -> Any:
         """ArviZ data of the model; see :meth:`pyrovae.scoreboard.comparison.Scoreboard.to_inference_data`."""
@@ -179,17 +175,13 @@ class Measure:
     seed: int
     progress: bool | None
 
-    def log_likelihood(self, model: LatentVariableModel, seen: Observations) -> evaluate.LogLikelihood:
-        """log p(x) of data as the model sees them: exact where it can be."""
+    def log_prob(self, entry: Entry, held_out: Observations) -> tuple[Tensor, evaluate.LogLikelihood]:
+        """log p(x) in the reference space, (N,) float64 on the CPU, exact where it can be, and how it was found."""
+        model, seen = model_of(entry), seen_by(entry, held_out)
         method: Any = "auto" if hasattr(model, "log_prob") else self.method
-        return evaluate.log_likelihood(
+        likelihood = evaluate.log_likelihood(
             model, seen, self.num_particles, method, ais=self.ais, seed=self.seed, progress=self.progress
         )
-
-    def log_prob(self, entry: Entry, held_out: Observations) -> tuple[Tensor, evaluate.LogLikelihood]:
-        """log p(x) in the reference space, (N,) float64 on the CPU, and how it was found."""
-        seen = seen_by(entry, held_out)
-        likelihood = self.log_likelihood(model_of(entry), seen)
         return likelihood.values.double().cpu() + seen.log_abs_det.cpu(), likelihood
 
     def row(self, name: str, entry: Entry, held_out: Observations, seeds: int = 1) -> Row:
@@ -237,8 +229,9 @@ class Measure:
     def _degeneracy(
         self, model: LatentVariableModel, seen: Observations, shift: float
     ) -> evaluate.DegeneracyReport | None:
-        options: dict[str, Any] = {"num_particles": self._few, "seed": self.seed, "progress": self.progress}
-        report = evaluate.degeneracy_report(model, seen, **options)
+        report = evaluate.degeneracy_report(
+            model, seen, num_particles=self._few, seed=self.seed, progress=self.progress
+        )
         if report is None:
             return None
         return replace(report, **{name: getattr(report, name) + shift for name in ("score", "raised_score", "ceiling")})
