@@ -9,7 +9,7 @@ import torch
 
 import pyrovae
 from pyrovae.cli import compare, evaluate, fit, sample
-from pyrovae.cli.options import one_line
+from pyrovae.cli.options import device_of, one_line
 from pyrovae.fit import FitWarning
 
 
@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", FitWarning)
+            options.device = device_of(options.device)
             options.run(options)
         for note in dict.fromkeys(one_line(each.message, options) for each in caught):
             print(f"pyrovae: note: {note}", file=sys.stderr)

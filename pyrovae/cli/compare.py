@@ -35,7 +35,6 @@ def run(options: argparse.Namespace) -> None:
     """Do what was asked."""
     began = time.perf_counter()
     say = shared.reporter(options)
-    device = shared.device_of(options.device)
     if options.out is not None:
         results_folder.check_folder(options.out)
     dataset = shared.load(options, dtype=torch.float64)
@@ -43,7 +42,7 @@ def run(options: argparse.Namespace) -> None:
     shared.set_threads(options.threads, dataset.train.x.numel())
     common = shared.picked(options, "seed", "progress")
     sizes = shared.picked(options, "latent_dim", "num_components", "num_epochs")
-    suite = standard_fits(dataset, **sizes, device=device, report=say, **common)
+    suite = standard_fits(dataset, **sizes, device=options.device, report=say, **common)
     say("scoreboard: log p(x) of the test data")
     board = compare(suite.fits, dataset.test, seeds=options.seeds, **shared.bound_arguments(options), **common)
     print(board)

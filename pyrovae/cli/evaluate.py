@@ -40,11 +40,10 @@ def add_to(commands: Any) -> None:
 def run(options: argparse.Namespace) -> None:
     """Do what was asked."""
     say = shared.reporter(options)
-    device = shared.device_of(options.device)
     outs = [] if options.out is None else [Path(options.out), Path(options.out).with_suffix(".html")]
     for out, suffix in zip(outs, (".json", ".html"), strict=False):
         results_folder.check_file(out, suffix)
-    model = model_file.load(options.file, device=device)
+    model = model_file.load(options.file, device=options.device)
     dataset = shared.saved_provenance(options.file).load(options.data)
     say(shared.describe(dataset))
     held_out = getattr(dataset, options.split)

@@ -99,7 +99,6 @@ def _add_fit_options(group: Any) -> None:
 def run(options: argparse.Namespace) -> None:
     """Do what was asked."""
     say = shared.reporter(options)
-    device = shared.device_of(options.device)
     path = results_folder.check_file(options.out, ".pt")
     kind, of_model = options.kind, _given(options, MODEL_OPTIONS)
     check_options(kind, of_model)
@@ -114,7 +113,7 @@ def run(options: argparse.Namespace) -> None:
     shared.set_threads(options.threads, dataset.train.x.numel())
     if "num_classes" in of_model:
         of_model["num_classes"] = _num_classes(dataset)
-    model: Any = build(kind, dataset.train, **of_model).to(device)
+    model: Any = build(kind, dataset.train, **of_model).to(options.device)
     say(f"{kind}: {method}")
     common = shared.picked(options, "seed", "progress")
     match method:

@@ -37,9 +37,8 @@ def add_to(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Do what was asked."""
-    device = shared.device_of(options.device)
     out = results_folder.check_file(options.out, *FORMATS)
-    model = model_file.load(options.file, device=device)
+    model = model_file.load(options.file, device=options.device)
     provenance = shared.saved_provenance(options.file)
     if out.suffix.lower() == ".png" and (provenance.image_shape or (0,))[0] not in (1, 3):
         raise ValueError(

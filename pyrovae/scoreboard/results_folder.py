@@ -9,7 +9,9 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib.figure import Figure
 
 from pyrovae import plots
 from pyrovae.engine.files import check_place
@@ -18,9 +20,6 @@ from pyrovae.io import arviz, model_file
 from pyrovae.plots.board import Board
 from pyrovae.scoreboard import report
 from pyrovae.scoreboard.table import to_dataframe
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 DRAWN_NUMBERS = 4_000_000  # of a model's draws of z in its ArviZ file, about
 MARK = "scoreboard.json"  # a folder that holds it is earlier output, and may be replaced
@@ -171,7 +170,7 @@ def pictures(board: Board) -> dict[str, bytes]:
     return {name: _png(figure) for name, figure in figures.items()}
 
 
-def _png(figure: "Figure") -> bytes:
+def _png(figure: Figure) -> bytes:
     stream = BytesIO()
     figure.savefig(stream, format="png", dpi=150)
     return stream.getvalue()
