@@ -22,6 +22,8 @@ from pyrovae.fit.defaults import LARGE_NUMBERS, svi_options
 from pyrovae.models.base import LatentVariableModel
 from pyrovae.models.defaults import FLOOR, NOISE_FLOOR, build, default_latent_dim, relative_floor
 
+FitFunction = Callable[[Any], FitResult]
+
 FORMS = ("diag", "full")
 COMPONENTS = (2, 3, 5, 10, 20, 30, 60, 100)
 LARGE_COMPONENTS: dict[str, tuple[int, ...]] = {"full": (10,), "diag": (10, 30), "Bernoulli": (30, 100)}
@@ -90,8 +92,9 @@ def standard_fits(
         networks: dict[str, dict[str, Any]] = {f"VAE-{size}": {}, f"linear VAE-{size}": {"hidden": ()}}
     else:
         networks = {f"VAE-{size}, one σ": {"scale": "shared"}, f"VAE-{size}, σ(z)": {"scale": "decoder"}}
-    for name, options in networks.items():
-        baselines.autoencoder(name, num_epochs, latent_dim=size, **options)
+    epochs: dict[str, Any] = {} if num_epochs is None else {"num_epochs": num_epochs}
+    for name, options in networks.items():  # of each the best epoch on validation data is kept
+        baselines.svi(name, baselines.model("vae", latent_dim=size, **options), valid=dataset.valid, **epochs)
     return Suite(baselines.fits, tuple(baselines.chosen))
 
 
@@ -135,9 +138,9 @@ class _Baselines:
     def gaussian(self) -> None:
         """One Gaussian with full covariance."""
         self.report("one Gaussian: closed form at each floor")
-        candidates = [self._model("gmm", num_components=1, floor=floor) for floor in self.floors]
-        best = self._best(candidates, self._closed_form, "Gaussian: floor {floor:.2g}")
-        self.fits["Gaussian, closed form"] = best
+        candidates = [self.model("gmm", num_components=1, floor=floor) for floor in self.floors]
+        choice = "Gaussian: floor {floor:.2g}"
+        self.fits["Gaussian, closed form"] = self._best(candidates, self._closed_form, choice)
 
     def mixture(self, num_components: int | None) -> None:
         """A mixture, of Gaussians or on binary data of Bernoullis, by EM, and by SVI from the same start."""
@@ -160,7 +163,7 @@ class _Baselines:
         most = min(self.train.num_dims, len(self.train)) - 1
         dims = [latent_dim] if latent_dim is not None else [q for q in LATENT_DIMS if q <= most]
         floor = relative_floor(self.train, NOISE_FLOOR)
-        candidates = [self._model("ppca", latent_dim=q, floor=floor) for q in dims]
+        candidates = [self.model("ppca", latent_dim=q, floor=floor) for q in dims]
         self.report(f"probabilistic PCA: closed form at {len(dims)} latent dimensions")
         best = self._best(candidates, self._closed_form, "probabilistic PCA: latent dimension {latent_dim}")
         self.fits[_filled("PPCA-{latent_dim}, closed form", best.model)] = best
@@ -168,13 +171,14 @@ class _Baselines:
         budget = {"tolerance": tolerance, "max_iterations": iterations, "accelerate": True}
         self._em_and_svi("PPCA-{latent_dim}", best.model, "guide = exact posterior", **budget)
 
-    def autoencoder(self, name: str, num_epochs: int | None, **options: Any) -> None:
-        """A variational autoencoder by SVI, the best on validation data kept."""
-        self.report(f"{name}: SVI")
-        epochs = {} if num_epochs is None else {"num_epochs": num_epochs}
-        self.fits[f"{name}, SVI"] = self._svi(self._model("vae", **options), valid=self.valid, **epochs)
+    def svi(self, name: str, model: LatentVariableModel, note: str = "", **given: Any) -> None:
+        """A model by SVI, with the options that suit it and those given."""
+        self.report(f"{name}: SVI{note}")
+        options = {**svi_options(model, self.train), **given}
+        self.fits[f"{name}, SVI"] = fit.svi(model, self.train, seed=self.seed, progress=self.progress, **options)
 
-    def _model(self, kind: str, **options: Any) -> Any:
+    def model(self, kind: str, **options: Any) -> Any:
+        """A model of a kind that suits the training data, not fitted."""
         return build(kind, self.train, **options).to(self.device)
 
     @cached_property
@@ -186,7 +190,7 @@ class _Baselines:
         """Every form of the covariance, number of components and floor worth trying; the fewest parameters first."""
         kind, floors = ("bernoulli-mixture", PROBABILITY_FLOORS) if binary else ("gmm", self.floors)
         candidates = [
-            self._model(kind, num_components=k, floor=floor, **({} if binary else {"covariance": form}))
+            self.model(kind, num_components=k, floor=floor, **({} if binary else {"covariance": form}))
             for form in (("Bernoulli",) if binary else FORMS)
             for k in self._components(form, num_components, num_data)
             for floor in floors
@@ -209,9 +213,7 @@ class _Baselines:
         with seeded(self.seed):
             return self.train[torch.randperm(len(self.train))[:count]]
 
-    def _best(
-        self, candidates: Sequence[Any], fit_one: Callable[[Any], FitResult], choice: str, where: str = ""
-    ) -> FitResult:
+    def _best(self, candidates: Sequence[Any], fit_one: FitFunction, choice: str, where: str = "") -> FitResult:
         """The fit that is best on validation data; a line on what was chosen is kept."""
         best = fit.select(candidates, fit_one, self.valid, progress=self.progress).best
         tried = f" (of {len(candidates)} tried{where})" if len(candidates) > 1 else ""
@@ -224,8 +226,7 @@ class _Baselines:
         self.report(f"{name}: EM")
         planned = fit.ConvergenceWarning if self.large else None
         self.fits[f"{name}, EM"] = self._em(model, self.train, planned, **budget)
-        self.report(f"{name}: SVI, {guide}")
-        self.fits[f"{name}, SVI"] = self._svi(model)
+        self.svi(name, model, f", {guide}")
 
     def _closed_form(self, model: Any) -> FitResult:
         return fit.closed_form(model, self.train)
@@ -235,10 +236,6 @@ class _Baselines:
             if ignored is not None:
                 warnings.simplefilter("ignore", ignored)
             return fit.em(model, data, seed=self.seed, progress=self.progress, **options)
-
-    def _svi(self, model: LatentVariableModel, **given: Any) -> FitResult:
-        options = {**svi_options(model, self.train), **given}
-        return fit.svi(model, self.train, seed=self.seed, progress=self.progress, **options)
 
 
 def _filled(template: str, model: LatentVariableModel) -> str:
