@@ -15,8 +15,9 @@ from torch import Tensor
 
 from pyrovae import evaluate
 from pyrovae.data import Observations
+from pyrovae.data.provenance import in_reference
 from pyrovae.plots.board import Board
-from pyrovae.plots.images import grey_limits, reference_of, seen_from, shown
+from pyrovae.plots.images import grey_limits, shown
 from pyrovae.scoreboard.figures import FLOOR
 from pyrovae.scoreboard.rows import Row
 from pyrovae.scoreboard.table import Column, cells, notes
@@ -66,6 +67,7 @@ def to_html(
     rows, data = board.rows, board.data
     floored = [row for row in rows if row.degeneracy is not None]
     tails = [row for row in rows if row.has_tail]
+    are_images = data.image_shape is not None and data.image_shape[0] in (1, 3)  # channels that can be drawn
     return TEMPLATES.get_template("report.html.j2").render(
         generator=GENERATOR,
         title=title,
@@ -76,36 +78,25 @@ def to_html(
         floors=cells(floored, tuple(FLOOR), decimals=3) if floored else [],
         at_floor=[row.name for row in floored if row.at_floor],
         threshold=evaluate.k_hat_threshold(tails[0].num_particles) if tails else None,
-        worst=[(row, _worst(row, data)) for row in tails],
-        are_images=_are_images(data),
+        worst=[(row, _worst(row, data, are_images)) for row in tails],
+        are_images=are_images,
         pictures=[(CAPTIONS.get(name, name), _uri(png)) for name, png in pictures.items()],
         details=details,
     )
 
 
-def _worst(row: Row, data: Observations) -> list[tuple[Any, ...]]:
+def _worst(row: Row, data: Observations, are_images: bool) -> list[tuple[Any, ...]]:
     """The data with the highest k̂: index, k̂, log p(x), ESS, and the picture or the numbers of each."""
     if not (worst := row.worst()):
         return []
-    x = _in_reference(data, worst)
+    x = in_reference(data.x[worst], data.space).flatten(1)
     found = (values[worst].tolist() for values in (row.estimate.k_hat, row.log_prob, row.estimate.ess))
-    return list(
-        zip(worst, *found, _images(x, data) if _are_images(data) else x[:, :MOST_NUMBERS].tolist(), strict=True)
-    )
-
-
-def _are_images(data: Observations) -> bool:
-    return data.image_shape is not None and data.image_shape[0] in (1, 3)
-
-
-def _in_reference(data: Observations, index: Any) -> Tensor:
-    """Some of the data as they are, flat."""
-    return seen_from(data.x[index], data.space, data, reference_of(data.space))
+    return list(zip(worst, *found, _images(x, data) if are_images else x[:, :MOST_NUMBERS].tolist(), strict=True))
 
 
 def _images(x: Tensor, data: Observations) -> list[str]:
     """Flat images (n, D) as data URIs, on the grey scale of all data."""
-    low, high = limits = grey_limits(_in_reference(data, slice(None)))
+    low, high = limits = grey_limits(in_reference(data.x, data.space))
     uris = []
     for picture in shown(x, data.image_shape or (), limits):
         stream = BytesIO()
