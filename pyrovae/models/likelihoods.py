@@ -37,6 +37,7 @@ MakeLinear = Callable[[int, int], nn.Module]  # (num_features, num_outputs) → 
 Shape = tuple[int, ...]
 
 
+@dataclass(frozen=True)
 class Likelihood:
     """p(x|z): named numbers for every datum, most of them from z, and the distribution over x that they make.
 
