@@ -106,11 +106,9 @@ class LatentVariableModel(nn.Module):
             flat = math.prod(observations.data_shape) == math.prod(self.data_shape)
             hint = "flatten or reshape the data first" if flat else "build the model with the `data_shape` of the data"
             raise ValueError(f"`{name}` must have shape ({expected}), got {tuple(observations.x.shape)}; {hint}.")
-        if (
-            self.support == "boolean"
-            and not ((observations.x == 0) | (observations.x == 1) | observations.x.isnan()).all()
-        ):
-            seen = observations.x[~observations.x.isnan()]
+        x = observations.x
+        if self.support == "boolean" and not ((x == 0) | (x == 1) | x.isnan()).all():
+            seen = x[~x.isnan()]
             low, high = seen.min().item(), seen.max().item()
             raise ValueError(
                 f"`{name}` must hold only 0 and 1 for a Bernoulli likelihood, got values in [{low:g}, {high:g}]; "

@@ -21,8 +21,7 @@ class BernoulliMixtureModel(MixtureModel):
     raw_probs: Tensor
 
     def __init__(self, num_components: int, num_dims: int, floor: float, dtype: torch.dtype) -> None:
-        super().__init__(num_components, dtype)
-        self.floor = floor
+        super().__init__(num_components, floor, dtype)
         self.raw_probs = nn.Parameter(torch.zeros(num_components, num_dims, dtype=dtype))
 
     def probs(self) -> Tensor:

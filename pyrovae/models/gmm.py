@@ -2,8 +2,9 @@
 
 The covariances are held as Σ_k = A_k A_kᵀ + ε I, so that gradient steps and the exact constrained M step move in one
 feasible set, {Σ ⪰ ε I}, and neither can collapse a component onto a datum.  What depends on their form (full, tied,
-diagonal, spherical) is in :mod:`pyrovae.models.covariances`; the responsibilities p(z|x) of the E step, which every
-mixture has, are in :mod:`pyrovae.models.mixture`.
+diagonal, spherical) is in :mod:`pyrovae.models.covariances`.  What every mixture has is in
+:mod:`pyrovae.models.mixture`: the program, z ~ Categorical(π) and x ~ component z, and the responsibilities p(z|x) of
+the E step.
 """
 
 import math
@@ -39,8 +40,8 @@ class GaussianMixtureModel(MixtureModel):
     def __init__(
         self, num_components: int, num_dims: int, covariance: Covariance, floor: float, dtype: torch.dtype
     ) -> None:
-        super().__init__(num_components, dtype)
-        self.form, self.floor = FORMS[covariance], floor
+        super().__init__(num_components, floor, dtype)
+        self.form = FORMS[covariance]
         self.means = nn.Parameter(torch.zeros(num_components, num_dims, dtype=dtype))
         self.covariance_factor = nn.Parameter(self.form.unit(num_components, num_dims, dtype))
 

@@ -16,6 +16,7 @@ from pyrovae.data import Observations
 from pyrovae.models.base import Missing, Program, check_floor, check_missing, flat_dims
 from pyrovae.models.floors import shrunk
 from pyrovae.models.guides import AmortizedGuide, exact_guide
+from pyrovae.models.linear_algebra import identity_like
 from pyrovae.models.linear_posterior import LinearPosterior
 from pyrovae.models.missing import column_means, fill_columns
 from pyrovae.models.networks import LinearGaussianEncoder
@@ -198,9 +199,9 @@ class LinearGaussian(TractableModel):
     @derived
     def _precision_tril(self) -> Tensor:
         """Cholesky factor of the posterior precision, I + WᵀΨ⁻¹W, shape (L, L)."""
-        identity = torch.eye(self.latent_dim, dtype=self.weight.dtype, device=self.weight.device)
         scaled = self.weight / self.noise_variance.expand(self.num_dims)[:, None]
-        return torch.linalg.cholesky(identity + self.weight.T @ scaled)
+        information = self.weight.T @ scaled
+        return torch.linalg.cholesky(identity_like(information) + information)
 
     def _start_guide(self) -> None:
         """Set a linear guide to the exact posterior of the present parameters."""
@@ -262,9 +263,7 @@ class LinearGaussian(TractableModel):
         if latent.ndim == 2:
             extended = torch.linalg.solve(latent, cross, left=False)
         else:  # each dimension has its own regression on z; one never observed keeps its mean, and has no weights
-            never = (observed == 0)[:, None, None] * torch.eye(
-                latent.shape[-1], dtype=latent.dtype, device=latent.device
-            )
+            never = (observed == 0)[:, None, None] * identity_like(latent)
             extended = torch.linalg.solve(latent + never, cross)
         self.model.weight.copy_(extended[:, :-1])
         self.model.mean.add_(extended[:, -1])

@@ -21,8 +21,9 @@ class MixtureModel(Program):
 
     logits: Tensor
 
-    def __init__(self, num_components: int, dtype: torch.dtype) -> None:
+    def __init__(self, num_components: int, floor: float, dtype: torch.dtype) -> None:
         super().__init__()
+        self.floor = floor
         self.logits = nn.Parameter(torch.zeros(num_components, dtype=dtype))
 
     def component(self, k: Any) -> dist.TorchDistribution:
@@ -142,9 +143,7 @@ class Mixture(TractableModel):
             log_prob = log_prob * weight
         return {
             "log_prob": log_prob.sum(),
-            "count": torch.tensor(len(x), dtype=torch.float64, device=x.device)
-            if weight is None
-            else weight.double().sum(),
+            "count": log_prob.new_tensor(len(x)) if weight is None else weight.double().sum(),
             "mass": responsibilities.sum(1, dtype=torch.float64),
             **self._component_statistics(x, responsibilities),
         }

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from pyrovae.models.base import check_floor
 from pyrovae.models.floors import FAR_BELOW, degenerate, shrunk
 from pyrovae.models.guides import MarginalGuide
+from pyrovae.models.linear_algebra import identity_like, log_det
 from pyrovae.models.mixture import Mixture, MixtureModel
 from pyrovae.models.ppca import PPCA
 from pyrovae.models.starts import Clusters
@@ -24,8 +25,7 @@ class PPCAMixtureModel(MixtureModel):
     noise_factor: Tensor
 
     def __init__(self, num_components: int, latent_dim: int, num_dims: int, floor: float, dtype: torch.dtype) -> None:
-        super().__init__(num_components, dtype)
-        self.floor = floor
+        super().__init__(num_components, floor, dtype)
         self.means = nn.Parameter(torch.zeros(num_components, num_dims, dtype=dtype))
         self.weight = nn.Parameter(torch.zeros(num_components, num_dims, latent_dim, dtype=dtype))
         self.noise_factor = nn.Parameter(torch.ones(num_components, dtype=dtype))
@@ -120,9 +120,8 @@ class PPCAMixture(Mixture):
     @derived
     def _precision_tril(self) -> Tensor:
         """Cholesky factors of the posterior precisions of the factors, I + W_kᵀW_k/σ_k², shape (K, L, L)."""
-        weight = self.model.weight
-        identity = torch.eye(self.latent_dim, dtype=weight.dtype, device=weight.device)
-        return torch.linalg.cholesky(identity + weight.mT @ weight / self.model.noise_variance()[:, None, None])
+        information = self.model.weight.mT @ self.model.weight / self.model.noise_variance()[:, None, None]
+        return torch.linalg.cholesky(identity_like(information) + information)
 
     def _factor_means(self, deviations: Tensor, k: int) -> Tensor:
         """E[factors of component k|x] for deviations from its mean (n, D), shape (n, L)."""
@@ -137,8 +136,8 @@ class PPCAMixture(Mixture):
             factors = self._factor_means(deviations, k)
             residual = deviations - factors @ self.model.weight[k].T
             distances.append(residual.square().sum(1) / variance[k] + factors.square().sum(1))
-        log_det = 2 * self._precision_tril().diagonal(dim1=-2, dim2=-1).log().sum(-1) + self.num_dims * variance.log()
-        constant = self.model.logits.log_softmax(0) - 0.5 * (log_det + self.num_dims * math.log(2 * math.pi))
+        log_dets = 2 * log_det(self._precision_tril()) + self.num_dims * variance.log()
+        constant = self.model.logits.log_softmax(0) - 0.5 * (log_dets + self.num_dims * math.log(2 * math.pi))
         return constant[:, None] - 0.5 * torch.stack(distances)
 
     # ------------------------------------------------------------------------------------------------- EM
@@ -181,8 +180,8 @@ class PPCAMixture(Mixture):
         """(W, shift of μ) of each component, (K, D, L + 1), and its σ² (K,), not yet constrained."""
         tiny = torch.finfo(torch.float64).tiny
         mass, cross = statistics["mass"], statistics["cross"]
-        identity = torch.eye(self.latent_dim + 1, dtype=cross.dtype, device=cross.device)
-        latent = torch.where((mass <= tiny)[:, None, None], identity, statistics["latent"])
+        latent = statistics["latent"]
+        latent = torch.where((mass <= tiny)[:, None, None], identity_like(latent), latent)
         extended = torch.linalg.solve(latent, cross, left=False)
         residual = statistics["squares"] - (extended * cross).sum((1, 2))
         return extended, residual / (mass.clamp_min(tiny) * self.num_dims)

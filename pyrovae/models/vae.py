@@ -5,7 +5,6 @@ With classes it is the supervised, or conditional, one: p(x|y) = ∫ p(x|z, y) p
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from typing import Any, Self
 
 import pyro
@@ -150,7 +149,7 @@ class VAE(LatentVariableModel):
             self.covariance_floor, self.is_density = likelihood.covariance_floor, likelihood.is_density
             self.decoded_floats = likelihood.decoded_floats(math.prod(shape))
             if self._built[0]:
-                described = {"kind": type(likelihood).__name__, **asdict(likelihood)}
+                described = {"kind": type(likelihood).__name__, **vars(likelihood)}
                 self.config = {**architecture.plain(), "likelihood": described}
         if num_classes is None:
             self.model, self.guide = VAEModel(decoder, latent_dim), AmortizedGuide(encoder)
