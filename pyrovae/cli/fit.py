@@ -12,6 +12,7 @@ from pyrovae import evaluate, fit
 from pyrovae.cli import options as shared
 from pyrovae.cli.options import add
 from pyrovae.data import DataSet
+from pyrovae.evaluate.likelihood.estimate import standard_error
 from pyrovae.fit import FitResult
 from pyrovae.fit.defaults import em_options, svi_options
 from pyrovae.io import model_file
@@ -21,7 +22,6 @@ from pyrovae.models.gmm import COVARIANCES
 from pyrovae.models.likelihoods import SCALES
 from pyrovae.scoreboard import results_folder
 from pyrovae.scoreboard.figures import Figure
-from pyrovae.scoreboard.rows import standard_error
 
 VALID_PARTICLES = 100  # of the bound in the summary
 EM = ("num_restarts",)

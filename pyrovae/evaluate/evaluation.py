@@ -9,6 +9,7 @@ from typing import Any
 
 import pyro
 import torch
+from pyro import poutine
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -111,6 +112,12 @@ def simulated(
     given = model._labels_to_generate(num_data, labels)
     data = Observations(sites["x"]["value"], labels=given[0] if given else None)
     return data, {name: site["value"] for name, site in sites.items() if is_latent(site) and name != "x"}
+
+
+def latent_sites(program: Program, *inputs: Tensor) -> dict[str, Any]:
+    """What a program draws and does not observe, by name: the site of each in one run of the program."""
+    nodes = poutine.trace(program).get_trace(*inputs).nodes
+    return {name: site for name, site in nodes.items() if is_latent(site)}
 
 
 def is_random(site: Any) -> bool:

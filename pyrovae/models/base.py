@@ -10,7 +10,7 @@ import copy
 import itertools
 import math
 from dataclasses import replace
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self
 
 import pyro
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from pyrovae.data import Observations, as_observations
 from pyrovae.data.observations import Support
 from pyrovae.engine.seeding import seeded
+from pyrovae.models.floors import share_at_floor
 
 Missing = Literal["error", "nan"]
 
@@ -105,11 +106,9 @@ class LatentVariableModel(nn.Module):
             flat = math.prod(observations.data_shape) == math.prod(self.data_shape)
             hint = "flatten or reshape the data first" if flat else "build the model with the `data_shape` of the data"
             raise ValueError(f"`{name}` must have shape ({expected}), got {tuple(observations.x.shape)}; {hint}.")
-        if (
-            self.support == "boolean"
-            and not ((observations.x == 0) | (observations.x == 1) | observations.x.isnan()).all()
-        ):
-            seen = observations.x[~observations.x.isnan()]
+        x = observations.x
+        if self.support == "boolean" and not ((x == 0) | (x == 1) | x.isnan()).all():
+            seen = x[~x.isnan()]
             low, high = seen.min().item(), seen.max().item()
             raise ValueError(
                 f"`{name}` must hold only 0 and 1 for a Bernoulli likelihood, got values in [{low:g}, {high:g}]; "
@@ -132,20 +131,7 @@ class LatentVariableModel(nn.Module):
             raise ValueError(
                 f"`{name}` must carry labels for a model of p(x|y), got none; pass Observations(x, labels=y)."
             )
-        return x, self._as_labels(labels, len(x), f"{name}.labels").to(x.device)
-
-    def _as_labels(self, labels: Tensor, num_data: int, name: str) -> Tensor:
-        if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-            raise TypeError(f"`{name}` must be whole numbers, got {labels.dtype}; convert them with y.long().")
-        if labels.shape != (num_data,):
-            raise ValueError(f"`{name}` must have shape ({num_data},), one label a datum, got {tuple(labels.shape)}.")
-        low, high, last = labels.min().item(), labels.max().item(), cast(int, self.num_classes) - 1
-        if low < 0 or high > last:
-            raise ValueError(
-                f"`{name}` must be in 0, …, {last}, got values from {low} to {high}; "
-                "number the classes from 0, or build the model with more `num_classes`."
-            )
-        return labels.long()
+        return x, _as_labels(labels, self.num_classes, len(x), f"{name}.labels").to(x.device)
 
     @torch.no_grad()
     def sample(
@@ -198,8 +184,10 @@ class LatentVariableModel(nn.Module):
             labels = torch.arange(num_samples) % self.num_classes
         y = torch.as_tensor(labels)
         device = next(itertools.chain(self.parameters(), self.buffers())).device
-        return (self._as_labels(y.expand(num_samples) if y.ndim == 0 else y, num_samples, "labels").to(device),)
+        y = y.expand(num_samples) if y.ndim == 0 else y
+        return (_as_labels(y, self.num_classes, num_samples, "labels").to(device),)
 
+    @torch.no_grad()
     def share_at_floor(self, data: Observations | Tensor) -> Tensor:
         """Of the D variances that p(x) has about each datum, the share at the floor, shape (N,).
 
@@ -209,15 +197,34 @@ class LatentVariableModel(nn.Module):
         Raises:
             ValueError: If there is no floor, or the data do not fit.
         """
-        raise ValueError(f"`model` must have a covariance floor, got a {type(self).__name__} without one.")
+        floor = self._floor_of_covariances()
+        return share_at_floor(self._floored_variances(data), floor)
 
+    @torch.no_grad()
     def with_floor(self, floor: float) -> Self:
         """A copy with a higher floor, to which those variances that are below it are lifted; all else stays.
 
         Raises:
             ValueError: If there is no floor to raise, or ``floor`` is not positive.
         """
-        raise ValueError(f"`model` must have a covariance floor, got a {type(self).__name__} without one.")
+        self._floor_of_covariances()
+        lifted = self.copy()
+        lifted.covariance_floor = check_floor(floor)
+        lifted._lift(self, lifted.covariance_floor)
+        return lifted
+
+    def _floor_of_covariances(self) -> float:
+        if self.covariance_floor is None:
+            raise ValueError(f"`model` must have a covariance floor, got a {type(self).__name__} without one.")
+        return self.covariance_floor
+
+    def _floored_variances(self, data: Observations | Tensor) -> Tensor:
+        """The variances about each datum that the floor binds, (N, D)."""
+        raise NotImplementedError
+
+    def _lift(self, lower: Self, floor: float) -> None:
+        """Become ``lower``, of which this is a copy, with the variances below a floor lifted to it."""
+        raise NotImplementedError
 
     def _plain(self, *names: str) -> dict[str, Any]:
         """The constructor's arguments of these names, as plain values."""
@@ -232,6 +239,21 @@ class LatentVariableModel(nn.Module):
     def copy(self) -> Self:
         """An independent copy, with names of its own in Pyro's parameter store."""
         return copy.deepcopy(self)
+
+
+def _as_labels(labels: Tensor, num_classes: int, num_data: int, name: str) -> Tensor:
+    """Labels y in 0, …, K − 1 of so many data, checked."""
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise TypeError(f"`{name}` must be whole numbers, got {labels.dtype}; convert them with y.long().")
+    if labels.shape != (num_data,):
+        raise ValueError(f"`{name}` must have shape ({num_data},), one label a datum, got {tuple(labels.shape)}.")
+    low, high, last = labels.min().item(), labels.max().item(), num_classes - 1
+    if low < 0 or high > last:
+        raise ValueError(
+            f"`{name}` must be in 0, …, {last}, got values from {low} to {high}; "
+            "number the classes from 0, or build the model with more `num_classes`."
+        )
+    return labels.long()
 
 
 def flat_dims(data_shape: int | tuple[int, ...]) -> int:
@@ -262,7 +284,7 @@ def check_floor(floor: float) -> float:
     return float(floor)
 
 
-def check_missing(missing: str) -> Missing:
+def check_missing(missing: Missing) -> Missing:
     """What is to become of a NaN.
 
     Raises:
@@ -270,7 +292,7 @@ def check_missing(missing: str) -> Missing:
     """
     if missing not in ("error", "nan"):
         raise ValueError(f'`missing` must be "error" or "nan", got {missing!r}.')
-    return cast(Missing, missing)
+    return missing
 
 
 def check_whole(name: str, value: object, least: int = 1) -> None:

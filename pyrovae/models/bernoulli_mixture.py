@@ -3,29 +3,25 @@
 import math
 from typing import Any
 
-import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
 from pyrovae.data.observations import Support
-from pyrovae.models.base import Missing, Program, check_missing
+from pyrovae.models.base import Missing
 from pyrovae.models.guides import AmortizedGuide, MarginalGuide
-from pyrovae.models.missing import column_means, fill_columns
-from pyrovae.models.mixture import Mixture
+from pyrovae.models.mixture import Mixture, MixtureModel
+from pyrovae.models.starts import Clusters
 from pyrovae.models.tractable import derived
 
 
-class BernoulliMixtureModel(Program):
-    """z ~ Categorical(π);  x_d ~ Bernoulli(θ_zd), θ = ε + (1 − 2ε) sigmoid(·).  ``"z"`` is marked for enumeration."""
+class BernoulliMixtureModel(MixtureModel):
+    """z ~ Categorical(π);  x_d ~ Bernoulli(θ_zd), θ = ε + (1 − 2ε) sigmoid(·)."""
 
-    logits: Tensor
     raw_probs: Tensor
 
     def __init__(self, num_components: int, num_dims: int, floor: float, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.floor = floor
-        self.logits = nn.Parameter(torch.zeros(num_components, dtype=dtype))
+        super().__init__(num_components, floor, dtype)
         self.raw_probs = nn.Parameter(torch.zeros(num_components, num_dims, dtype=dtype))
 
     def probs(self) -> Tensor:
@@ -33,13 +29,7 @@ class BernoulliMixtureModel(Program):
         return self.floor + (1 - 2 * self.floor) * self.raw_probs.sigmoid()
 
     def component(self, k: Any) -> dist.TorchDistribution:
-        """p(x|z = k), for a tensor or a slice of k."""
         return dist.Bernoulli(probs=self.probs()[k]).to_event(1)
-
-    def forward(self, x: Tensor | None = None, *, num_data: int = 1) -> Tensor:
-        with pyro.plate("data", num_data if x is None else len(x), dim=-1):
-            z = pyro.sample("z", dist.Categorical(logits=self.logits), infer={"enumerate": "parallel"})
-            return pyro.sample("x", self.component(z), obs=x)
 
 
 class BernoulliMixture(Mixture):
@@ -79,10 +69,10 @@ class BernoulliMixture(Mixture):
         encoder: nn.Module | None = None,
         dtype: torch.dtype = torch.float64,
     ) -> None:
-        super().__init__(num_components, data_shape)
+        super().__init__(num_components, data_shape, missing)
         if not 0 < floor < 0.5:
             raise ValueError(f"`floor` must be a probability between 0 and 0.5, got {floor}.")
-        self.floor, self.missing = float(floor), check_missing(missing)
+        self.floor = float(floor)
         self.model = BernoulliMixtureModel(num_components, self.num_dims, self.floor, dtype)
         self.guide = MarginalGuide() if encoder is None else AmortizedGuide(encoder)
         if encoder is None:
@@ -120,18 +110,10 @@ class BernoulliMixture(Mixture):
 
     # ------------------------------------------------------------------------------------------------- EM
 
-    @torch.no_grad()
-    def initialize(self, x: Tensor, weight: Tensor | None = None) -> None:
-        """Start at the clusters of a few steps of k-means from k-means++, their probabilities drawn towards ½.
-
-        Raises:
-            ValueError: If there are fewer data than components.
-        """
-        x = fill_columns(x, column_means(x))
-        weight = torch.ones_like(x[:, 0]) if weight is None else weight
-        _, nearest, mass = self._start_at_clusters(x, weight, "k-means++")
-        ones = x.new_zeros(self.num_components, self.num_dims).index_add_(0, nearest, x * weight[:, None])
-        self._set_probs((ones + 1) / (mass[:, None] + 2))
+    def _start_components(self, x: Tensor, weight: Tensor, clusters: Clusters) -> None:
+        """The probabilities of each cluster, drawn towards ½."""
+        ones = x.new_zeros(self.num_components, self.num_dims).index_add_(0, clusters.nearest, x * weight[:, None])
+        self._set_probs((ones + 1) / (clusters.mass[:, None] + 2))
 
     def _component_statistics(self, x: Tensor, responsibilities: Tensor) -> dict[str, Tensor]:
         """Σr x and Σr over the data in which a dimension was observed."""

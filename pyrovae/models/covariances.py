@@ -11,7 +11,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyrovae.models.linear_algebra import lower_triangular_product, symmetric_product
+from pyrovae.models.linear_algebra import identity_like, log_det, lower_triangular_product, symmetric_product
 from pyrovae.models.missing import ConditionalGaussians
 
 
@@ -56,7 +56,7 @@ class Full(_Gaussians):
     def cholesky(self) -> Tensor:
         """L of Σ = L Lᵀ, in float64, because ε may be small."""
         factor = self.factor.double()
-        return torch.linalg.cholesky(torch.baddbmm(self.floor * _identity(factor), factor, factor.mT))
+        return torch.linalg.cholesky(torch.baddbmm(self.floor * identity_like(factor), factor, factor.mT))
 
     @cached_property
     def exact_covariances(self) -> Tensor:
@@ -67,7 +67,7 @@ class Full(_Gaussians):
     @property
     def covariances(self) -> Tensor:
         """Σ, of the shape of A."""
-        return self.factor @ self.factor.mT + self.floor * _identity(self.factor)
+        return self.factor @ self.factor.mT + self.floor * identity_like(self.factor)
 
     def eigenvalues(self) -> Tensor:
         """Of every Σ_k, shape (K, D)."""
@@ -81,8 +81,8 @@ class Full(_Gaussians):
     def whitening(self) -> tuple[Tensor, Tensor]:
         """In float64, L⁻¹ (K, D, D), tied (1, D, D), or for variances 1/σ (K, D); and log|L|."""
         cholesky = self.cholesky()
-        whitening = torch.linalg.solve_triangular(cholesky, _identity(cholesky).expand_as(cholesky), upper=False)
-        return whitening, cholesky.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        whitening = torch.linalg.solve_triangular(cholesky, identity_like(cholesky).expand_as(cholesky), upper=False)
+        return whitening, log_det(cholesky)
 
     @staticmethod
     def whiten(whitening: Tensor, deviations: Tensor) -> Tensor:
@@ -215,7 +215,3 @@ class Spherical(Diagonal):
 
 Form = type[Full] | type[Diagonal]
 FORMS: dict[str, Form] = {"full": Full, "tied": Tied, "diag": Diagonal, "spherical": Spherical}
-
-
-def _identity(matrices: Tensor) -> Tensor:
-    return torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)

@@ -16,9 +16,7 @@ from pyrovae.models.likelihoods import LIKELIHOODS as CLASSES, DiscretizedLogist
 FLOOR = 4e-3  # of a covariance or a decoder's variance, relative to the mean variance of a dimension
 NOISE_FLOOR = 1e-6  # of the noise of linear models, relative too
 LIKELIHOODS: dict[str, type[Any]] = {
-    re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower(): cls
-    for name, cls in CLASSES.items()
-    if getattr(cls, "is_density", True)
+    re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower(): cls for name, cls in CLASSES.items() if cls.is_density
 }
 NATURAL = {"boolean": "bernoulli", "integer": "discretized-logistic"}  # likelihoods by support; else Gaussian
 
@@ -38,19 +36,15 @@ class Kind:
     relative_floor: float | None = None
 
 
+OF_LIKELIHOOD = ("likelihood", "scale", "floor")
+OF_NETWORK = ("network", "hidden", "activation", "posterior", "num_classes")
 KINDS = {
     "gmm": Kind(GaussianMixture, ("num_components", "covariance", "floor"), FLOOR),
     "ppca": Kind(PPCA, ("latent_dim", "floor"), NOISE_FLOOR),
     "fa": Kind(FactorAnalysis, ("latent_dim", "floor"), NOISE_FLOOR),
     "ppca-mixture": Kind(PPCAMixture, ("num_components", "latent_dim", "floor"), FLOOR),
     "bernoulli-mixture": Kind(BernoulliMixture, ("num_components", "floor")),
-    "vae": Kind(
-        VAE,
-        (
-            *("latent_dim", "likelihood", "scale", "floor"),
-            *("network", "hidden", "activation", "posterior", "num_classes"),
-        ),
-    ),
+    "vae": Kind(VAE, ("latent_dim", *OF_LIKELIHOOD, *OF_NETWORK)),
 }
 
 

@@ -2,26 +2,25 @@
 
 The covariances are held as Σ_k = A_k A_kᵀ + ε I, so that gradient steps and the exact constrained M step move in one
 feasible set, {Σ ⪰ ε I}, and neither can collapse a component onto a datum.  What depends on their form (full, tied,
-diagonal, spherical) is in :mod:`pyrovae.models.covariances`; the responsibilities p(z|x) of the E step, which every
-mixture has, are in :mod:`pyrovae.models.mixture`.
+diagonal, spherical) is in :mod:`pyrovae.models.covariances`.  What every mixture has is in
+:mod:`pyrovae.models.mixture`: the program, z ~ Categorical(π) and x ~ component z, and the responsibilities p(z|x) of
+the E step.
 """
 
 import math
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.models.base import Missing, Program, check_floor, check_missing
+from pyrovae.models.base import Missing, check_floor
 from pyrovae.models.covariances import FORMS, Diagonal, Full
 from pyrovae.models.floors import FAR_BELOW, degenerate
 from pyrovae.models.guides import AmortizedGuide, MarginalGuide
-from pyrovae.models.missing import column_means, fill_columns
-from pyrovae.models.mixture import Mixture
+from pyrovae.models.mixture import Mixture, MixtureModel
 from pyrovae.models.sklearn_bridge import estimator_of, parameters_of
-from pyrovae.models.starts import checked_start
+from pyrovae.models.starts import Clusters, checked_start
 from pyrovae.models.tractable import derived
 
 if TYPE_CHECKING:
@@ -32,19 +31,17 @@ COVARIANCES = tuple(FORMS)
 NEGLIGIBLE = 1e-30  # responsibilities below this add nothing, to rounding, to any sum
 
 
-class GaussianMixtureModel(Program):
-    """z ~ Categorical(π);  x ~ Normal(μ_z, Σ_z).  The site ``"z"`` is marked for enumeration."""
+class GaussianMixtureModel(MixtureModel):
+    """z ~ Categorical(π);  x ~ Normal(μ_z, Σ_z)."""
 
-    logits: Tensor
     means: Tensor
     covariance_factor: Tensor
 
     def __init__(
         self, num_components: int, num_dims: int, covariance: Covariance, floor: float, dtype: torch.dtype
     ) -> None:
-        super().__init__()
-        self.form, self.floor = FORMS[covariance], floor
-        self.logits = nn.Parameter(torch.zeros(num_components, dtype=dtype))
+        super().__init__(num_components, floor, dtype)
+        self.form = FORMS[covariance]
         self.means = nn.Parameter(torch.zeros(num_components, num_dims, dtype=dtype))
         self.covariance_factor = nn.Parameter(self.form.unit(num_components, num_dims, dtype))
 
@@ -53,13 +50,7 @@ class GaussianMixtureModel(Program):
         return self.form(self.means, self.covariance_factor, self.floor)
 
     def component(self, k: Any) -> dist.TorchDistribution:
-        """p(x|z = k), for a tensor or a slice of k."""
         return self.gaussians().normal(k)
-
-    def forward(self, x: Tensor | None = None, *, num_data: int = 1) -> Tensor:
-        with pyro.plate("data", num_data if x is None else len(x), dim=-1):
-            z = pyro.sample("z", dist.Categorical(logits=self.logits), infer={"enumerate": "parallel"})
-            return pyro.sample("x", self.component(z), obs=x)
 
 
 class GaussianMixture(Mixture):
@@ -105,12 +96,11 @@ class GaussianMixture(Mixture):
         encoder: nn.Module | None = None,
         dtype: torch.dtype = torch.float64,
     ) -> None:
-        super().__init__(num_components, data_shape)
+        super().__init__(num_components, data_shape, missing)
         if covariance not in FORMS:
             raise ValueError(f"`covariance` must be one of {COVARIANCES}, got {covariance!r}.")
         self.covariance, self.start = covariance, checked_start(start, num_components, self.num_dims)
         self.floor = self.covariance_floor = check_floor(floor)
-        self.missing = check_missing(missing)
         self.model = GaussianMixtureModel(num_components, self.num_dims, covariance, self.floor, dtype)
         self.guide = MarginalGuide() if encoder is None else AmortizedGuide(encoder)
         if encoder is None:
@@ -201,7 +191,8 @@ class GaussianMixture(Mixture):
     def _eigenvalues(self) -> Tensor:
         return self.model.gaussians().eigenvalues()
 
-    def _lift(self, lower: Self) -> None:
+    def _lift(self, lower: Self, floor: float) -> None:
+        super()._lift(lower, floor)
         self._set_covariances(lower.model.gaussians().exact_covariances)
 
     # ------------------------------------------------------------------------------------------------- E step
@@ -305,18 +296,9 @@ class GaussianMixture(Mixture):
             for k in flat.nonzero().flatten().tolist()
         ]
 
-    # ------------------------------------------------------------------------------------------------- start
-
-    @torch.no_grad()
-    def initialize(self, x: Tensor, weight: Tensor | None = None) -> None:
-        """Centres by ``start``, refined by ten Lloyd steps; covariances start at the pooled one within the clusters.
-
-        Raises:
-            ValueError: If there are fewer data than components.
-        """
-        x = fill_columns(x, column_means(x))
-        weight = torch.ones_like(x[:, 0]) if weight is None else weight
-        centres, nearest, mass = self._start_at_clusters(x, weight, self.start)
+    def _start_components(self, x: Tensor, weight: Tensor, clusters: Clusters) -> None:
+        """Means at the centres, every covariance at the pooled one within the clusters."""
+        centres, nearest, mass = clusters
         self.model.means.copy_(centres)
         within = ((x - centres[nearest]) * weight.sqrt()[:, None]).T
         pooled = (self.model.form.products(within, within) / weight.sum()).double()

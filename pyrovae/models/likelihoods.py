@@ -29,6 +29,7 @@ from torch.nn import functional as F
 from pyrovae.data.observations import Support
 from pyrovae.models import distributions
 from pyrovae.models.base import check_floor, check_whole
+from pyrovae.models.linear_algebra import identity_like
 
 Scale = float | Literal["shared", "per_dim", "decoder_scalar", "decoder"]
 SCALES = ("shared", "per_dim", "decoder_scalar", "decoder")
@@ -459,8 +460,7 @@ class FullGaussian(_Correlated):
         rows, columns = torch.tril_indices(num_dims, num_dims, device=loc.device)
         factor = entries.new_zeros(*entries.shape[:-1], num_dims, num_dims)
         factor[..., rows, columns] = entries
-        floor = self.floor * torch.eye(num_dims, dtype=loc.dtype, device=loc.device)
-        scale_tril = torch.linalg.cholesky(factor @ factor.mT + floor)
+        scale_tril = torch.linalg.cholesky(factor @ factor.mT + self.floor * identity_like(factor))
         # valid as built, and asking Pyro whether it is would cost as much again
         return _shaped(dist.MultivariateNormal(loc, scale_tril=scale_tril, validate_args=False), data_shape)
 
@@ -470,18 +470,9 @@ class FullGaussian(_Correlated):
         return {"loc": x.mean(0), "factor": _variance_above(x, self.floor).sqrt().diag()[rows, columns]}
 
 
-LIKELIHOODS: dict[str, type[Likelihood]] = {
-    cls.__name__: cls
-    for cls in (
-        Bernoulli,
-        ContinuousBernoulli,
-        CrossEntropyLoss,
-        DiscretizedLogistic,
-        FullGaussian,
-        Gaussian,
-        LowRankGaussian,
-    )
-}
+_OF_PIXELS = (Bernoulli, ContinuousBernoulli, CrossEntropyLoss, DiscretizedLogistic)
+_OF_REALS = (FullGaussian, Gaussian, LowRankGaussian)
+LIKELIHOODS: dict[str, type[Likelihood]] = {cls.__name__: cls for cls in (*_OF_PIXELS, *_OF_REALS)}
 
 
 def inverse_softplus(value: Tensor) -> Tensor:

@@ -23,6 +23,16 @@ def first_largest(scores: Tensor, dim: int) -> Tensor:
     return (scores >= largest - rounding).byte().argmax(dim)
 
 
+def identity_like(matrices: Tensor) -> Tensor:
+    """The identity (D, D), of the size, type and device of matrices (..., D, D)."""
+    return torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
+
+
+def log_det(lower: Tensor) -> Tensor:
+    """log|L| of lower-triangular matrices (..., D, D) with a positive diagonal, shape (...)."""
+    return lower.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+
 def lower_triangular_product(lower: Tensor, x: Tensor) -> Tensor:
     """L x for a lower-triangular L (D, D) and x (D, n): the blocks above the diagonal are never multiplied."""
     blocks = range(0, len(lower), BLOCK)

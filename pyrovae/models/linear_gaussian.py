@@ -14,8 +14,9 @@ from torch.nn.functional import pad
 
 from pyrovae.data import Observations
 from pyrovae.models.base import Missing, Program, check_floor, check_missing, flat_dims
-from pyrovae.models.floors import share_at_floor, shrunk
+from pyrovae.models.floors import shrunk
 from pyrovae.models.guides import AmortizedGuide, exact_guide
+from pyrovae.models.linear_algebra import identity_like
 from pyrovae.models.linear_posterior import LinearPosterior
 from pyrovae.models.missing import column_means, fill_columns
 from pyrovae.models.networks import LinearGaussianEncoder
@@ -119,20 +120,17 @@ class LinearGaussian(TractableModel):
         rotations = self.latent_dim * (self.latent_dim - 1) // 2
         return self.num_dims * self.latent_dim - rotations + self.num_dims + self.model.noise_factor.numel()
 
-    @torch.no_grad()
-    def share_at_floor(self, data: Observations | Tensor) -> Tensor:
-        """The eigenvalues of WWᵀ + σ²I at the floor or, where the noise has a variance for each dimension, those of Ψ.
-
-        See :meth:`LatentVariableModel.share_at_floor`.
-        """
+    def _floored_variances(self, data: Observations | Tensor) -> Tensor:
+        """The eigenvalues of WWᵀ + σ²I or, where the noise has a variance for each dimension, those of Ψ."""
         variances = self.noise_variance
         if variances.ndim == 0:
             factors = torch.linalg.svdvals(self.weight).square()
             variances = pad(factors, (0, self.num_dims - self.latent_dim)) + variances
-        return share_at_floor(variances, self.floor).expand(len(self.as_input(data)))
+        return variances.expand(len(self.as_input(data)), -1)
 
-    def _lift(self, lower: Self) -> None:
+    def _lift(self, lower: Self, floor: float) -> None:
         """Of a noise with a variance for each dimension, W stays."""
+        super()._lift(lower, floor)
         higher = lower.noise_variance.clamp_min(self.floor)
         if higher.ndim == 0:
             self.model.weight.copy_(shrunk(lower.weight, lower.noise_variance, higher))
@@ -201,9 +199,9 @@ class LinearGaussian(TractableModel):
     @derived
     def _precision_tril(self) -> Tensor:
         """Cholesky factor of the posterior precision, I + WᵀΨ⁻¹W, shape (L, L)."""
-        identity = torch.eye(self.latent_dim, dtype=self.weight.dtype, device=self.weight.device)
         scaled = self.weight / self.noise_variance.expand(self.num_dims)[:, None]
-        return torch.linalg.cholesky(identity + self.weight.T @ scaled)
+        information = self.weight.T @ scaled
+        return torch.linalg.cholesky(identity_like(information) + information)
 
     def _start_guide(self) -> None:
         """Set a linear guide to the exact posterior of the present parameters."""
@@ -265,9 +263,7 @@ class LinearGaussian(TractableModel):
         if latent.ndim == 2:
             extended = torch.linalg.solve(latent, cross, left=False)
         else:  # each dimension has its own regression on z; one never observed keeps its mean, and has no weights
-            never = (observed == 0)[:, None, None] * torch.eye(
-                latent.shape[-1], dtype=latent.dtype, device=latent.device
-            )
+            never = (observed == 0)[:, None, None] * identity_like(latent)
             extended = torch.linalg.solve(latent + never, cross)
         self.model.weight.copy_(extended[:, :-1])
         self.model.mean.add_(extended[:, -1])

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from pyrovae.models.linear_algebra import identity_like, log_det
+
 
 class LinearPosterior:
     """p(z|x) = Normal(m, P⁻¹) of n data, P = I + WᵀΨ⁻¹W, and log p(x).
@@ -36,7 +38,7 @@ class LinearPosterior:
             self.mean = torch.cholesky_solve(projected.T, precision_tril).T
         else:
             self.mean = torch.cholesky_solve(projected[..., None], precision_tril).squeeze(-1)
-        self.log_det = 2 * precision_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        self.log_det = 2 * log_det(precision_tril)
 
     @classmethod
     def given_observed(cls, deviations: Tensor, weight: Tensor, variance: Tensor) -> "LinearPosterior":
@@ -46,8 +48,7 @@ class LinearPosterior:
         latent_dim = weight.shape[1]
         outer = (weight[:, :, None] * weight[:, None] / variance[:, None, None]).flatten(1)
         information = (patterns.to(weight) @ outer).unflatten(1, (latent_dim, latent_dim))
-        identity = torch.eye(latent_dim, dtype=weight.dtype, device=weight.device)
-        precision_tril = torch.linalg.cholesky(identity + information)[pattern]
+        precision_tril = torch.linalg.cholesky(identity_like(information) + information)[pattern]
         return cls(torch.where(observed, deviations, 0.0), weight, variance, precision_tril, observed.to(weight))
 
     def covariance(self) -> Tensor:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pyrovae.models.linear_algebra import identity_like, log_det
+
 
 def column_means(x: Tensor) -> Tensor:
     """Mean of the observed entries of every column, 0 where none is; shape (D,)."""
@@ -57,8 +59,7 @@ class ConditionalGaussians:
         # determinant of the block of observed ones.
         block = seen[:, :, None] * covariances[:, None] * seen[:, None] + torch.diag_embed(1 - seen)
         cholesky = torch.linalg.cholesky(block)  # (K or 1, U, D, D)
-        log_det = 2 * cholesky.diagonal(dim1=-2, dim2=-1).log().sum(-1)[:, pattern]
-        identity = torch.eye(len(covariances[0]), dtype=seen.dtype, device=seen.device).expand_as(cholesky)
+        identity = identity_like(cholesky).expand_as(cholesky)
         whitening = torch.linalg.solve_triangular(cholesky, identity, upper=False) * seen[:, None]
         explained = whitening @ covariances[:, None]  # its square is what the observed take away of the covariance
         unseen = (1 - seen)[:, :, None] * (1 - seen)[:, None]
@@ -66,7 +67,7 @@ class ConditionalGaussians:
         deviations = torch.where(observed, x - means[:, None], 0.0)
         white = (whitening.to(x.dtype)[:, pattern] @ deviations[..., None]).squeeze(-1)
         constant = observed.to(x).sum(1) * math.log(2 * math.pi)
-        log_density = -0.5 * (white.square().sum(-1) + log_det.to(x.dtype) + constant)
+        log_density = -0.5 * (white.square().sum(-1) + (2 * log_det(cholesky))[:, pattern].to(x.dtype) + constant)
         predicted = (white[..., None, :] @ explained.to(x.dtype)[:, pattern]).squeeze(-2)
         mean = means[:, None] + torch.where(observed, deviations, predicted)
         return cls(log_density, mean, covariance.to(x.dtype).expand(len(means), -1, -1, -1), pattern)

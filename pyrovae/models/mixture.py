@@ -1,36 +1,63 @@
 """What every mixture is: p(x) = Σ_k π_k p(x|k), with responsibilities p(k|x) by Bayes' rule."""
 
 from abc import abstractmethod
+from typing import Any
 
+import pyro
 import pyro.distributions as dist
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyrovae.data import Observations
-from pyrovae.models.base import check_whole, flat_dims
-from pyrovae.models.floors import share_at_floor
+from pyrovae.models.base import Missing, Program, check_missing, check_whole, flat_dims
 from pyrovae.models.linear_algebra import first_largest
-from pyrovae.models.starts import start_clusters
+from pyrovae.models.missing import column_means, fill_columns
+from pyrovae.models.starts import Clusters, start_clusters
 from pyrovae.models.tractable import TractableModel
 
 
-class Mixture(TractableModel):
-    """A mixture of K components of one kind; ``model`` holds the parameter ``logits`` of the weights.
+class MixtureModel(Program):
+    """z ~ Categorical(π);  x ~ p(x|z), the component z.  The site ``"z"`` is marked for enumeration."""
 
-    A subclass gives ``_log_joint`` and ``_component_statistics`` for the E step, and ``maximize``; its program has
-    ``component(k)``, the distribution p(x|z = k).
+    logits: Tensor
+
+    def __init__(self, num_components: int, floor: float, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.floor = floor
+        self.logits = nn.Parameter(torch.zeros(num_components, dtype=dtype))
+
+    def component(self, k: Any) -> dist.TorchDistribution:
+        """p(x|z = k), for a tensor or a slice of k."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor | None = None, *, num_data: int = 1) -> Tensor:
+        with pyro.plate("data", num_data if x is None else len(x), dim=-1):
+            z = pyro.sample("z", dist.Categorical(logits=self.logits), infer={"enumerate": "parallel"})
+            return pyro.sample("x", self.component(z), obs=x)
+
+
+class Mixture(TractableModel):
+    """A mixture of K components of one kind; ``model`` is its :class:`MixtureModel`.
+
+    A subclass gives ``_log_joint`` and ``_component_statistics`` for the E step, ``maximize`` for the M step, and
+    ``_start_components`` for the start.
 
     Args:
         num_components: K.
         data_shape: ``(D,)`` or D.
+        missing: What a NaN among the data is.
 
     Raises:
         ValueError: If an argument is out of range.
     """
 
-    def __init__(self, num_components: int, data_shape: int | tuple[int, ...]) -> None:
+    model: MixtureModel
+    start: str | Tensor = "k-means++"
+
+    def __init__(self, num_components: int, data_shape: int | tuple[int, ...], missing: Missing = "error") -> None:
         super().__init__()
         check_whole("num_components", num_components)
+        self.missing = check_missing(missing)
         self.num_components, self.num_dims = num_components, flat_dims(data_shape)
         self.data_shape = (self.num_dims,)
         self.floats_per_datum = num_components + 3 * self.num_dims
@@ -47,11 +74,8 @@ class Mixture(TractableModel):
         """Of the covariance of every component, (K, D)."""
         raise NotImplementedError
 
-    @torch.no_grad()
-    def share_at_floor(self, data: Observations | Tensor) -> Tensor:
-        if self.covariance_floor is None:
-            return super().share_at_floor(data)
-        return share_at_floor(self._eigenvalues(), self.covariance_floor)[self.predict(data)]
+    def _floored_variances(self, data: Observations | Tensor) -> Tensor:
+        return self._eigenvalues()[self.predict(data)]
 
     @property
     def weights(self) -> Tensor:
@@ -119,19 +143,27 @@ class Mixture(TractableModel):
             log_prob = log_prob * weight
         return {
             "log_prob": log_prob.sum(),
-            "count": torch.tensor(len(x), dtype=torch.float64, device=x.device)
-            if weight is None
-            else weight.double().sum(),
+            "count": log_prob.new_tensor(len(x)) if weight is None else weight.double().sum(),
             "mass": responsibilities.sum(1, dtype=torch.float64),
             **self._component_statistics(x, responsibilities),
         }
 
-    def _start_at_clusters(self, x: Tensor, weight: Tensor, start: str | Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Set π to the share of each cluster; their centres (K, D), each datum's cluster (N,) and their mass (K,)."""
-        centres, nearest = start_clusters(x, weight, self.num_components, start)
-        mass = torch.zeros_like(centres[:, 0]).index_add_(0, nearest, weight)
-        self._set_weights(mass.clamp_min(1).double())
-        return centres, nearest, mass
+    @torch.no_grad()
+    def initialize(self, x: Tensor, weight: Tensor | None = None) -> None:
+        """Start at clusters: each component from one of them, and π from their shares; see ``start_clusters``.
+
+        Raises:
+            ValueError: If there are fewer data than components.
+        """
+        x = fill_columns(x, column_means(x))
+        weight = torch.ones_like(x[:, 0]) if weight is None else weight
+        clusters = start_clusters(x, weight, self.num_components, self.start)
+        self._set_weights(clusters.mass.clamp_min(1).double())
+        self._start_components(x, weight, clusters)
+
+    @abstractmethod
+    def _start_components(self, x: Tensor, weight: Tensor, clusters: Clusters) -> None:
+        """Set the components to clusters of data (N, D), each of which counts for ``weight`` (N,)."""
 
     def _set_weights(self, mass: Tensor) -> None:
         positive = mass.clamp_min(torch.finfo(torch.float64).tiny)

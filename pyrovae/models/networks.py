@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from pyrovae.models.architecture import Architecture
 from pyrovae.models.likelihoods import Likelihood
+from pyrovae.models.linear_algebra import log_det
 
 
 def mlp(widths: Sequence[int], activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Sequential:
@@ -79,8 +80,7 @@ def _kl_full_independent(q: FullNormal, p: Independent) -> Tensor:
     if not isinstance(normal, torch.distributions.Normal) or p.reinterpreted_batch_ndims != 1:
         raise NotImplementedError
     squares = (q.variance + (q.loc - normal.loc).square()) / normal.variance
-    log_det = q.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return (0.5 * (squares - 1) + normal.scale.log()).sum(-1) - log_det
+    return (0.5 * (squares - 1) + normal.scale.log()).sum(-1) - log_det(q.scale_tril)
 
 
 class GaussianEncoder(GaussianPosterior):

@@ -3,31 +3,29 @@
 import math
 from typing import Any, Self
 
-import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.models.base import Program, check_floor
+from pyrovae.models.base import check_floor
 from pyrovae.models.floors import FAR_BELOW, degenerate, shrunk
 from pyrovae.models.guides import MarginalGuide
-from pyrovae.models.mixture import Mixture
+from pyrovae.models.linear_algebra import identity_like, log_det
+from pyrovae.models.mixture import Mixture, MixtureModel
 from pyrovae.models.ppca import PPCA
+from pyrovae.models.starts import Clusters
 from pyrovae.models.tractable import derived
 
 
-class PPCAMixtureModel(Program):
+class PPCAMixtureModel(MixtureModel):
     """z ~ Categorical(π);  x ~ Normal(μ_z, W_z W_zᵀ + σ_z² I): the factors of each component are integrated out."""
 
-    logits: Tensor
     means: Tensor
     weight: Tensor
     noise_factor: Tensor
 
     def __init__(self, num_components: int, latent_dim: int, num_dims: int, floor: float, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.floor = floor
-        self.logits = nn.Parameter(torch.zeros(num_components, dtype=dtype))
+        super().__init__(num_components, floor, dtype)
         self.means = nn.Parameter(torch.zeros(num_components, num_dims, dtype=dtype))
         self.weight = nn.Parameter(torch.zeros(num_components, num_dims, latent_dim, dtype=dtype))
         self.noise_factor = nn.Parameter(torch.ones(num_components, dtype=dtype))
@@ -37,14 +35,8 @@ class PPCAMixtureModel(Program):
         return self.noise_factor.square() + self.floor
 
     def component(self, k: Any) -> dist.TorchDistribution:
-        """p(x|z = k), for a tensor or a slice of k."""
         variance = self.noise_variance()[:, None].expand_as(self.means)
         return dist.LowRankMultivariateNormal(self.means[k], self.weight[k], variance[k])
-
-    def forward(self, x: Tensor | None = None, *, num_data: int = 1) -> Tensor:
-        with pyro.plate("data", num_data if x is None else len(x), dim=-1):
-            z = pyro.sample("z", dist.Categorical(logits=self.logits), infer={"enumerate": "parallel"})
-            return pyro.sample("x", self.component(z), obs=x)
 
 
 class PPCAMixture(Mixture):
@@ -116,7 +108,8 @@ class PPCAMixture(Mixture):
         padded = nn.functional.pad(factors, (0, self.num_dims - self.latent_dim))
         return padded + self.model.noise_variance()[:, None]
 
-    def _lift(self, lower: Self) -> None:
+    def _lift(self, lower: Self, floor: float) -> None:
+        super()._lift(lower, floor)
         noise = lower.model.noise_variance()
         higher = noise.clamp_min(self.floor)
         self.model.weight.copy_(shrunk(lower.model.weight, noise, higher))
@@ -127,9 +120,8 @@ class PPCAMixture(Mixture):
     @derived
     def _precision_tril(self) -> Tensor:
         """Cholesky factors of the posterior precisions of the factors, I + W_kᵀW_k/σ_k², shape (K, L, L)."""
-        weight = self.model.weight
-        identity = torch.eye(self.latent_dim, dtype=weight.dtype, device=weight.device)
-        return torch.linalg.cholesky(identity + weight.mT @ weight / self.model.noise_variance()[:, None, None])
+        information = self.model.weight.mT @ self.model.weight / self.model.noise_variance()[:, None, None]
+        return torch.linalg.cholesky(identity_like(information) + information)
 
     def _factor_means(self, deviations: Tensor, k: int) -> Tensor:
         """E[factors of component k|x] for deviations from its mean (n, D), shape (n, L)."""
@@ -144,23 +136,16 @@ class PPCAMixture(Mixture):
             factors = self._factor_means(deviations, k)
             residual = deviations - factors @ self.model.weight[k].T
             distances.append(residual.square().sum(1) / variance[k] + factors.square().sum(1))
-        log_det = 2 * self._precision_tril().diagonal(dim1=-2, dim2=-1).log().sum(-1) + self.num_dims * variance.log()
-        constant = self.model.logits.log_softmax(0) - 0.5 * (log_det + self.num_dims * math.log(2 * math.pi))
+        log_dets = 2 * log_det(self._precision_tril()) + self.num_dims * variance.log()
+        constant = self.model.logits.log_softmax(0) - 0.5 * (log_dets + self.num_dims * math.log(2 * math.pi))
         return constant[:, None] - 0.5 * torch.stack(distances)
 
     # ------------------------------------------------------------------------------------------------- EM
 
-    @torch.no_grad()
-    def initialize(self, x: Tensor, weight: Tensor | None = None) -> None:
-        """Centres by k-means++; half of the pooled variance within clusters in a random W, half in σ².
-
-        Raises:
-            ValueError: If there are fewer data than components.
-        """
-        weight = torch.ones_like(x[:, 0]) if weight is None else weight
-        centres, nearest, _ = self._start_at_clusters(x, weight, "k-means++")
-        variance = (weight @ (x - centres[nearest]).square()).mean() / weight.sum()
-        self.model.means.copy_(centres)
+    def _start_components(self, x: Tensor, weight: Tensor, clusters: Clusters) -> None:
+        """Means at the centres; half of the pooled variance within clusters in a random W, half in σ²."""
+        variance = (weight @ (x - clusters.centres[clusters.nearest]).square()).mean() / weight.sum()
+        self.model.means.copy_(clusters.centres)
         self.model.weight.copy_(torch.randn_like(self.model.weight) * (variance / 2 / self.latent_dim).sqrt())
         self.model.noise_factor.copy_((variance / 2 - self.floor).clamp_min(0).sqrt().expand(self.num_components))
 
@@ -195,8 +180,8 @@ class PPCAMixture(Mixture):
         """(W, shift of μ) of each component, (K, D, L + 1), and its σ² (K,), not yet constrained."""
         tiny = torch.finfo(torch.float64).tiny
         mass, cross = statistics["mass"], statistics["cross"]
-        identity = torch.eye(self.latent_dim + 1, dtype=cross.dtype, device=cross.device)
-        latent = torch.where((mass <= tiny)[:, None, None], identity, statistics["latent"])
+        latent = statistics["latent"]
+        latent = torch.where((mass <= tiny)[:, None, None], identity_like(latent), latent)
         extended = torch.linalg.solve(latent, cross, left=False)
         residual = statistics["squares"] - (extended * cross).sum((1, 2))
         return extended, residual / (mass.clamp_min(tiny) * self.num_dims)

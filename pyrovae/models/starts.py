@@ -1,5 +1,7 @@
 """Where the fit of a mixture starts: centres by k-means++, or given, and a few steps of Lloyd's algorithm."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -7,6 +9,14 @@ from pyrovae.models.linear_algebra import chunk_rows, first_largest
 
 STARTS = ("k-means++", "random")
 START_STEPS = 10  # of Lloyd's algorithm, after the centres are drawn
+
+
+class Clusters(NamedTuple):
+    """K clusters of N data: their centres (K, D), the cluster of each datum (N,), and the mass of each cluster (K,)."""
+
+    centres: Tensor
+    nearest: Tensor
+    mass: Tensor
 
 
 def checked_start(start: str | Tensor, num_centres: int, num_dims: int) -> str | Tensor:
@@ -22,8 +32,8 @@ def checked_start(start: str | Tensor, num_centres: int, num_dims: int) -> str |
     return start
 
 
-def start_clusters(x: Tensor, weight: Tensor, num_centres: int, start: str | Tensor) -> tuple[Tensor, Tensor]:
-    """Centres (K, D) after a few steps of Lloyd's algorithm, and the nearest of them for each datum (N,).
+def start_clusters(x: Tensor, weight: Tensor, num_centres: int, start: str | Tensor) -> Clusters:
+    """The nearest of K centres for each datum, after a few steps of Lloyd's algorithm.
 
     Args:
         x: Data (N, D), nothing missing.
@@ -43,8 +53,7 @@ def start_clusters(x: Tensor, weight: Tensor, num_centres: int, start: str | Ten
             "ask for fewer, or give more data of positive weight (or a larger `memory_budget`)."
         )
     if isinstance(start, Tensor):
-        centres = start.to(x)
-        return centres, _nearest(x, centres)
+        return _around(start.to(x), x, weight)
     centres = x[_draw(weight, num_centres if start == "random" else 1)]
     squared = (x - centres[0]).square().sum(1)
     for _ in range(num_centres - len(centres)):
@@ -53,11 +62,11 @@ def start_clusters(x: Tensor, weight: Tensor, num_centres: int, start: str | Ten
         squared = torch.minimum(squared, (x - chosen).square().sum(1))
         centres = torch.cat([centres, chosen])
     for _ in range(START_STEPS):
-        nearest = _nearest(x, centres)
-        mass = torch.zeros_like(centres[:, :1]).index_add_(0, nearest, weight[:, None])
+        _, nearest, mass = _around(centres, x, weight)
         sums = torch.zeros_like(centres).index_add_(0, nearest, x * weight[:, None])
-        centres = torch.where(mass > 0, sums / mass.clamp_min(torch.finfo(x.dtype).tiny), centres)
-    return centres, _nearest(x, centres)
+        means = sums / mass.clamp_min(torch.finfo(x.dtype).tiny)[:, None]
+        centres = torch.where(mass[:, None] > 0, means, centres)
+    return _around(centres, x, weight)
 
 
 def _draw(probabilities: Tensor, number: int) -> Tensor:
@@ -69,7 +78,8 @@ def _draw(probabilities: Tensor, number: int) -> Tensor:
     return torch.searchsorted(cumulative, uniform * cumulative[-1]).clamp_max(len(probabilities) - 1)
 
 
-def _nearest(x: Tensor, centres: Tensor) -> Tensor:
-    """Index of the nearest centre, shape (N,); of equally near ones, to rounding, the first."""
+def _around(centres: Tensor, x: Tensor, weight: Tensor) -> Clusters:
+    """The clusters around centres: each datum is in that of the nearest; of equally near ones, the first."""
     rows = chunk_rows(len(centres) + x.shape[1], 1, x.device)
-    return torch.cat([first_largest(-torch.cdist(chunk, centres), 1) for chunk in x.split(rows)])
+    nearest = torch.cat([first_largest(-torch.cdist(chunk, centres), 1) for chunk in x.split(rows)])
+    return Clusters(centres, nearest, torch.zeros_like(centres[:, 0]).index_add_(0, nearest, weight))

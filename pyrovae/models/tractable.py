@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import Observations
-from pyrovae.models.base import LatentVariableModel, check_floor
+from pyrovae.models.base import LatentVariableModel
 from pyrovae.models.linear_algebra import chunk_rows
 
 Result = TypeVar("Result")
@@ -120,20 +120,10 @@ class TractableModel(LatentVariableModel, ABC):
         """Where the likelihood comes from a floor or a handful of data, by the E step's sums; a line for each place."""
         return []
 
-    @torch.no_grad()
-    def with_floor(self, floor: float) -> Self:
-        if self.covariance_floor is None:
-            return super().with_floor(floor)
-        lifted = self.copy()
-        lifted.floor = lifted.covariance_floor = lifted.model.floor = check_floor(floor)
+    def _lift(self, lower: Self, floor: float) -> None:
+        self.floor = self.model.floor = floor
         if self.config is not None:
-            lifted.config = {**self.config, "floor": lifted.floor}
-        lifted._lift(self)
-        return lifted
-
-    def _lift(self, lower: Self) -> None:
-        """Set the parameters to those of a model with a lower floor, the variances below this floor lifted to it."""
-        raise NotImplementedError
+            self.config = {**self.config, "floor": floor}
 
     @contextmanager
     def unchanged(self) -> Iterator[None]:

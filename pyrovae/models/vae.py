@@ -5,8 +5,7 @@ With classes it is the supervised, or conditional, one: p(x|y) = ∫ p(x|z, y) p
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import pyro
 import pyro.distributions as dist
@@ -16,9 +15,9 @@ from torch import Tensor, nn
 from pyrovae.data import Observations
 from pyrovae.engine.seeding import seeded
 from pyrovae.models.architecture import DEFAULT_ACTIVATION, Architecture, Covariance, Network
-from pyrovae.models.base import LatentVariableModel, Program, check_floor, check_whole
+from pyrovae.models.base import LatentVariableModel, Program, check_whole
 from pyrovae.models.convolutional import ConvDecoder, ConvEncoder
-from pyrovae.models.floors import RaisedFloor, noise_variances, share_at_floor
+from pyrovae.models.floors import RaisedFloor, noise_variances
 from pyrovae.models.guides import AmortizedGuide
 from pyrovae.models.likelihoods import Gaussian, Head, Likelihood
 from pyrovae.models.networks import GaussianEncoder, MLPDecoder, redraw_parameters
@@ -149,6 +148,9 @@ class VAE(LatentVariableModel):
             decoder = (MLPDecoder if network == "mlp" else ConvDecoder)(architecture, likelihood)
             self.covariance_floor, self.is_density = likelihood.covariance_floor, likelihood.is_density
             self.decoded_floats = likelihood.decoded_floats(math.prod(shape))
+            if self._built[0]:
+                described = {"kind": type(likelihood).__name__, **vars(likelihood)}
+                self.config = {**architecture.plain(), "likelihood": described}
         if num_classes is None:
             self.model, self.guide = VAEModel(decoder, latent_dim), AmortizedGuide(encoder)
         else:
@@ -157,9 +159,6 @@ class VAE(LatentVariableModel):
         self.data_shape = tuple(output.event_shape)
         self._values = values_of(output)  # the constraint on one number
         self.support = support_of(self._values)
-        if all(self._built):
-            described = {"kind": type(likelihood).__name__, **asdict(cast(Any, likelihood))}
-            self.config = {**architecture.plain(), "likelihood": described}
 
     @property
     def encoder(self) -> nn.Module:
@@ -176,27 +175,16 @@ class VAE(LatentVariableModel):
         """The last layer of a decoder built here; None of another."""
         return getattr(self.decoder, "head", None)
 
-    @torch.no_grad()
-    def share_at_floor(self, data: Observations | Tensor) -> Tensor:
-        if self.covariance_floor is None:
-            return super().share_at_floor(data)
+    def _floored_variances(self, data: Observations | Tensor) -> Tensor:
         inputs = self.program_inputs(data)
         evaluated = self.copy().eval()
-        shares = []
-        for x, *y in _chunks(inputs, self.decoded_floats or inputs[0][0].numel()):
-            p = evaluated.decoder(evaluated.encoder(x, *y).mean, *y)
-            shares.append(share_at_floor(noise_variances(p), self.covariance_floor))
-        return torch.cat(shares)
+        blocks = _chunks(inputs, self.decoded_floats or inputs[0][0].numel())
+        every_p = (evaluated.decoder(evaluated.encoder(x, *y).mean, *y) for x, *y in blocks)
+        return torch.cat([noise_variances(p) for p in every_p])
 
-    def with_floor(self, floor: float) -> Self:
-        """A copy whose p(x|z) has its variances clipped at a higher floor; it cannot be saved."""
-        if self.covariance_floor is None:
-            return super().with_floor(floor)
-        lifted = self.copy()
-        lifted.covariance_floor = check_floor(floor)
-        lifted.model.decoder = RaisedFloor(lifted.decoder, lifted.covariance_floor)
-        lifted.config = None
-        return lifted
+    def _lift(self, lower: Self, floor: float) -> None:
+        """Clip the variances of p(x|z) at a higher floor; such a model cannot be saved."""
+        self.model.decoder, self.config = RaisedFloor(self.decoder, floor), None
 
     def initialize(self, x: Tensor) -> None:
         """Draw fresh weights for the networks built here, and start the decoder's output at the data.

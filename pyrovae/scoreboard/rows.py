@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyrovae import evaluate
 from pyrovae.data import Observations
+from pyrovae.evaluate.likelihood.estimate import standard_error
 from pyrovae.fit import FitResult
 from pyrovae.io import arviz
 from pyrovae.models.base import LatentVariableModel
@@ -249,8 +250,3 @@ def model_of(entry: Entry) -> LatentVariableModel:
 def seen_by(entry: Entry, held_out: Observations) -> Observations:
     """Held-out data as the model was trained to see them."""
     return held_out.in_space(entry.space) if isinstance(entry, FitResult) else held_out
-
-
-def standard_error(values: Tensor) -> float:
-    """Of the mean; NaN of a single value."""
-    return (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else math.nan

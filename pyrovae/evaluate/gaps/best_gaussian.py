@@ -11,6 +11,7 @@ from torch.distributions import Independent, LowRankMultivariateNormal, Multivar
 from pyrovae.evaluate.evaluation import Inputs, Latents
 from pyrovae.evaluate.likelihood.joint import Joint
 from pyrovae.models.base import check_whole
+from pyrovae.models.linear_algebra import log_det
 
 Family = Literal["diag", "full"]
 
@@ -63,8 +64,7 @@ class GaussianPosteriors(NamedTuple):
         """KL(q ‖ p) = ½(|B⁻¹A|² + |B⁻¹(m − μ)|² − L) + log|B| − log|A| for p = Normal(μ, B Bᵀ), (n,)."""
         together = torch.cat([self.scale_tril, (self.mean - other.mean)[..., None]], dim=-1)
         squares = torch.linalg.solve_triangular(other.scale_tril, together, upper=False).square().sum((-2, -1))
-        log_scales = [each.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1) for each in (self, other)]
-        return 0.5 * (squares - self.mean.shape[-1]) + log_scales[1] - log_scales[0]
+        return 0.5 * (squares - self.mean.shape[-1]) + log_det(other.scale_tril) - log_det(self.scale_tril)
 
     def diagonal(self) -> "GaussianPosteriors":
         """The same means, each unit with its own standard deviation and no correlation."""

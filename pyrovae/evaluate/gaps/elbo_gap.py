@@ -27,10 +27,11 @@ from pyrovae.evaluate.gaps.best_gaussian import (
 )
 from pyrovae.evaluate.gaps.closed_form import exact_kl, guide_and_posterior
 from pyrovae.evaluate.latents.encoding import is_continuous, posteriors
-from pyrovae.evaluate.likelihood.estimate import LogLikelihood
+from pyrovae.evaluate.likelihood.estimate import LogLikelihood, error_of_mean
 from pyrovae.evaluate.likelihood.joint import Joint
 from pyrovae.evaluate.likelihood.tiles import Tiles
 from pyrovae.models.base import LatentVariableModel, Program, check_whole
+from pyrovae.models.linear_algebra import log_det
 
 BLOCK = 256  # data whose q* are searched for together; part of the definition of what a seed gives
 
@@ -90,7 +91,7 @@ class ELBOGap:
             ("amortization gap", -self.amortization_gap, self.amortization_standard_error),
             ("ELBO", self.elbo, self.elbo_standard_error),
         ]
-        lines = [f"{name:<22} {value.mean():12.4f} ± {_error_of_mean(error):.4f}" for name, value, error in rows]
+        lines = [f"{name:<22} {value.mean():12.4f} ± {error_of_mean(error):.4f}" for name, value, error in rows]
         return "\n".join([*lines, f"nats per datum, N = {len(self.elbo):,}, {self.method}; ± Monte-Carlo error"])
 
 
@@ -152,19 +153,9 @@ def elbo_gap(
         return _exact(model, data, family, guide)
     run = Evaluation(model, data, guide, chunk_size, seed, progress)
     exact, error = _log_prob(model, data, log_prob)
-    means, errors, num_steps = _optimized(run, family, search, num_particles)
-    return ELBOGap(
-        log_prob=exact.to(means),
-        elbo=means[0],
-        best_elbo=means[1],
-        log_prob_standard_error=error.to(means),
-        elbo_standard_error=errors[0],
-        best_elbo_standard_error=errors[1],
-        amortization_standard_error=errors[2],
-        family=family,
-        method="optimized",
-        num_steps=num_steps,
-    )
+    (elbo, best_elbo, _), (elbo_error, best_error, change_error), steps = _optimized(run, family, search, num_particles)
+    errors = error.to(elbo), elbo_error, best_error, change_error
+    return ELBOGap(exact.to(elbo), elbo, best_elbo, *errors, family, "optimized", steps)
 
 
 @torch.no_grad()
@@ -185,7 +176,7 @@ def _smallest_kl(posterior: Any, family: Family) -> Tensor:
         return torch.zeros_like(posterior.mean[..., 0])
     factor = as_gaussian(posterior).scale_tril
     precision = torch.cholesky_inverse(factor).diagonal(dim1=-2, dim2=-1)
-    return 0.5 * precision.log().sum(-1) + factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return 0.5 * precision.log().sum(-1) + log_det(factor)
 
 
 def _optimized(
@@ -227,7 +218,3 @@ def _log_prob(model: Any, data: Observations | Tensor, given: LogLikelihood | Te
     if values.shape != (len(data),):
         raise ValueError(f"`log_prob` must be of the same {len(data)} data, got shape {tuple(values.shape)}.")
     return values, torch.zeros_like(values) if isinstance(given, Tensor) else given.standard_error
-
-
-def _error_of_mean(error: Tensor) -> float:
-    return (error.double().square().sum().sqrt() / len(error)).item()

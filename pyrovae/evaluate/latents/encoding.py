@@ -10,12 +10,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from pyro import poutine
 from torch import Tensor
 
 from pyrovae.data import Observations, as_observations
 from pyrovae.engine.seeding import seeded
-from pyrovae.evaluate.evaluation import evaluating
+from pyrovae.evaluate.evaluation import evaluating, latent_sites
 from pyrovae.models.base import LatentVariableModel, Program
 
 SAME_KL = 1e-6  # nats: units that differ by less stand in the order of their numbers
@@ -237,10 +236,10 @@ def is_continuous(q: Any) -> bool:
 
 def _guide_distribution(guide: Program, *inputs: Tensor) -> Any:
     """What the guide draws z from."""
-    nodes = poutine.trace(guide).get_trace(*inputs).nodes
-    if "z" not in nodes:
+    sites = latent_sites(guide, *inputs)
+    if "z" not in sites:
         raise ValueError("`guide` must sample the site 'z', got none; pass exact_guide(model), or one with an encoder.")
-    return nodes["z"]["fn"]
+    return sites["z"]["fn"]
 
 
 def check_encoding(encoding: Any, name: str = "encoding") -> None:

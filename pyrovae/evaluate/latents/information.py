@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pyro import poutine
 from torch import Tensor
 
 from pyrovae.data import Observations
 from pyrovae.engine.seeding import block_seed, seeded
-from pyrovae.evaluate.evaluation import evaluating, is_latent
+from pyrovae.evaluate.evaluation import evaluating, latent_sites
 from pyrovae.evaluate.latents.encoding import is_continuous, posteriors
+from pyrovae.evaluate.likelihood.estimate import standard_error
 from pyrovae.models.base import LatentVariableModel, Program, check_whole
 
 DENSITIES = 2**22  # numbers in a block of densities of draws under all q
@@ -45,8 +45,8 @@ class LatentInformation:
     exact: bool
 
     def __str__(self) -> str:
-        names = ("mean_kl", "mutual_information", "mutual_information_upper", "marginal_kl")
-        lines = [f"{name:<25} {getattr(self, name):8.4f} ± {self.standard_errors[name]:.4f} nats" for name in names]
+        errors = self.standard_errors.items()
+        lines = [f"{name:<25} {getattr(self, name):8.4f} ± {error:.4f} nats" for name, error in errors]
         return "\n".join([*lines, f"{'log N':<25} {self.ceiling:8.4f}"])
 
 
@@ -110,7 +110,7 @@ def latent_information(
     }
     return LatentInformation(
         **{name: each.mean().item() for name, each in figures.items()},
-        standard_errors={name: (each.std() / math.sqrt(len(own))).item() for name, each in figures.items()},
+        standard_errors={name: standard_error(each) for name, each in figures.items()},
         ceiling=math.log(len(own)),
         exact=not is_continuous(blocks[0]),
     )
@@ -119,11 +119,10 @@ def latent_information(
 def _prior(model: LatentVariableModel, inputs: tuple[Tensor, ...]) -> Any:
     """What the model draws z from, batch shape (N,)."""
     with seeded(0):
-        nodes = poutine.trace(model.model).get_trace(*inputs).nodes
-    latents = [name for name, site in nodes.items() if is_latent(site)]
-    if latents != ["z"]:
-        raise ValueError(f"`model` must have one latent site, 'z', got {latents}.")
-    return nodes["z"]["fn"]
+        sites = latent_sites(model.model, *inputs)
+    if list(sites) != ["z"]:
+        raise ValueError(f"`model` must have one latent site, 'z', got {list(sites)}.")
+    return sites["z"]["fn"]
 
 
 def _by_draws(blocks: list[Any], prior: Any, num_particles: int) -> tuple[Tensor, ...]:

@@ -8,10 +8,10 @@ that comes from variances at the floor is then a statement about ε, which someb
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from pyrovae.data import Observations, as_observations
+from pyrovae.evaluate.likelihood.estimate import standard_error
 from pyrovae.evaluate.likelihood.log_likelihood import log_likelihood
 from pyrovae.models.base import LatentVariableModel, check_whole
 
@@ -120,7 +120,6 @@ def degeneracy_report(
         for each in (model, model.with_floor(factor * floor))
     ]
     change = both[1] - both[0]
-    error = change.std(correction=1) / math.sqrt(len(change)) if len(change) > 1 else torch.tensor(math.nan)
     return DegeneracyReport(
         floor=floor,
         at_floor=model.share_at_floor(observations).double().cpu(),
@@ -128,6 +127,6 @@ def degeneracy_report(
         raised_floor=factor * floor,
         raised_score=both[1].mean().item(),
         change=change.mean().item(),
-        change_standard_error=error.item(),
+        change_standard_error=standard_error(change),
         ceiling=-0.5 * observations.num_dims * math.log(2 * math.pi * floor),
     )

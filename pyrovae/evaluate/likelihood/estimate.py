@@ -39,12 +39,12 @@ class LogLikelihood:
     @property
     def mean_standard_error(self) -> float:
         """Standard error of ``mean`` over data, the spread of the Monte-Carlo noise included."""
-        return (self.values.double().std(correction=1) / math.sqrt(len(self.values))).item()
+        return standard_error(self.values.double())
 
     @property
     def monte_carlo_standard_error(self) -> float:
-        """The part of it that other particles would change: √(Σ_n SE_n²) / N, what ``mean`` errs by on these data."""
-        return (self.standard_error.double().square().sum().sqrt() / len(self.values)).item()
+        """The part of it that other particles would change, what ``mean`` errs by on these data."""
+        return error_of_mean(self.standard_error)
 
     @property
     def data_standard_error(self) -> float:
@@ -80,6 +80,16 @@ class LogLikelihood:
     def k_hat_share(self) -> float:
         """Share of data whose k̂ is over its threshold, so that more particles may move their value."""
         return (self.k_hat > k_hat_threshold(self.num_particles)).double().mean().item() if self.num_particles else 0.0
+
+
+def standard_error(values: Tensor) -> float:
+    """Of the mean of values (N,), by their spread; NaN of a single value."""
+    return (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else math.nan
+
+
+def error_of_mean(errors: Tensor) -> float:
+    """Standard error of a mean of independent estimates, from their own (N,): √(Σ_n SE_n²) / N."""
+    return (errors.double().square().sum().sqrt() / len(errors)).item()
 
 
 def summarize(log_w: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -12,12 +12,11 @@ from typing import Any
 
 import pyro
 import torch
-from pyro import poutine
 from torch import Tensor
 
 from pyrovae.data import Observations
 from pyrovae.engine.execution import DEFAULT, Execution, keywords_moved
-from pyrovae.evaluate.evaluation import Evaluation, Latents, is_latent
+from pyrovae.evaluate.evaluation import Evaluation, Latents, latent_sites
 from pyrovae.evaluate.likelihood.tiles import Tiles, log_densities, total
 from pyrovae.models.base import LatentVariableModel, Program, check_whole
 
@@ -52,8 +51,7 @@ def weigh(run: Evaluation, num_particles: int) -> Iterator[Weights]:
         for number, block in run.blocks(max(1, PAIRS // num_particles)):
             with run.at(number):
                 with pyro.plate("particles", num_particles, dim=-2):
-                    nodes: dict[str, Any] = poutine.trace(guide).get_trace(*block).nodes
-                q = {name: site for name, site in nodes.items() if is_latent(site)}
+                    q = latent_sites(guide, *block)
                 z = {name: site["value"] for name, site in q.items()}
                 log_p_x_given_z, log_p_z = tiles(partial(log_densities, model), block, z)
                 log_q_z = {name: site["fn"].log_prob(site["value"]) for name, site in q.items()}

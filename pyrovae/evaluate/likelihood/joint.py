@@ -9,12 +9,11 @@ from typing import Any
 
 import pyro
 import torch
-from pyro import poutine
 from torch import Tensor
 from torch.distributions import biject_to, identity_transform
 from torch.distributions.transforms import IndependentTransform
 
-from pyrovae.evaluate.evaluation import Inputs, Latents, is_latent
+from pyrovae.evaluate.evaluation import Inputs, Latents, latent_sites
 from pyrovae.evaluate.likelihood.tiles import TileFunction, Tiles, log_densities
 from pyrovae.models.base import Program
 
@@ -38,8 +37,7 @@ class Joint:
 
     def __init__(self, program: Program, inputs: Inputs, tiles: Tiles) -> None:
         self.program, self.inputs, self.tiles = program, inputs, tiles
-        nodes = poutine.trace(program).get_trace(*inputs).nodes
-        sites: dict[str, Any] = {name: site for name, site in nodes.items() if is_latent(site)}
+        sites = latent_sites(program, *inputs)
         if not sites:
             raise ValueError("`model` must have a latent site in its program, got none.")
         self._sites: dict[str, tuple[Any, torch.Size]] = {}  # the bijection of each, and the shape of what it takes
@@ -106,9 +104,8 @@ class Joint:
     def draw(self, program: Program, num_particles: int) -> Tensor:
         """z (S, n, L) as ``program``, the model or a guide, draws it from torch's random state."""
         with torch.no_grad(), pyro.plate("particles", num_particles, dim=-2):
-            nodes: dict[str, Any] = poutine.trace(program).get_trace(*self.inputs).nodes
+            latents = latent_sites(program, *self.inputs)
         shape = (num_particles, len(self))
-        latents = {name: site for name, site in nodes.items() if is_latent(site)}
         values = {name: site["value"].expand(*shape, *site["fn"].event_shape) for name, site in latents.items()}
         return self.flat(values)
 

@@ -1,6 +1,5 @@
 """Both sides of log p(x), for data that the model itself simulates."""
 
-import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -10,6 +9,7 @@ from pyrovae.engine.execution import DEFAULT, Execution, keywords_moved
 from pyrovae.evaluate.checks import check_density
 from pyrovae.evaluate.evaluation import Evaluation, simulated
 from pyrovae.evaluate.likelihood.annealed import DEFAULT_OPTIONS, AISOptions, AnnealedLikelihood, bounds
+from pyrovae.evaluate.likelihood.estimate import standard_error
 from pyrovae.models.base import LatentVariableModel, Program, check_model, check_whole
 
 
@@ -37,8 +37,7 @@ class Sandwich:
     @property
     def gap_standard_error(self) -> float:
         """Standard error of :attr:`gap`, by its spread over data: that of the z the chains start from is in it."""
-        difference = self.upper.values - self.lower.values
-        return (difference.std(correction=1) / math.sqrt(len(difference))).item()
+        return standard_error(self.upper.values - self.lower.values)
 
     def __str__(self) -> str:
         rows = [

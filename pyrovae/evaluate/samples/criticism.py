@@ -80,11 +80,10 @@ class SimulationBasedCalibration:
         return ((self.pit - 0.5).abs() <= level / 2).double().mean(0)
 
     def __str__(self) -> str:
+        columns = (self.statistic.tolist(), self.p_values.tolist(), self.coverage().tolist())
         lines = [
             f"{f'z[{unit}]':<6} {chi2:8.1f} {p:9.4f} {share:18.1%}"
-            for unit, (chi2, p, share) in enumerate(
-                zip(self.statistic.tolist(), self.p_values.tolist(), self.coverage().tolist(), strict=True)
-            )
+            for unit, (chi2, p, share) in enumerate(zip(*columns, strict=True))
         ]
         header = f"{'unit':<6} {'chi2':>8} {'p-value':>9} {'90% interval holds':>18}"
         end = f"p-value of all: {self.p_value:.4f}; N = {len(self.ranks):,}, {self.num_bins} bins"
@@ -178,16 +177,12 @@ def simulation_based_calibration(
         )
     data, latents = simulated(model, num_data, labels, block_seed(seed, 0))
     z = latents["z"].reshape(num_data, -1)
-    ranks: list[Tensor] = []
-    first = 0
+    every_q = list(continuous_posteriors(model, data, "to be ranked", guide=guide or model.guide))
+    parts = zip(every_q, z.split([q.batch_shape[0] for q in every_q]), strict=True)
     with seeded(block_seed(seed, 1)):
-        for q in continuous_posteriors(model, data, "to be ranked", guide=guide or model.guide):
-            true = z[first : first + q.batch_shape[0]]
-            ranks.append((q.sample((num_draws,)).flatten(2) < true).sum(0))
-            first += len(true)
-        every = torch.cat(ranks).cpu()
-        within = torch.rand(every.shape, dtype=torch.float64)
-    return SimulationBasedCalibration(every, (every + within) / (num_draws + 1), num_draws, num_bins)
+        ranks = torch.cat([(q.sample((num_draws,)).flatten(2) < true).sum(0) for q, true in parts]).cpu()
+        within = torch.rand(ranks.shape, dtype=torch.float64)
+    return SimulationBasedCalibration(ranks, (ranks + within) / (num_draws + 1), num_draws, num_bins)
 
 
 @torch.no_grad()
