@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import Observations
-from pyrovae.models.base import check_whole, flat_dims
+from pyrovae.engine.checks import check_whole
+from pyrovae.models.base import flat_dims
 from pyrovae.models.floors import share_at_floor
 from pyrovae.models.linear_algebra import first_largest
 from pyrovae.models.starts import start_clusters
@@ -31,7 +32,7 @@ class Mixture(TractableModel):
     def __init__(self, num_components: int, data_shape: int | tuple[int, ...]) -> None:
         super().__init__()
         check_whole("num_components", num_components)
-        self.num_components, self.num_dims = num_components, flat_dims(data_shape)
+        self.num_components, self.num_dims = int(num_components), flat_dims(data_shape)
         self.data_shape = (self.num_dims,)
         self.floats_per_datum = num_components + 3 * self.num_dims
 
