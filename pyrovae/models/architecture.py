@@ -60,6 +60,9 @@ class Architecture:
     def __post_init__(self) -> None:
         check_whole("latent_dim", self.latent_dim)
         check_whole("num_classes", self.num_classes, optional=True)
+        object.__setattr__(self, "latent_dim", int(self.latent_dim))  # of NumPy's numbers, which no model file holds
+        if self.num_classes is not None:
+            object.__setattr__(self, "num_classes", int(self.num_classes))
         check_choice("activation", self.activation, ACTIVATIONS)
         check_choice("network", self.network, ("mlp", "conv"))
         check_choice("posterior", self.posterior, ("diag", "full"))

@@ -429,7 +429,7 @@ def test_ways_that_are_not_to_be_had_are_refused(compile, message, x):
 
 def test_arguments_of_the_compiled_elbo_are_checked(x):
     vae = real["VAE"]()
-    with pytest.raises(ValueError, match='`backend` must be "graph" or "inductor", got .jit.'):
+    with pytest.raises(ValueError, match=r'`backend` must be "graph" or "inductor", got .jit.'):
         CompiledELBO(vae.model, vae.guide, backend="jit")
     with pytest.raises(TypeError, match=r"`elbo` must be a Pyro ELBO with a differentiable_loss, got int"):
         CompiledELBO(vae.model, vae.guide, 3)
