@@ -4,16 +4,14 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast, get_args
 
+from pyrovae.engine.checks import check_choice, check_whole
 from pyrovae.engine.processes import ProcessGroup, process_group
 
 Compile = Literal["auto", "graph", "inductor", "cuda_graph", False]
 Precision = Literal["full", "bf16"]
 Function = TypeVar("Function", bound=Callable[..., Any])
-
-COMPILE = ("auto", "graph", "inductor", "cuda_graph", False)
-PRECISION = ("full", "bf16")
 
 
 @dataclass(frozen=True)
@@ -52,16 +50,11 @@ class Execution:
     memory_budget: int | None = None
 
     def __post_init__(self) -> None:
-        for name, value, known in (
-            ("compile", self.compile, COMPILE),
-            ("precision", self.precision, PRECISION),
-            ("distributed", self.distributed, (True, False)),
-        ):
-            if value not in known or (isinstance(value, int) and not isinstance(value, bool)):
-                raise ValueError(f"`{name}` must be one of {known}, got {value!r}.")
-        for name, count in (("num_shards", self.num_shards), ("memory_budget", self.memory_budget)):
-            if count is not None and not (isinstance(count, int) and not isinstance(count, bool) and count >= 1):
-                raise ValueError(f"`{name}` must be a whole number of at least 1, or None, got {count!r}.")
+        check_choice("compile", self.compile, get_args(Compile))
+        check_choice("precision", self.precision, get_args(Precision))
+        check_choice("distributed", self.distributed, (True, False))
+        check_whole("num_shards", self.num_shards, optional=True)
+        check_whole("memory_budget", self.memory_budget, optional=True)
 
     def process_group(self) -> ProcessGroup:
         """The processes that share the work: those of ``torch.distributed``, or this one alone.

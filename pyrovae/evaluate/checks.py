@@ -1,17 +1,6 @@
-"""Checks of arguments that several evaluators share."""
+"""A check of a model that several evaluators share."""
 
 from pyrovae.models.base import LatentVariableModel
-
-
-def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Check an argument that is one of several words.
-
-    Raises:
-        ValueError: If it is none of them.
-    """
-    if value not in choices:
-        *most, last = (f'"{each}"' for each in choices)
-        raise ValueError(f"`{name}` must be {', '.join(most)} or {last}, got {value!r}.")
 
 
 def check_density(model: LatentVariableModel) -> None:

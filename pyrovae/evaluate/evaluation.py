@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pyrovae.data import Observations
+from pyrovae.engine.checks import check_whole
 from pyrovae.engine.execution import DEFAULT, Execution
 from pyrovae.engine.processes import ProcessGroup
 from pyrovae.engine.progress import progress_bar
@@ -65,8 +66,7 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         check_model(self.model)
-        if self.chunk_size is not None and self.chunk_size < 1:
-            raise ValueError(f"`chunk_size` must be at least 1, got {self.chunk_size}.")
+        check_whole("chunk_size", self.chunk_size, optional=True)
         self.execution.process_group()
 
     @cached_property

@@ -16,6 +16,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from tqdm.auto import tqdm
 
 from pyrovae.data import Observations
+from pyrovae.engine.checks import check_positive, check_whole
 from pyrovae.engine.execution import DEFAULT, Execution, keywords_moved
 from pyrovae.engine.processes import ProcessGroup
 from pyrovae.engine.progress import progress_bar
@@ -240,11 +241,7 @@ def _check_arguments(
         raise TypeError(
             f"`model` must have an E and an M step to be fitted by EM, got {type(model).__name__}; use fit.svi."
         )
-    if max_iterations < 1 or num_restarts < 1:
-        raise ValueError(
-            f"`max_iterations` and `num_restarts` must be at least 1, got {max_iterations} and {num_restarts}."
-        )
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"`chunk_size` must be at least 1, got {chunk_size}.")
-    if not tolerance > 0:
-        raise ValueError(f"`tolerance` must be a positive number of nats per datum, got {tolerance}.")
+    check_whole("max_iterations", max_iterations)
+    check_whole("num_restarts", num_restarts)
+    check_whole("chunk_size", chunk_size, optional=True)
+    check_positive("tolerance", tolerance, "number of nats per datum")

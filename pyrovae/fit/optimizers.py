@@ -7,6 +7,8 @@ from torch import nn
 from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, OneCycleLR
 
+from pyrovae.engine.checks import check_choice
+
 UPKEEP = 100  # steps from one upkeep to the next: 0.9^100 · NEGLIGIBLE is still above 1, in units of the least number
 NEGLIGIBLE = 1e8  # times the least normal number: 10⁻³⁰ in float32, by which no parameter moves
 LEAST_EPS = 1e-12  # of Adam, beside which the root of a negligible mean square is nothing
@@ -31,10 +33,9 @@ def schedule_of(schedule: str | Schedule) -> Schedule:
     Raises:
         ValueError: If there is none of that name.
     """
-    if not isinstance(schedule, str):
+    if callable(schedule):
         return schedule
-    if schedule not in SCHEDULES:
-        raise ValueError(f"`schedule` must be one of {tuple(SCHEDULES)} or a function, got {schedule!r}.")
+    check_choice("schedule", schedule, SCHEDULES, other="a function")
     return SCHEDULES[schedule]
 
 

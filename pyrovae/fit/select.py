@@ -7,6 +7,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from pyrovae.data import Observations
+from pyrovae.engine.checks import check_choice
 from pyrovae.engine.progress import progress_bar
 from pyrovae.fit.result import FitResult
 from pyrovae.models.tractable import TractableModel
@@ -56,8 +57,7 @@ def select(
     """
     if not candidates:
         raise ValueError("`candidates` must hold at least one model, got none.")
-    if criterion not in ("log_likelihood", "bic", "aic"):
-        raise ValueError(f'`criterion` must be "log_likelihood", "bic" or "aic", got {criterion!r}.')
+    check_choice("criterion", criterion, ("log_likelihood", "bic", "aic"))
     scores: list[float] = []
     for candidate in progress_bar(candidates, desc="choosing", unit="model", progress=progress):
         result = fit_function(candidate)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from pyrovae.data import Observations, as_observations
+from pyrovae.engine.checks import check_positive, check_whole
 from pyrovae.engine.execution import DEFAULT, Execution, keywords_moved
 from pyrovae.engine.processes import ProcessGroup
 from pyrovae.engine.progress import progress_bar
@@ -197,10 +198,10 @@ def _check_arguments(
     valid: object,
 ) -> None:
     check_model(model)
-    if num_epochs < 1 or batch_size < 1:
-        raise ValueError(f"`num_epochs` and `batch_size` must be at least 1, got {num_epochs} and {batch_size}.")
-    if not (0 < lr < math.inf):
-        raise ValueError(f"`lr` must be a positive number, got {lr}.")
+    check_whole("num_epochs", num_epochs)
+    check_whole("batch_size", batch_size)
+    check_whole("patience", patience, 0, optional=True)
+    check_positive("lr", lr)
     schedule_of(schedule)
     if elbo is not None:
         check_elbo(elbo)

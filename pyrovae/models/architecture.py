@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from pyrovae.models.base import check_whole
+from pyrovae.engine.checks import check_choice, check_whole
 
 Network = Literal["mlp", "conv"]
 Covariance = Literal["diag", "full"]
@@ -59,12 +59,13 @@ class Architecture:
 
     def __post_init__(self) -> None:
         check_whole("latent_dim", self.latent_dim)
+        check_whole("num_classes", self.num_classes, optional=True)
+        object.__setattr__(self, "latent_dim", int(self.latent_dim))  # of NumPy's numbers, which no model file holds
         if self.num_classes is not None:
-            check_whole("num_classes", self.num_classes)
-        choices = {"activation": tuple(ACTIVATIONS), "network": ("mlp", "conv"), "posterior": ("diag", "full")}
-        for name, allowed in choices.items():
-            if (value := getattr(self, name)) not in allowed:
-                raise ValueError(f"`{name}` must be one of {allowed}, got {value!r}.")
+            object.__setattr__(self, "num_classes", int(self.num_classes))
+        check_choice("activation", self.activation, ACTIVATIONS)
+        check_choice("network", self.network, ("mlp", "conv"))
+        check_choice("posterior", self.posterior, ("diag", "full"))
 
     @property
     def widths(self) -> tuple[int, ...]:

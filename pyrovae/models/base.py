@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from pyrovae.data import Observations, as_observations
 from pyrovae.data.observations import Support
+from pyrovae.engine.checks import check_choice, check_positive, check_whole
 from pyrovae.engine.seeding import seeded
 from pyrovae.models.floors import share_at_floor
 
@@ -168,8 +169,7 @@ class LatentVariableModel(nn.Module):
         return sites["x"]["fn"].mean, sites["z"]["value"]
 
     def _generate(self, num_samples: int, labels: Tensor | int | None, seed: int) -> Any:
-        if num_samples < 1:
-            raise ValueError(f"`num_samples` must be at least 1, got {num_samples}.")
+        check_whole("num_samples", num_samples)
         inputs = self._labels_to_generate(num_samples, labels)
         with pyro.get_param_store().scope(), seeded(seed):
             return poutine.trace(self.model).get_trace(None, *inputs, num_data=num_samples).nodes
@@ -276,11 +276,8 @@ def check_floor(floor: float) -> float:
     Raises:
         ValueError: If it is not a positive number.
     """
-    if not (floor > 0 and math.isfinite(floor)):
-        raise ValueError(
-            f"`floor` must be a positive variance, in squared units of the data, got {floor}; "
-            "without one the likelihood is unbounded."
-        )
+    what = "variance, in squared units of the data"
+    check_positive("floor", floor, what, hint="without one the likelihood is unbounded")
     return float(floor)
 
 
@@ -290,19 +287,8 @@ def check_missing(missing: Missing) -> Missing:
     Raises:
         ValueError: If it is neither ``"error"`` nor ``"nan"``.
     """
-    if missing not in ("error", "nan"):
-        raise ValueError(f'`missing` must be "error" or "nan", got {missing!r}.')
+    check_choice("missing", missing, ("error", "nan"))
     return missing
-
-
-def check_whole(name: str, value: object, least: int = 1) -> None:
-    """Check a count.
-
-    Raises:
-        ValueError: If it is not a whole number of at least ``least``.
-    """
-    if not (isinstance(value, int) and not isinstance(value, bool) and value >= least):
-        raise ValueError(f"`{name}` must be a whole number of at least {least}, got {value!r}.")
 
 
 def check_model(model: object) -> None:

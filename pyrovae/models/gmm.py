@@ -14,6 +14,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyrovae.engine.checks import check_choice
 from pyrovae.models.base import Missing, check_floor
 from pyrovae.models.covariances import FORMS, Diagonal, Full
 from pyrovae.models.floors import FAR_BELOW, degenerate
@@ -97,8 +98,7 @@ class GaussianMixture(Mixture):
         dtype: torch.dtype = torch.float64,
     ) -> None:
         super().__init__(num_components, data_shape, missing)
-        if covariance not in FORMS:
-            raise ValueError(f"`covariance` must be one of {COVARIANCES}, got {covariance!r}.")
+        check_choice("covariance", covariance, COVARIANCES)
         self.covariance, self.start = covariance, checked_start(start, num_components, self.num_dims)
         self.floor = self.covariance_floor = check_floor(floor)
         self.model = GaussianMixtureModel(num_components, self.num_dims, covariance, self.floor, dtype)

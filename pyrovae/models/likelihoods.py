@@ -27,8 +27,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyrovae.data.observations import Support
+from pyrovae.engine.checks import check_whole
 from pyrovae.models import distributions
-from pyrovae.models.base import check_floor, check_whole
+from pyrovae.models.base import check_floor
 from pyrovae.models.linear_algebra import identity_like
 
 Scale = float | Literal["shared", "per_dim", "decoder_scalar", "decoder"]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from pyrovae.data import Observations
+from pyrovae.engine.checks import check_whole
 from pyrovae.models.base import Missing, Program, check_floor, check_missing, flat_dims
 from pyrovae.models.floors import shrunk
 from pyrovae.models.guides import AmortizedGuide, exact_guide
@@ -82,12 +83,9 @@ class LinearGaussian(TractableModel):
     ) -> None:
         super().__init__()
         self.num_dims = flat_dims(data_shape)
-        if not (isinstance(latent_dim, int) and 0 <= latent_dim < self.num_dims):
-            raise ValueError(
-                f"`latent_dim` must be a whole number from 0 to D - 1 = {self.num_dims - 1}, got {latent_dim!r}; "
-                "with D latents no noise is left to model (use a one-component GaussianMixture)."
-            )
-        self.data_shape, self.latent_dim = (self.num_dims,), latent_dim
+        hint = "with D latents no noise is left to model (use a one-component GaussianMixture)"
+        check_whole("latent_dim", latent_dim, 0, self.num_dims - 1, hint=hint)
+        self.data_shape, self.latent_dim = (self.num_dims,), int(latent_dim)
         self.floor = self.covariance_floor = check_floor(floor)
         self.missing = check_missing(missing)
         self.floats_per_datum = 3 * self.num_dims + (4 * (latent_dim + 1) ** 2 if missing == "nan" else 2 * latent_dim)

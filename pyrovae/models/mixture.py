@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.data import Observations
-from pyrovae.models.base import Missing, Program, check_missing, check_whole, flat_dims
+from pyrovae.engine.checks import check_whole
+from pyrovae.models.base import Missing, Program, check_missing, flat_dims
 from pyrovae.models.linear_algebra import first_largest
 from pyrovae.models.missing import column_means, fill_columns
 from pyrovae.models.starts import Clusters, start_clusters
@@ -58,7 +59,7 @@ class Mixture(TractableModel):
         super().__init__()
         check_whole("num_components", num_components)
         self.missing = check_missing(missing)
-        self.num_components, self.num_dims = num_components, flat_dims(data_shape)
+        self.num_components, self.num_dims = int(num_components), flat_dims(data_shape)
         self.data_shape = (self.num_dims,)
         self.floats_per_datum = num_components + 3 * self.num_dims
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize, pad
 
+from pyrovae.engine.checks import check_positive
 from pyrovae.models.base import Missing
 from pyrovae.models.floors import ON_FLOOR, degenerate
 from pyrovae.models.linear_algebra import chunk_rows, first_largest, symmetric_product
@@ -108,8 +109,7 @@ class PPCA(LinearGaussian):
             Tipping and Bishop (1999); Lucas et al. (2019), Don't blame the ELBO! A linear VAE perspective on posterior
             collapse, for a given σ².
         """
-        if not 0 < beta < math.inf:
-            raise ValueError(f"`beta` must be a positive number, got {beta}.")
+        check_positive("beta", beta)
         mean, values, directions = _spectrum(x, weight, self.latent_dim)
         noise = self.noise_variance.double() if self.noise_is_given else self._best_noise(values, beta)
         self._set_noise(noise)

@@ -7,6 +7,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyrovae.engine.checks import check_whole
 from pyrovae.models.base import check_floor
 from pyrovae.models.floors import FAR_BELOW, degenerate, shrunk
 from pyrovae.models.guides import MarginalGuide
@@ -73,11 +74,8 @@ class PPCAMixture(Mixture):
         dtype: torch.dtype = torch.float64,
     ) -> None:
         super().__init__(num_components, data_shape)
-        if not (isinstance(latent_dim, int) and 1 <= latent_dim < self.num_dims):
-            raise ValueError(
-                f"`latent_dim` must be a whole number from 1 to D - 1 = {self.num_dims - 1}, got {latent_dim!r}."
-            )
-        self.latent_dim, self.floor = latent_dim, check_floor(floor)
+        check_whole("latent_dim", latent_dim, 1, self.num_dims - 1)
+        self.latent_dim, self.floor = int(latent_dim), check_floor(floor)
         self.covariance_floor = self.floor
         self.model = PPCAMixtureModel(num_components, latent_dim, self.num_dims, self.floor, dtype)
         self.guide = MarginalGuide()

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.data import Observations
+from pyrovae.engine.checks import check_whole
 from pyrovae.engine.seeding import seeded
 from pyrovae.models.architecture import DEFAULT_ACTIVATION, Architecture, Covariance, Network
-from pyrovae.models.base import LatentVariableModel, Program, check_whole
+from pyrovae.models.base import LatentVariableModel, Program
 from pyrovae.models.convolutional import ConvDecoder, ConvEncoder
 from pyrovae.models.floors import RaisedFloor, noise_variances
 from pyrovae.models.guides import AmortizedGuide

@@ -16,6 +16,7 @@ import torch
 from pyrovae import fit
 from pyrovae.data import DataSet, Observations
 from pyrovae.data.observations import MASSES
+from pyrovae.engine.checks import check_whole
 from pyrovae.engine.seeding import seeded
 from pyrovae.fit import FitResult
 from pyrovae.fit.defaults import LARGE_NUMBERS, svi_options
@@ -100,9 +101,8 @@ def standard_fits(
 
 def _check_sizes(train: Observations, latent_dim: int | None, num_components: int | None) -> None:
     """Refuse at once what a fit would refuse after minutes."""
-    for name, size in (("latent_dim", latent_dim), ("num_components", num_components)):
-        if size is not None and size < 1:
-            raise ValueError(f"`{name}` must be at least 1, got {size}.")
+    check_whole("latent_dim", latent_dim, optional=True)
+    check_whole("num_components", num_components, optional=True)
     if (train.x == train.x[0]).all():
         raise ValueError("`dataset` must hold training data that differ, got one value throughout.")
     if latent_dim is not None and latent_dim >= train.num_dims > 1 and train.space.support not in MASSES:

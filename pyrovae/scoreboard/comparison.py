@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from pyrovae.data import Observations, Space, as_observations
+from pyrovae.engine.checks import check_whole
 from pyrovae.engine.execution import keywords_moved
 from pyrovae.engine.progress import progress_bar
 from pyrovae.evaluate.likelihood.annealed import DEFAULT_OPTIONS, AISOptions
@@ -123,8 +124,7 @@ def compare(
         >>> [row.name for row in compare(fits, d.test).rows]
         ['PPCA-8', 'PPCA-2']
     """
-    if seeds < 1:
-        raise ValueError(f"`seeds` must be at least 1, got {seeds}.")
+    check_whole("seeds", seeds)
     if method not in ("importance", "ais"):
         raise ValueError(f'`method` must be "importance" or "ais", got {method!r}; exact values are never replaced.')
     held_out = as_observations(data).fixed(seed)

@@ -65,5 +65,5 @@ def test_what_cannot_be_evaluated_is_refused():
     x = torch.zeros(3, 4)
     with pytest.raises(TypeError, match="`model` must be a LatentVariableModel, got Linear"):
         Evaluation(nn.Linear(2, 2), x)
-    with pytest.raises(ValueError, match="`chunk_size` must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="`chunk_size` must be a whole number of at least 1, or None, got 0"):
         Evaluation(VAE(1, 4, hidden=(6,)), x, chunk_size=0)

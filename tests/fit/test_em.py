@@ -474,11 +474,11 @@ def test_a_value_that_is_not_finite_stops_the_fit_and_names_the_iteration():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_iterations": 0}, r"`max_iterations` and `num_restarts` must be at least 1, got 0 and 1"),
-        ({"num_restarts": 0}, r"`max_iterations` and `num_restarts` must be at least 1, got 1000 and 0"),
+        ({"max_iterations": 0}, r"`max_iterations` must be a whole number of at least 1, got 0"),
+        ({"num_restarts": 0}, r"`num_restarts` must be a whole number of at least 1, got 0"),
         ({"tolerance": 0.0}, r"`tolerance` must be a positive number of nats per datum, got 0"),
         ({"tolerance": math.nan}, r"`tolerance` must be a positive number of nats per datum, got nan"),
-        ({"chunk_size": 0}, r"`chunk_size` must be at least 1, got 0"),
+        ({"chunk_size": 0}, r"`chunk_size` must be a whole number of at least 1, or None, got 0"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):

@@ -628,7 +628,7 @@ def test_a_weight_is_positive(beta):
 def test_a_schedule_is_checked_at_every_step(x):
     vae = small_vae()
     module = BetaELBO(lambda step: 1.0 if step > 1 else 0.0)(vae.model, vae.guide)
-    with pytest.raises(ValueError, match=r"`beta` must be a positive number, got 0\.0 at step 1"):
+    with pytest.raises(ValueError, match=r"`beta` must be a positive number at step 1, got 0\.0"):
         module(x)
 
 

@@ -393,13 +393,13 @@ def test_errors_that_are_no_divergence_are_left_as_they_are(x):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_epochs": 0}, r"`num_epochs` and `batch_size` must be at least 1, got 0 and 128"),
-        ({"batch_size": 0}, r"`num_epochs` and `batch_size` must be at least 1, got 100 and 0"),
+        ({"num_epochs": 0}, r"`num_epochs` must be a whole number of at least 1, got 0"),
+        ({"batch_size": 0}, r"`batch_size` must be a whole number of at least 1, got 0"),
         ({"lr": 0.0}, r"`lr` must be a positive number, got 0"),
         ({"lr": math.nan}, r"`lr` must be a positive number, got nan"),
         (
             {"schedule": "linear"},
-            r"`schedule` must be one of \('constant', 'cosine', 'one_cycle'\) or a function, got 'li",
+            '`schedule` must be "constant", "cosine", "one_cycle" or a function, got .li',
         ),
         ({"patience": 3}, r"`patience` needs `valid`"),
         ({"valid": torch.zeros(5, 3)}, r"`valid` must have shape \(N, 4\), got \(5, 3\)"),

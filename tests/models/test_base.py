@@ -330,5 +330,5 @@ def test_a_bernoulli_likelihood_refuses_grey_values(model):
 
 
 def test_no_samples_are_refused(model):
-    with pytest.raises(ValueError, match=r"`num_samples` must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"`num_samples` must be a whole number of at least 1, got 0"):
         model.sample(0)

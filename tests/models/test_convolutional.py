@@ -141,7 +141,7 @@ def test_labels_are_seen_by_encoder_and_decoder():
         ),
         ({"hidden": (4, 4, 4, 4)}, r"`hidden` must hold .* at least 1 and at most 2 layers, .* of 9 by 6, got 4"),
         ({"hidden": ()}, r"`hidden` must hold the channels of at least 1 and at most 2 layers, .*, got 0"),
-        ({"network": "resnet"}, r"`network` must be one of \('mlp', 'conv'\), got 'resnet'"),
+        ({"network": "resnet"}, '`network` must be "mlp" or "conv", got .resnet.'),
     ],
 )
 def test_shapes_and_layers_that_do_not_fit_are_refused(arguments, message):

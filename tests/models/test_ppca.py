@@ -176,7 +176,7 @@ def test_amortized_guide_needs_data(ppca):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"latent_dim": -1}, r"`latent_dim` must be a whole number from 0 to D - 1 = 4, got -1"),
+        ({"latent_dim": -1}, r"`latent_dim` must be a whole number from 0 to 4, got -1"),
         ({"latent_dim": 5}, r"`latent_dim` must be .* got 5; .*use a one-component GaussianMixture"),
         ({"latent_dim": 1.5}, r"`latent_dim` must be a whole number"),
         ({"data_shape": (5, 5)}, r"`data_shape` must be \(D,\)"),

@@ -224,8 +224,8 @@ def test_where_convergence_is_the_plan_a_fit_without_it_warns(quick_svi, monkeyp
     [
         ("real", {"latent_dim": 4}, "`latent_dim` must be below the number of dimensions, 4, got 4"),
         ("real", {"num_components": 41}, "`num_components` must be at most the number of training data, 40, got 41"),
-        ("real", {"num_components": 0}, "`num_components` must be at least 1, got 0"),
-        ("real", {"latent_dim": 0}, "`latent_dim` must be at least 1, got 0"),
+        ("real", {"num_components": 0}, "`num_components` must be a whole number of at least 1, or None, got 0"),
+        ("real", {"latent_dim": 0}, "`latent_dim` must be a whole number of at least 1, or None, got 0"),
         ("boolean", {"num_components": 1000}, "`num_components` must be at most the number of training data"),
     ],
 )

@@ -332,7 +332,7 @@ def test_a_loss_that_is_no_density_is_refused(test):
         ({}, {}, ValueError, "`models` must hold at least one model"),
         ([PPCA(1, (D,))], {}, TypeError, "`models` must be a mapping .* got list"),
         ({"a": "PPCA"}, {}, TypeError, r"`models\['a'\]` must be a FitResult or a model, got str"),
-        ({"a": PPCA(1, (D,))}, {"seeds": 0}, ValueError, "`seeds` must be at least 1, got 0"),
+        ({"a": PPCA(1, (D,))}, {"seeds": 0}, ValueError, "`seeds` must be a whole number of at least 1, got 0"),
         ({"a": VAE(1, (D,))}, {"num_particles": 0}, ValueError, "`num_particles` must be .* at least 1, got 0"),
         ({"a": PPCA(1, (D + 1,))}, {}, ValueError, r"must have shape \(N, 4\), got \(20, 3\)"),
     ],

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal, Normal
 
+from pyrovae.engine.checks import check_whole
 from pyrovae.evaluate.evaluation import Inputs, Latents
 from pyrovae.evaluate.likelihood.joint import Joint
-from pyrovae.models.base import check_whole
 from pyrovae.models.linear_algebra import log_det
 
 Family = Literal["diag", "full"]

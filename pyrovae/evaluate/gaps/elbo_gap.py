@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import Observations
+from pyrovae.engine.checks import check_choice, check_whole
 from pyrovae.engine.execution import keywords_moved
-from pyrovae.evaluate.checks import check_choice
 from pyrovae.evaluate.evaluation import Evaluation
 from pyrovae.evaluate.gaps.best_gaussian import (
     DEFAULT_SEARCH,
@@ -30,7 +30,7 @@ from pyrovae.evaluate.latents.encoding import is_continuous, posteriors
 from pyrovae.evaluate.likelihood.estimate import LogLikelihood, error_of_mean
 from pyrovae.evaluate.likelihood.joint import Joint
 from pyrovae.evaluate.likelihood.tiles import Tiles
-from pyrovae.models.base import LatentVariableModel, Program, check_whole
+from pyrovae.models.base import LatentVariableModel, Program
 from pyrovae.models.linear_algebra import log_det
 
 BLOCK = 256  # data whose q* are searched for together; part of the definition of what a seed gives

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import Observations, as_observations
+from pyrovae.engine.checks import check_positive, check_whole
 from pyrovae.evaluate.latents.encoding import LatentReport, encode, latent_report
 from pyrovae.evaluate.samples.decoding import decode_deviations
-from pyrovae.models.base import LatentVariableModel, Program, check_whole
+from pyrovae.models.base import LatentVariableModel, Program
 
 ROUNDING = 1e-12  # of an eigenvalue, in units of the largest
 
@@ -117,9 +118,8 @@ def linear_forecast(
         Lucas, Tucker, Grosse and Norouzi (2019), Don't blame the ELBO! A linear VAE perspective on posterior collapse.
     """
     check_whole("latent_dim", latent_dim)
-    for name, value in (("noise_variance", noise_variance), ("beta", beta)):
-        if not 0 < value < math.inf:
-            raise ValueError(f"`{name}` must be a positive number, got {value}.")
+    check_positive("noise_variance", noise_variance)
+    check_positive("beta", beta)
     x = as_observations(data).fixed().x.flatten(1).double()
     centred = (x - x.mean(0)) / math.sqrt(len(x))
     gram = centred.T @ centred if len(x) >= x.shape[1] else centred @ centred.T

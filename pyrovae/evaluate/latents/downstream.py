@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pyrovae.engine.checks import check_whole
 from pyrovae.evaluate.latents.encoding import Encoding, check_encoding
 
 
@@ -128,10 +129,7 @@ def _folds(codes: np.ndarray, labels: np.ndarray, num_folds: int, seed: int) -> 
     from sklearn.model_selection import StratifiedKFold
 
     fewest = int(np.unique(labels, return_counts=True)[1].min())
-    if not (isinstance(num_folds, int) and 2 <= num_folds <= fewest):
-        raise ValueError(
-            f"`num_folds` must be a whole number from 2 to {fewest}, the size of the smallest class, got {num_folds!r}."
-        )
+    check_whole("num_folds", num_folds, 2, fewest, hint="the largest is the size of the smallest class")
     for train, held in StratifiedKFold(num_folds, shuffle=True, random_state=seed).split(codes, labels):
         yield codes[train], labels[train], codes[held], labels[held]
 

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import Observations
+from pyrovae.engine.checks import check_whole
 from pyrovae.engine.seeding import block_seed, seeded
 from pyrovae.evaluate.evaluation import evaluating, latent_sites
 from pyrovae.evaluate.latents.encoding import is_continuous, posteriors
 from pyrovae.evaluate.likelihood.estimate import standard_error
-from pyrovae.models.base import LatentVariableModel, Program, check_whole
+from pyrovae.models.base import LatentVariableModel, Program
 
 DENSITIES = 2**22  # numbers in a block of densities of draws under all q
 

@@ -22,15 +22,16 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import Observations
+from pyrovae.engine.checks import check_choice, check_share, check_whole
 from pyrovae.engine.execution import DEFAULT, Execution, keywords_moved
-from pyrovae.evaluate.checks import check_choice, check_density
+from pyrovae.evaluate.checks import check_density
 from pyrovae.evaluate.evaluation import Evaluation, Latents
 from pyrovae.evaluate.likelihood.estimate import LogLikelihood, summarize
 from pyrovae.evaluate.likelihood.hmc import Path, transition
 from pyrovae.evaluate.likelihood.importance import PAIRS
 from pyrovae.evaluate.likelihood.joint import Joint
 from pyrovae.evaluate.likelihood.tiles import Tiles
-from pyrovae.models.base import LatentVariableModel, Program, check_whole
+from pyrovae.models.base import LatentVariableModel, Program
 
 Start = Literal["prior", "guide"]
 Schedule = Literal["sigmoid", "linear"]
@@ -76,8 +77,7 @@ class AISOptions:
             check_whole(name, getattr(self, name))
         check_choice("start", self.start, ("prior", "guide"))
         check_choice("schedule", self.schedule, ("sigmoid", "linear"))
-        if not 0 < self.acceptance < 1:
-            raise ValueError(f"`acceptance` must be between 0 and 1, got {self.acceptance}.")
+        check_share("acceptance", self.acceptance)
 
     @property
     def inverse_temperatures(self) -> list[float]:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pyrovae.data import Observations, as_observations
+from pyrovae.engine.checks import check_positive, check_whole
 from pyrovae.evaluate.likelihood.estimate import standard_error
 from pyrovae.evaluate.likelihood.log_likelihood import log_likelihood
-from pyrovae.models.base import LatentVariableModel, check_whole
+from pyrovae.models.base import LatentVariableModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,8 +109,7 @@ def degeneracy_report(
     Reference:
         Mattei and Frellsen (2018), Leveraging the exact likelihood of deep latent variable models.
     """
-    if not 1 < factor < math.inf:
-        raise ValueError(f"`factor` must be above 1, got {factor}.")
+    check_positive("factor", factor, above=1)
     check_whole("num_particles", num_particles)
     floor = model.covariance_floor
     if floor is None:

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import Observations
+from pyrovae.engine.checks import check_whole
 from pyrovae.engine.execution import DEFAULT, Execution, keywords_moved
 from pyrovae.evaluate.evaluation import Evaluation, Latents, latent_sites
 from pyrovae.evaluate.likelihood.tiles import Tiles, log_densities, total
-from pyrovae.models.base import LatentVariableModel, Program, check_whole
+from pyrovae.models.base import LatentVariableModel, Program
 
 PAIRS = 2**16  # (particle, datum) pairs whose z are drawn together; part of the definition of what a seed gives
 

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import Observations, as_observations
+from pyrovae.engine.checks import check_choice
 from pyrovae.engine.execution import DEFAULT, Execution, keywords_moved
-from pyrovae.evaluate.checks import check_choice, check_density
+from pyrovae.evaluate.checks import check_density
 from pyrovae.evaluate.evaluation import Evaluation
 from pyrovae.evaluate.likelihood.annealed import DEFAULT_OPTIONS, AISOptions, bounds
 from pyrovae.evaluate.likelihood.estimate import LogLikelihood, summarize

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import Observations
+from pyrovae.engine.checks import check_positive, check_whole
 from pyrovae.engine.seeding import seeded
 from pyrovae.evaluate.evaluation import Evaluation, evaluating
 from pyrovae.evaluate.likelihood.joint import Joint
 from pyrovae.evaluate.likelihood.tiles import Tiles
-from pyrovae.models.base import LatentVariableModel, check_whole
+from pyrovae.models.base import LatentVariableModel
 
 LOOK_NODES = {1: 513, 2: 65}  # along an axis, when looking for where the posterior is
 FIRST_NODES = {1: 33, 2: 17}
@@ -112,8 +113,7 @@ def quadrature(
     Reference:
         Trefethen and Weideman (2014), The exponentially convergent trapezoidal rule.
     """
-    if not tolerance > 0:
-        raise ValueError(f"`tolerance` must be positive, got {tolerance}.")
+    check_positive("tolerance", tolerance)
     check_whole("max_nodes", max_nodes)
     with torch.no_grad(), evaluating(model), seeded(0):
         joint = _joint(model, data, chunk_size)

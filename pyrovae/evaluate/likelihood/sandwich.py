@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pyrovae.data import Observations
+from pyrovae.engine.checks import check_whole
 from pyrovae.engine.execution import DEFAULT, Execution, keywords_moved
 from pyrovae.evaluate.checks import check_density
 from pyrovae.evaluate.evaluation import Evaluation, simulated
 from pyrovae.evaluate.likelihood.annealed import DEFAULT_OPTIONS, AISOptions, AnnealedLikelihood, bounds
 from pyrovae.evaluate.likelihood.estimate import standard_error
-from pyrovae.models.base import LatentVariableModel, Program, check_model, check_whole
+from pyrovae.models.base import LatentVariableModel, Program, check_model
 
 
 @dataclass(frozen=True, eq=False)

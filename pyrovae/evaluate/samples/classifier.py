@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from pyrovae.data import Observations
+from pyrovae.engine.checks import check_whole
 from pyrovae.engine.seeding import seeded
-from pyrovae.models.base import check_whole
 
 
 def train_classifier(
@@ -51,8 +51,8 @@ def train_classifier(
     """
     if data.labels is None:
         raise ValueError("`data` must have labels for a classifier to learn, got none; set `labels`.")
-    for name, value in (("num_epochs", num_epochs), ("batch_size", batch_size)):
-        check_whole(name, value)
+    check_whole("num_epochs", num_epochs)
+    check_whole("batch_size", batch_size)
     with seeded(seed):
         network = build()
         network(data.x[:2])  # lazy modules learn their sizes here

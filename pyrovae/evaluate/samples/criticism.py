@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import Observations
+from pyrovae.engine.checks import check_choice, check_whole
 from pyrovae.engine.progress import progress_bar
 from pyrovae.engine.seeding import block_seed, seeded
-from pyrovae.evaluate.checks import check_choice
 from pyrovae.evaluate.evaluation import evaluating, simulated
 from pyrovae.evaluate.latents.encoding import continuous_posteriors, posteriors
 from pyrovae.evaluate.samples.decoding import decode_samples
-from pyrovae.models.base import LatentVariableModel, Program, check_whole
+from pyrovae.models.base import LatentVariableModel, Program
 
 Statistic = Callable[[Tensor], Tensor | float]
 KEPT_NUMBERS = 2**20  # of replicated data, for pictures

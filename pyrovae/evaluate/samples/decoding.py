@@ -14,11 +14,11 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae.data import Observations
+from pyrovae.engine.checks import check_choice, check_positive, check_whole
 from pyrovae.engine.seeding import seeded
-from pyrovae.evaluate.checks import check_choice
 from pyrovae.evaluate.evaluation import evaluating
 from pyrovae.evaluate.latents.encoding import continuous_posteriors
-from pyrovae.models.base import LatentVariableModel, check_whole
+from pyrovae.models.base import LatentVariableModel
 
 Labels = Tensor | int | None
 
@@ -176,8 +176,8 @@ def latent_grid(
     check_whole("num_steps", num_steps)
     if len(set(units)) != 2 or not all(0 <= unit < latent_dim for unit in units):
         raise ValueError(f"`units` must be two different units from 0 to L - 1 = {latent_dim - 1}, got {units}.")
-    if extent is not None and not extent > 0:
-        raise ValueError(f"`extent` must be a positive number of standard deviations or None, got {extent}.")
+    if extent is not None:
+        check_positive("extent", extent, "number of standard deviations or None")
     fixed = torch.zeros(latent_dim) if fixed is None else torch.as_tensor(fixed)
     if fixed.shape != (latent_dim,):
         raise ValueError(f"`fixed` must have shape ({latent_dim},), got {tuple(fixed.shape)}.")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.data import Observations, Space, as_observations
+from pyrovae.engine.checks import check_choice, check_whole
 from pyrovae.models.base import LatentVariableModel
 
 
@@ -128,10 +129,10 @@ class FIDHistory:
         every: int = 1,
         seed: int = 0,
     ) -> None:
-        if every < 1 or num_images < 2:
-            raise ValueError(f"`every` must be at least 1 and `num_images` at least 2, got {every} and {num_images}.")
-        if not callable(generate) and generate not in ("means", "samples"):
-            raise ValueError(f'`generate` must be "means", "samples" or a function of the model, got {generate!r}.')
+        check_whole("every", every)
+        check_whole("num_images", num_images, 2)
+        if not callable(generate):
+            check_choice("generate", generate, ("means", "samples"), other="a function of the model")
         self.distance, self.transform = distance, (space or Space()).transform
         self.generate, self.num_images, self.every, self.seed = generate, num_images, every, seed
         self.epochs: list[int] = []

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import Observations, as_observations
-from pyrovae.models.base import check_whole
+from pyrovae.engine.checks import check_positive, check_whole
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,7 @@ def two_sample_test(
     squares = torch.cdist(pooled, pooled).square()
     if bandwidth is None:
         bandwidth = torch.pdist(pooled).median().item()
-    if not bandwidth > 0:
-        raise ValueError(f"`bandwidth` must be positive, got {bandwidth:g}; are all data equal?")
+    check_positive("bandwidth", bandwidth, hint="where all data are equal, none can be found")
     kernel = (-squares / (2 * bandwidth**2)).exp().fill_diagonal_(0)
 
     generator = torch.Generator(kernel.device).manual_seed(seed)

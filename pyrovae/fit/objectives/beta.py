@@ -12,6 +12,8 @@ from pyro.infer.elbo import ELBOModule
 from pyro.poutine.scale_messenger import ScaleMessenger
 from torch import Tensor, nn
 
+from pyrovae.engine.checks import check_positive, check_whole
+
 Program = Callable[..., Any]
 WEIGHTED = (Trace_ELBO, TraceMeanField_ELBO, TraceEnum_ELBO)  # not their subclasses: one that compiles would keep a β
 
@@ -41,8 +43,7 @@ class LinearWarmup:
     final: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.num_steps < 1:
-            raise ValueError(f"`num_steps` must be at least 1, got {self.num_steps}; for no warm-up give the number β.")
+        check_whole("num_steps", self.num_steps, hint="for no warm-up give the number β")
 
     def __call__(self, step: float) -> float:
         return self.final * min(1.0, step / self.num_steps)
@@ -116,10 +117,7 @@ class BetaELBO(ELBO):
     def beta_at(self, step: float) -> float:
         """β at a step, 1, 2, …, or at the end, ``math.inf``."""
         beta = self.beta(step) if callable(self.beta) else float(self.beta)
-        if not 0 < beta < math.inf:
-            raise ValueError(
-                f"`beta` must be a positive number, got {beta} at step {step}; without KL use a small one."
-            )
+        check_positive("beta", beta, f"number at step {step}", hint="without KL use a small one")
         return beta
 
     def __call__(self, model: nn.Module, guide: nn.Module) -> ELBOModule:

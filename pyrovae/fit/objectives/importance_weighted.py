@@ -15,6 +15,8 @@ from pyro.poutine.util import site_is_subsample
 from pyro.util import warn_if_nan
 from torch import Tensor
 
+from pyrovae.engine.checks import check_choice, check_whole
+
 Program = Callable[..., Any]
 PARTICLES = "num_particles_vectorized"  # Pyro's name of the plate over particles
 
@@ -67,10 +69,8 @@ class ImportanceWeightedELBO(ELBO):
         max_plate_nesting: float = 1,
         vectorize_particles: bool = True,
     ) -> None:
-        if not (isinstance(num_particles, int) and num_particles >= 1):
-            raise ValueError(f"`num_particles` must be a whole number of at least 1, got {num_particles!r}.")
-        if gradient not in ("reparametrised", "doubly_reparametrised"):
-            raise ValueError(f"`gradient` must be 'reparametrised' or 'doubly_reparametrised', got {gradient!r}.")
+        check_whole("num_particles", num_particles)
+        check_choice("gradient", gradient, ("reparametrised", "doubly_reparametrised"))
         super().__init__(
             num_particles=num_particles,
             max_plate_nesting=max_plate_nesting,

@@ -15,6 +15,7 @@ from pyro.infer import ELBO, Trace_ELBO
 from torch import Tensor, nn
 
 from pyrovae.engine.capture import NotStatic
+from pyrovae.engine.checks import check_choice
 from pyrovae.engine.replay import BACKENDS, Backend, Replayed
 from pyrovae.fit.loss import BatchLoss, WeightedELBO, check_elbo
 from pyrovae.fit.result import FitWarning, warn
@@ -148,8 +149,7 @@ class CompiledELBO:
     """
 
     def __init__(self, model: Program, guide: Program, elbo: ELBO | None = None, *, backend: Backend = "graph") -> None:
-        if backend not in BACKENDS:
-            raise ValueError(f"`backend` must be one of {BACKENDS}, got {backend!r}.")
+        check_choice("backend", backend, BACKENDS)
         self.elbo: Any = Trace_ELBO() if elbo is None else elbo
         check_elbo(self.elbo)
         self.model, self.guide, self.backend = model, guide, backend

@@ -255,5 +255,5 @@ def test_downstream_refuses(apart):
         evaluate.downstream(coded(apart.mean, None))
     with pytest.raises(ValueError, match=r"`encoding` must have data of at least two classes, got labels \[0\]"):
         evaluate.downstream(coded(apart.mean, 0 * apart.labels))
-    with pytest.raises(ValueError, match=r"`num_folds` must be a whole number from 2 to 30, .* got 31"):
+    with pytest.raises(ValueError, match=r"`num_folds` must be a whole number from 2 to 30, got 31; .* smallest class"):
         evaluate.downstream(apart, num_folds=31)

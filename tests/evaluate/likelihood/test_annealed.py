@@ -292,7 +292,7 @@ def test_inverse_temperatures_rise_from_zero_to_one(schedule):
         ({"num_leapfrog": 0}, r"`num_leapfrog` must be a whole number"),
         ({"start": "posterior"}, r'`start` must be "prior" or "guide", got \'posterior\''),
         ({"schedule": "cubic"}, r'`schedule` must be "sigmoid" or "linear", got \'cubic\''),
-        ({"acceptance": 1.0}, r"`acceptance` must be between 0 and 1, got 1\.0"),
+        ({"acceptance": 1.0}, r"`acceptance` must be a number between 0 and 1, got 1\.0"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):
@@ -303,7 +303,7 @@ def test_options_out_of_range_are_refused(options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"chunk_size": 0}, r"`chunk_size` must be at least 1, got 0"),
+        ({"chunk_size": 0}, r"`chunk_size` must be a whole number of at least 1, or None, got 0"),
         ({"reverse_from": torch.zeros(2, 2)}, r"`reverse_from` must hold one z for each of the 3 data"),
         ({"reverse_from": {"y": torch.zeros(3, 2)}}, r"`reverse_from` must hold every latent site of the model"),
     ],

@@ -200,5 +200,5 @@ def test_masses_and_a_given_noise_have_no_floor(model):
 
 
 def test_bad_factors_are_refused():
-    with pytest.raises(ValueError, match=r"`factor` must be above 1, got 1"):
+    with pytest.raises(ValueError, match=r"`factor` must be a number above 1, got 1"):
         evaluate.degeneracy_report(PPCA(1, (D,)), torch.zeros(2, D), factor=1)

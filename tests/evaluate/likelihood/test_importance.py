@@ -395,7 +395,7 @@ def test_a_site_outside_the_plate_is_refused():
     [
         ({"num_particles": 0}, r"`num_particles` must be a whole number of at least 1, got 0"),
         ({"num_particles": 2.5}, r"`num_particles` must be a whole number of at least 1, got 2\.5"),
-        ({"chunk_size": 0}, r"`chunk_size` must be at least 1, got 0"),
+        ({"chunk_size": 0}, r"`chunk_size` must be a whole number of at least 1, or None, got 0"),
     ],
 )
 def test_options_out_of_range_are_refused(function, options, message):

@@ -171,7 +171,7 @@ def test_what_cannot_be_integrated_is_refused():
         evaluate.quadrature(PPCA(3, 4), x)
     with pytest.raises(ValueError, match=r"`model` must have continuous latents, got the discrete site 'z'"):
         evaluate.quadrature(GaussianMixture(2, 4), x)
-    with pytest.raises(ValueError, match=r"`tolerance` must be positive, got 0"):
+    with pytest.raises(ValueError, match=r"`tolerance` must be a positive number, got 0"):
         evaluate.quadrature(PPCA(1, 4), x, tolerance=0)
     with pytest.raises(ValueError, match=r"`num_nodes` must be a whole number of at least 2, got 1"):
         evaluate.posterior_grid(PPCA(1, 4), x, 1)

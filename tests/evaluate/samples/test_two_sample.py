@@ -70,8 +70,8 @@ def test_follows_the_seed_and_leaves_the_world_alone():
     [
         (torch.zeros(3, 2), torch.zeros(3, 4), {}, "of one shape"),
         (torch.zeros(1, 2), torch.zeros(3, 2), {}, "at least 2 data"),
-        (torch.zeros(3, 2), torch.zeros(3, 2), {}, "all data equal"),
-        (torch.zeros(3, 2), torch.ones(3, 2), {"bandwidth": -1.0}, "`bandwidth` must be positive"),
+        (torch.zeros(3, 2), torch.zeros(3, 2), {}, "all data are equal"),
+        (torch.zeros(3, 2), torch.ones(3, 2), {"bandwidth": -1.0}, "`bandwidth` must be a positive number"),
         (torch.zeros(3, 2), torch.ones(3, 2), {"num_permutations": 0}, "`num_permutations`"),
     ],
 )

@@ -418,7 +418,7 @@ def test_without_a_compiler_inductor_gives_way_to_the_graph(x, monkeypatch):
 @pytest.mark.parametrize(
     ("compile", "message"),
     [
-        ("jit", r"`compile` must be one of \('auto', 'graph', 'inductor', 'cuda_graph', False\), got 'jit'"),
+        ("jit", '`compile` must be "auto", "graph", "inductor", "cuda_graph" or False, got .jit.'),
         ("cuda_graph", r"`compile='cuda_graph'` needs a CUDA device, got 'cpu'"),
     ],
 )
@@ -429,7 +429,7 @@ def test_ways_that_are_not_to_be_had_are_refused(compile, message, x):
 
 def test_arguments_of_the_compiled_elbo_are_checked(x):
     vae = real["VAE"]()
-    with pytest.raises(ValueError, match=r"`backend` must be one of \('graph', 'inductor'\), got 'jit'"):
+    with pytest.raises(ValueError, match=r'`backend` must be "graph" or "inductor", got .jit.'):
         CompiledELBO(vae.model, vae.guide, backend="jit")
     with pytest.raises(TypeError, match=r"`elbo` must be a Pyro ELBO with a differentiable_loss, got int"):
         CompiledELBO(vae.model, vae.guide, 3)
