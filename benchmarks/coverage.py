@@ -30,8 +30,9 @@ from pyro.distributions import Categorical, Distribution, MultivariateNormal, No
 from torch import Tensor, nn
 
 from pyrovae import PPCA, VAE, Bernoulli, GaussianMixture, data, evaluate, fit
-from pyrovae.evaluate.likelihood import importance
-from pyrovae.models.base import AmortizedGuide, LatentVariableModel
+from pyrovae.evaluate.likelihood import estimate
+from pyrovae.models.base import LatentVariableModel
+from pyrovae.models.guides import AmortizedGuide
 
 QUANTILE = 1.959964
 NUM_DATA, NUM_PARTICLES = 200, 100
@@ -160,12 +161,12 @@ def study(case: Case, num_replicates: int, power: float, seed: int = 1) -> dict[
 @contextmanager
 def without_k_hat() -> Iterator[None]:
     """Which would take most of the time, and is not what is studied."""
-    original = importance.pareto_k
-    importance.pareto_k = lambda log_w: torch.zeros(log_w.shape[1])
+    original = estimate.pareto_k
+    estimate.pareto_k = lambda log_w: torch.zeros(log_w.shape[1])
     try:
         yield
     finally:
-        importance.pareto_k = original
+        estimate.pareto_k = original
 
 
 def of_exact_differences(case: Case, num_replicates: int) -> str:

@@ -51,11 +51,11 @@ def mean(values: Tensor, errors: Tensor) -> tuple[float, float]:
 def study(name: str, vae: VAE, x: Tensor, annealed: Annealed, upper: Annealed | None = None) -> bool:
     """All bounds of one set of data; whether they are in order."""
     importance = evaluate.log_likelihood(vae, x, PARTICLES, progress=False)
-    ledger = evaluate.elbo_gap(vae, x, log_prob=importance, progress=False)
+    diag = evaluate.elbo_gap(vae, x, log_prob=importance, progress=False)
     full = evaluate.elbo_gap(vae, x, "full", log_prob=importance, progress=False)
     bounds = {
-        "L[q]": mean(ledger.elbo, ledger.elbo_standard_error),
-        "L[q*], diagonal": mean(ledger.best_elbo, ledger.best_elbo_standard_error),
+        "L[q]": mean(diag.elbo, diag.elbo_standard_error),
+        "L[q*], diagonal": mean(diag.best_elbo, diag.best_elbo_standard_error),
         "L[q*], full": mean(full.best_elbo, full.best_elbo_standard_error),
         f"importance-weighted, {PARTICLES:,}": (importance.mean, importance.monte_carlo_standard_error),
         "annealed, lower": (annealed.mean, annealed.monte_carlo_standard_error),
@@ -68,8 +68,8 @@ def study(name: str, vae: VAE, x: Tensor, annealed: Annealed, upper: Annealed | 
     margin = annealed.values.double() - importance.values.double()
     spread = margin.std().item() / math.sqrt(len(margin))
     gaps = [
-        mean(annealed.values - ledger.best_elbo, torch.hypot(annealed.standard_error, ledger.best_elbo_standard_error)),
-        mean(ledger.amortization_gap, ledger.amortization_standard_error),
+        mean(annealed.values - diag.best_elbo, torch.hypot(annealed.standard_error, diag.best_elbo_standard_error)),
+        mean(diag.amortization_gap, diag.amortization_standard_error),
     ]
     print(f"  annealed above importance-weighted by {margin.mean():.3f} ± {spread:.3f} (over data)")
     print(
@@ -95,12 +95,12 @@ def main() -> None:
     parser.add_argument("--chains", type=int, default=8)
     options = parser.parse_args()
     vae = trained(options.model, options.epochs)
-    settings = {"num_temperatures": options.temperatures, "num_chains": options.chains, "start": "guide"}
+    annealing = evaluate.AISOptions(options.chains, options.temperatures, start="guide")
     test = data.load("binarized_mnist").test
     chosen = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[: options.data]
     began = time.perf_counter()
-    in_order = study("real test data", vae, test.x[chosen], evaluate.ais(vae, test.x[chosen], **settings))
-    both = evaluate.sandwich(vae, options.data, **settings)
+    in_order = study("real test data", vae, test.x[chosen], evaluate.ais(vae, test.x[chosen], annealing))
+    both = evaluate.sandwich(vae, options.data, annealing)
     in_order &= study("data simulated by the model", vae, both.data.x, both.lower, both.upper)
     print(f"\nevaluated in {time.perf_counter() - began:.0f} s")
     print("Cremer et al. (2018), on their training set: approximation gap 1.43, amortization gap 1.34")

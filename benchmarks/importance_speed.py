@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from pyrovae import VAE, Bernoulli, data, evaluate, fit
-from pyrovae.evaluate.likelihood import scoring
+from pyrovae.evaluate.likelihood import tiles
 
 PRODUCTS = ("aten::addmm", "aten::mm", "aten::bmm", "aten::baddbmm", "aten::linear", "aten::matmul")
 
@@ -32,8 +32,7 @@ PRODUCTS = ("aten::addmm", "aten::mm", "aten::bmm", "aten::baddbmm", "aten::line
 def as_pythae(vae: VAE) -> Any:
     """The same networks, as pythae's VAE; None where there is no pythae."""
     try:
-        from pythae.models import VAE as PeerVAE
-        from pythae.models import VAEConfig
+        from pythae.models import VAE as PeerVAE, VAEConfig
         from pythae.models.base.base_utils import ModelOutput
         from pythae.models.nn import BaseDecoder, BaseEncoder
     except ImportError:
@@ -134,14 +133,14 @@ def against(peer: Any, vae: VAE, x: Tensor, num_particles: int, rounds: int) -> 
 
 def compiled(vae: VAE, x: Tensor, rounds: int) -> str:
     """Seconds of the scoring by Pyro over those of its compiled graph, compilation included."""
-    num_particles = math.ceil(scoring.FLOATS_TO_COMPILE / x.numel())
+    num_particles = math.ceil(tiles.FLOATS_TO_COMPILE / x.numel())
     values: dict[str, float] = {}
 
     def ours() -> None:
         values["compiled"] = evaluate.log_likelihood(vae, x, num_particles, progress=False).mean
 
     def interpreted() -> None:
-        with mock.patch.object(scoring, "TILES_TO_CAPTURE", math.inf):
+        with mock.patch.object(tiles, "TILES_TO_CAPTURE", math.inf):
             values["interpreted"] = evaluate.log_likelihood(vae, x, num_particles, progress=False).mean
 
     ratio = paired(ours, interpreted, rounds)

@@ -156,8 +156,7 @@ class NumPyro:
         import jax.numpy as jnp
         import numpyro
         import numpyro.distributions as npdist
-        from numpyro.infer import SVI as NumPyroSVI
-        from numpyro.infer import Trace_ELBO as NumPyroELBO
+        from numpyro.infer import SVI as NumPyroSVI, Trace_ELBO as NumPyroELBO
 
         data_dim = x.shape[1]
         self.x = jnp.asarray(x.numpy())

@@ -55,7 +55,8 @@ def main() -> None:
         model, results, began = build(), [], time.perf_counter()
         print(name)
         for num_temperatures in TEMPERATURES:
-            both = evaluate.sandwich(model, 50, num_chains=10, num_temperatures=num_temperatures, num_leapfrog=5)
+            annealing = evaluate.AISOptions(num_chains=10, num_temperatures=num_temperatures, num_leapfrog=5)
+            both = evaluate.sandwich(model, 50, annealing)
             exact, errors = (
                 model.score(both.data),
                 [each.monte_carlo_standard_error for each in (both.lower, both.upper)],

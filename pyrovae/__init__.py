@@ -3,53 +3,29 @@
 import importlib
 from typing import Any
 
-from pyrovae import data, evaluate, fit
-from pyrovae.engine.execution import Execution
-from pyrovae.io import load, save
+from pyrovae import data as data, evaluate as evaluate, fit as fit
+from pyrovae.engine.execution import Execution as Execution
+from pyrovae.evaluate import AISOptions as AISOptions
+from pyrovae.io import load as load, save as save
 from pyrovae.models import (
-    PPCA,
-    VAE,
-    Bernoulli,
-    BernoulliMixture,
-    ContinuousBernoulli,
-    CrossEntropyLoss,
-    DiscretizedLogistic,
-    FactorAnalysis,
-    FullGaussian,
-    Gaussian,
-    GaussianMixture,
-    LowRankGaussian,
-    PPCAMixture,
-    exact_guide,
+    PPCA as PPCA,
+    VAE as VAE,
+    Bernoulli as Bernoulli,
+    BernoulliMixture as BernoulliMixture,
+    ContinuousBernoulli as ContinuousBernoulli,
+    CrossEntropyLoss as CrossEntropyLoss,
+    DiscretizedLogistic as DiscretizedLogistic,
+    FactorAnalysis as FactorAnalysis,
+    FullGaussian as FullGaussian,
+    Gaussian as Gaussian,
+    GaussianMixture as GaussianMixture,
+    LowRankGaussian as LowRankGaussian,
+    PPCAMixture as PPCAMixture,
+    exact_guide as exact_guide,
 )
-from pyrovae.scoreboard import compare
+from pyrovae.scoreboard import compare as compare
 
 __version__ = "0.1.0"
-
-__all__ = [
-    "PPCA",
-    "VAE",
-    "Bernoulli",
-    "BernoulliMixture",
-    "ContinuousBernoulli",
-    "CrossEntropyLoss",
-    "DiscretizedLogistic",
-    "Execution",
-    "FactorAnalysis",
-    "FullGaussian",
-    "Gaussian",
-    "GaussianMixture",
-    "LowRankGaussian",
-    "PPCAMixture",
-    "compare",
-    "data",
-    "evaluate",
-    "exact_guide",
-    "fit",
-    "load",
-    "plots",
-    "save",
-]
 
 
 def __getattr__(name: str) -> Any:

@@ -35,10 +35,9 @@ LEVEL = {
 
 def concrete_models() -> set[type]:
     """Every model that `pyrovae.models` exports and that can be built."""
-    exports = [getattr(models, name) for name in models.__all__]
     return {
         each
-        for each in exports
+        for each in vars(models).values()
         if inspect.isclass(each)
         and issubclass(each, models.LatentVariableModel)
         and each is not models.LatentVariableModel

@@ -1,7 +1,8 @@
 """The notebooks: each poses a question, asserts the claim that answers it, and is committed with one clean full run.
 
 Conventions: the first cell is markdown and asks; the first code cell reads ``FAST``; one code cell, tagged "claim",
-asserts the claim on exact or bounded values; the last code cell prints hardware, versions and wall time.
+asserts the claim on exact or bounded values; the last code cell prints hardware, versions and wall time.  The code is
+formatted by ruff like all code, and has at most 150 lines as ruff formats it, without blank lines and comments.
 """
 
 import ast
@@ -46,8 +47,22 @@ def test_has_one_claim_and_asserts_it(path):
     assert others == {"claim"}  # others yet skip cells or let them fail
 
 
-def test_is_short(path):
-    lines = [line.strip() for cell in code_cells(path) for line in cell.source.splitlines()]
+@pytest.fixture
+def formatted(path):
+    """Code cells as ruff formats them by the project's configuration."""
+    command = [sys.executable, "-m", "ruff", "format", "--no-cache", "--stdin-filename", str(path), "-"]
+    done = subprocess.run(command, input=path.read_bytes(), capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    cells = nbformat.reads(done.stdout.decode(), as_version=4).cells
+    return [cell.source for cell in cells if cell.cell_type == "code"]
+
+
+def test_is_formatted_like_all_code(path, formatted):
+    assert [cell.source for cell in code_cells(path)] == formatted
+
+
+def test_is_short_as_formatted(formatted):
+    lines = [line.strip() for source in formatted for line in source.splitlines()]
     assert len([line for line in lines if line and not line.startswith("#")]) <= 150
 
 

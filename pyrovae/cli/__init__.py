@@ -1,5 +1,3 @@
 """The ``pyrovae`` command: parses, calls, prints; one file a command."""
 
-from pyrovae.cli.command import build_parser, main
-
-__all__ = ["build_parser", "main"]
+from pyrovae.cli.command import build_parser as build_parser, main as main

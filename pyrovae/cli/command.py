@@ -1,7 +1,5 @@
 """The whole command: its parser, and one sentence on standard error for whatever cannot be done."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 import warnings

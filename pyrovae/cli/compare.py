@@ -1,7 +1,5 @@
 """``pyrovae compare``: every model on one data set, ranked in nats."""
 
-from __future__ import annotations
-
 import argparse
 import time
 from typing import Any

@@ -1,7 +1,5 @@
 """``pyrovae evaluate``: how good a fitted model is, in nats per datum of held-out data."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``pyrovae fit``: one model, fitted to one data set, into one file."""
 
-from __future__ import annotations
-
 import argparse
 import textwrap
 from collections.abc import Iterable
@@ -20,7 +18,7 @@ from pyrovae.io import model_file
 from pyrovae.models.architecture import ACTIVATIONS
 from pyrovae.models.defaults import KINDS, LIKELIHOODS, build, check_options
 from pyrovae.models.gmm import COVARIANCES
-from pyrovae.models.heads import SCALES
+from pyrovae.models.likelihoods import SCALES
 from pyrovae.scoreboard import results_folder
 from pyrovae.scoreboard.figures import Figure
 from pyrovae.scoreboard.rows import standard_error

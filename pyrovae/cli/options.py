@@ -1,7 +1,5 @@
 """What the commands share: options, their names in messages, and what is done with them."""
 
-from __future__ import annotations
-
 import argparse
 import math
 import re
@@ -15,6 +13,7 @@ import torch
 from pyrovae import data
 from pyrovae.data import DataSet
 from pyrovae.data.provenance import Provenance
+from pyrovae.evaluate import AISOptions
 from pyrovae.io import model_file
 
 FLAGS = {  # the command's names for the library's, where they differ by more than dashes
@@ -95,7 +94,8 @@ def picked(options: argparse.Namespace, *names: str) -> dict[str, Any]:
 
 def bound_arguments(options: argparse.Namespace) -> dict[str, Any]:
     """Those options as ``pyrovae.compare`` takes them."""
-    return picked(options, "method", "num_particles", "num_chains", "num_temperatures")
+    ais = AISOptions(num_chains=options.num_chains, num_temperatures=options.num_temperatures)
+    return {**picked(options, "method", "num_particles"), "ais": ais}
 
 
 def run_options(seed_of: str = "splits, noise, starts and draws") -> argparse.ArgumentParser:

@@ -1,7 +1,5 @@
 """``pyrovae sample``: what a fitted model generates."""
 
-from __future__ import annotations
-
 import argparse
 import math
 from typing import Any

@@ -7,8 +7,6 @@ same operations whatever the values.  Where it is not, :class:`NotStatic` is rai
 Pyro's ELBOs are static but for a few readings of values of their own, which :class:`Watch` answers for them.
 """
 
-from __future__ import annotations
-
 import shutil
 import sys
 import traceback
@@ -94,7 +92,7 @@ class Graph:
         return self.run(*inputs, *self.constants)
 
     @torch.no_grad()
-    def compiled(self, inputs: Sequence[Tensor]) -> Graph:
+    def compiled(self, inputs: Sequence[Tensor]) -> "Graph":
         """The same by Inductor, for inputs of the kind of these; draws are still those of torch's own functions."""
         from torch import _inductor
 

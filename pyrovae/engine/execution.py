@@ -1,7 +1,5 @@
 """How a computation runs, as one value: compiled or not, in which precision, in how many parts, in how much memory."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 from collections.abc import Callable

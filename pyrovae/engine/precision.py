@@ -5,8 +5,6 @@ only the linear and convolutional layers are computed in bfloat16, by torch.auto
 again before anything is made of it.
 """
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 

@@ -3,8 +3,6 @@
 Where work is not shared there is one process, and nothing is exchanged.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -4,8 +4,6 @@ What a graph is, and what can be one, :mod:`pyrovae.engine.capture` says.  Here 
 trusted: before it takes the function's place it has given what the function gives, at the same draws.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Sequence

@@ -1,7 +1,5 @@
 """Randomness that leaves no trace: every function with a ``seed`` draws inside :func:`seeded`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """The global maximum of the likelihood, where it is known."""
 
-from __future__ import annotations
-
 import time
 from typing import Any
 

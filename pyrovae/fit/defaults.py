@@ -3,8 +3,6 @@
 SVI runs for a number of steps, not of epochs: a model needs as many of them on few data as on many.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -4,8 +4,6 @@ The E step returns sums over data, so the loop adds up chunks and never needs al
 once.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Iterable

@@ -4,8 +4,6 @@ Both give the same batches: a random order of all data, and of each batch the ro
 those tensors hold one chunk of that order, while the next is gathered by a thread into pinned memory.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The loss of a batch: minus the ELBO, as every step of SVI descends it."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

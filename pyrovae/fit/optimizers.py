@@ -1,7 +1,5 @@
 """The optimizer of a fit by gradient steps, the schedule of its learning rate, and its upkeep."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 
 import torch

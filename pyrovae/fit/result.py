@@ -1,7 +1,5 @@
 """What every fit returns."""
 
-from __future__ import annotations
-
 import pickle
 import sys
 import warnings
@@ -68,7 +66,7 @@ class FitResult:
     elbo: float | None = None
     restarts: tuple[float, ...] = ()
     degeneracies: tuple[str, ...] = ()
-    refit: Callable[..., FitResult] = field(repr=False, kw_only=True)
+    refit: "Callable[..., FitResult]" = field(repr=False, kw_only=True)
 
     def __repr__(self) -> str:
         name = type(self.model).__name__
@@ -123,7 +121,7 @@ class Refit:
         missing = (*self.missing, *(name for name in self.arguments if name not in kept))
         return {"function": self.function, "arguments": kept, "missing": missing}
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Refit:
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Refit":
         return self  # nothing of it changes; a copy made like a pickle would lack the data
 
 

@@ -1,7 +1,5 @@
 """Choosing among candidates by their exact likelihood on validation data, or by an information criterion."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Where EM finds its data: a tensor, a memory-mapped array or any iterable of batches, in chunks that fit in memory."""
 
-from __future__ import annotations
-
 import mmap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field

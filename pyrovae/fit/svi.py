@@ -1,7 +1,5 @@
 """Stochastic variational inference: stock Pyro's SVI, with mini-batches, a schedule, validation and early stopping."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Sequence

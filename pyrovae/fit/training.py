@@ -1,7 +1,5 @@
 """The state of a training by gradient steps, and what ends one early: a loss that is not finite."""
 
-from __future__ import annotations
-
 import copy
 import math
 import time

@@ -1,5 +1,3 @@
 """Models in files, and what ArviZ reads."""
 
-from pyrovae.io.model_file import describe, load, save
-
-__all__ = ["describe", "load", "save"]
+from pyrovae.io.model_file import describe as describe, load as load, save as save

@@ -1,7 +1,5 @@
 """ArviZ's data structures, for version 0.23 and 1.x alike."""
 
-from __future__ import annotations
-
 import warnings
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Saving and loading models: a description in plain values and the tensors, so that loading never executes code."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

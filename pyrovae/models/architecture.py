@@ -1,20 +1,15 @@
-"""The networks of an autoencoder from a few plain values, and the check of what any network returns."""
-
-from __future__ import annotations
+"""The architecture of an autoencoder in a few plain values, and what it is by default."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, cast
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
-import torch
-from pyro.distributions import TorchDistribution
 from torch import nn
 
-from pyrovae.models.convolutional import ConvDecoder, ConvEncoder, default_channels
-from pyrovae.models.likelihoods import Likelihood
-from pyrovae.models.networks import Covariance, GaussianEncoder, MLPDecoder
+from pyrovae.models.base import check_whole
 
 Network = Literal["mlp", "conv"]
+Covariance = Literal["diag", "full"]
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "tanh": nn.Tanh,
@@ -23,7 +18,12 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "silu": nn.SiLU,
     "softplus": nn.Softplus,
 }
-DEFAULT_WIDTHS = (256, 256)
+
+# The default architecture: hidden widths, channels of convolutions, and the activation.
+DEFAULT_HIDDEN = (256, 256)
+FIRST_CHANNELS, MOST_CHANNELS = 32, 256
+SMALLEST = 8  # sides from which the default stack of convolutions halves once more
+DEFAULT_ACTIVATION = "relu"
 
 
 @dataclass(frozen=True)
@@ -31,76 +31,84 @@ class Architecture:
     """An encoder and a decoder that mirror each other.
 
     Args:
-        hidden: Widths of the encoder's hidden layers, or channels of a convolutional one; None for the default.
+        latent_dim: L.
+        data_shape: Shape of one datum, for convolutions (channels, height, width).
+        hidden: Widths of the encoder's hidden layers, or channels of a convolutional one, each of which halves the
+            image; the decoder has them in reverse.  None for the default.
         activation: A key of ``ACTIVATIONS``.
         network: ``"mlp"`` or ``"conv"``.
-        posterior: Covariance of q: ``"diag"`` or ``"full"``.
+        posterior: Covariance of q: ``"diag"``, or ``"full"``, a lower-triangular factor from the encoder.
+        num_classes: Number of classes of labels, whose one-hot code is appended to x and to z (as constant channels to
+            an image); None without.
 
     Raises:
         ValueError: If a value is none of these.
+
+    Example:
+        >>> Architecture(latent_dim=2, data_shape=(1, 28, 28), network="conv").widths
+        (32, 64)
     """
 
-    hidden: Sequence[int] | None
-    activation: str
-    network: Network
-    posterior: Covariance
+    latent_dim: int
+    data_shape: tuple[int, ...]
+    hidden: Sequence[int] | None = None
+    activation: str = DEFAULT_ACTIVATION
+    network: Network = "mlp"
+    posterior: Covariance = "diag"
+    num_classes: int | None = None
 
     def __post_init__(self) -> None:
-        for name, allowed in (
-            ("activation", tuple(ACTIVATIONS)),
-            ("network", ("mlp", "conv")),
-            ("posterior", ("diag", "full")),
-        ):
+        check_whole("latent_dim", self.latent_dim)
+        if self.num_classes is not None:
+            check_whole("num_classes", self.num_classes)
+        choices = {"activation": tuple(ACTIVATIONS), "network": ("mlp", "conv"), "posterior": ("diag", "full")}
+        for name, allowed in choices.items():
             if (value := getattr(self, name)) not in allowed:
                 raise ValueError(f"`{name}` must be one of {allowed}, got {value!r}.")
 
-    def widths(self, data_shape: tuple[int, ...]) -> tuple[int, ...]:
+    @property
+    def widths(self) -> tuple[int, ...]:
         """Widths or channels of the encoder's layers."""
         if self.hidden is not None:
             return tuple(self.hidden)
-        return DEFAULT_WIDTHS if self.network == "mlp" else default_channels(data_shape)
+        return DEFAULT_HIDDEN if self.network == "mlp" else default_channels(self.data_shape)
 
-    def encoder(self, data_shape: tuple[int, ...], latent_dim: int, num_classes: int | None) -> nn.Module:
-        """x → q(z|x)."""
-        kind = GaussianEncoder if self.network == "mlp" else ConvEncoder
-        activation = ACTIVATIONS[self.activation]
-        return kind(data_shape, latent_dim, self.widths(data_shape), activation, self.posterior, num_classes)
+    @property
+    def num_labels(self) -> int:
+        """Numbers that the code of a label adds to an input."""
+        return self.num_classes or 0
 
-    def decoder(
-        self, likelihood: Likelihood, data_shape: tuple[int, ...], latent_dim: int, num_classes: int | None
-    ) -> nn.Module:
-        """z → p(x|z)."""
-        widths, activation = self.widths(data_shape)[::-1], ACTIVATIONS[self.activation]
-        if self.network == "conv":
-            return ConvDecoder(latent_dim, likelihood, data_shape, widths, activation, num_classes)
-        head = likelihood.head(widths[-1] if widths else latent_dim + (num_classes or 0), data_shape)
-        return MLPDecoder(latent_dim, head, widths, activation, num_classes)
+    def activate(self) -> nn.Module:
+        """A fresh activation."""
+        return ACTIVATIONS[self.activation]()
+
+    def plain(self) -> dict[str, Any]:
+        """All of it as plain values, with the widths that a default stands for."""
+        return {**asdict(self), "data_shape": list(self.data_shape), "hidden": list(self.widths)}
 
 
-@torch.no_grad()
-def output_for_two(
-    name: str, module: nn.Module, input_shape: tuple[int, ...], num_classes: int | None
-) -> TorchDistribution:
-    """What an encoder or decoder returns for two inputs of zeros, with labels 0 where there are classes.
+def default_channels(data_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Channels of the default stack: 32, 64, … up to 256, halving until a side is shorter than 8.
+
+    Example:
+        >>> default_channels((1, 28, 28)), default_channels((3, 64, 64))
+        ((32, 64), (32, 64, 128, 256))
+    """
+    side = min(image_shape(data_shape)[1:])
+    num_layers = max(1, side.bit_length() - SMALLEST.bit_length() + 1)
+    return tuple(min(FIRST_CHANNELS * 2**i, MOST_CHANNELS) for i in range(num_layers))
+
+
+def image_shape(data_shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Channels, height and width of one datum.
 
     Raises:
-        ValueError: If that is no distribution with these two as its batch.
+        ValueError: If it is not (channels, height, width).
     """
-    training = module.training
-    like = next(module.parameters(), torch.zeros(()))
-    inputs = [torch.zeros(2, *input_shape, device=like.device, dtype=like.dtype)]
-    if num_classes is not None:
-        inputs.append(torch.zeros(2, device=like.device, dtype=torch.long))
-    try:
-        output = module.eval()(*inputs)
-    finally:
-        module.train(training)
-    given, over, dimensions = ("z", "x", "data") if name == "decoder" else ("x", "z", "latent")
-    if not isinstance(output, torch.distributions.Distribution):
-        raise ValueError(f"`{name}` must return a distribution over {over}, got {type(output).__name__}.")
-    if (batch_shape := tuple(output.batch_shape)) != (2,):
+    if len(data_shape) != 3:
         raise ValueError(
-            f"`{name}` must return a distribution of batch shape (2,) for two {given}, got {batch_shape}; "
-            f"declare the {dimensions} dimensions with .to_event()."
+            f"`data_shape` must be (channels, height, width) for a convolutional network, got {tuple(data_shape)}; "
+            "show it the data as images, data.images()."
         )
-    return cast(TorchDistribution, output)
+    channels, height, width = data_shape
+    return channels, height, width

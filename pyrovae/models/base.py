@@ -6,8 +6,6 @@ batch given.  A :class:`~pyrovae.models.tractable.TractableModel` has in closed 
 Pyro, also log p(x) and p(z|x).
 """
 
-from __future__ import annotations
-
 import copy
 import itertools
 import math
@@ -18,7 +16,6 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.nn import PyroModule
-from pyro.poutine.runtime import InferDict
 from torch import Tensor, nn
 
 from pyrovae.data import Observations, as_observations
@@ -61,6 +58,8 @@ class LatentVariableModel(nn.Module):
             where it is p(x).
         is_density: Whether p(x|z) is a density or a mass at all; a loss under its name is not.
         decoded_floats: Numbers that p(x|z) holds for each datum, if more than x itself has; else None.
+        covariance_floor: ε, if every Gaussian in p(x) is kept at Σ ⪰ ε I; None where p(x) is a mass, or has no such
+            floor.
         config: The constructor's arguments as plain values, so that a saved model can be built again; None where
             modules of the user's own are part of it.
     """
@@ -73,6 +72,7 @@ class LatentVariableModel(nn.Module):
     num_classes: int | None = None
     is_density: bool = True
     decoded_floats: int | None = None
+    covariance_floor: float | None = None
     config: dict[str, Any] | None = None
 
     def initialize(self, x: Tensor) -> None:
@@ -200,11 +200,6 @@ class LatentVariableModel(nn.Module):
         device = next(itertools.chain(self.parameters(), self.buffers())).device
         return (self._as_labels(y.expand(num_samples) if y.ndim == 0 else y, num_samples, "labels").to(device),)
 
-    @property
-    def covariance_floor(self) -> float | None:
-        """ε, if every Gaussian in p(x) is kept at Σ ⪰ ε I; None where p(x) is a mass, or has no such floor."""
-        return None
-
     def share_at_floor(self, data: Observations | Tensor) -> Tensor:
         """Of the D variances that p(x) has about each datum, the share at the floor, shape (N,).
 
@@ -224,6 +219,11 @@ class LatentVariableModel(nn.Module):
         """
         raise ValueError(f"`model` must have a covariance floor, got a {type(self).__name__} without one.")
 
+    def _plain(self, *names: str) -> dict[str, Any]:
+        """The constructor's arguments of these names, as plain values."""
+        values = {name: getattr(self, name) for name in names}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
     @property
     def num_free_parameters(self) -> int:
         """Number of free parameters of p(x); the guide's do not count."""
@@ -232,22 +232,6 @@ class LatentVariableModel(nn.Module):
     def copy(self) -> Self:
         """An independent copy, with names of its own in Pyro's parameter store."""
         return copy.deepcopy(self)
-
-
-class AmortizedGuide(Program):
-    """z ~ q(z|x) = encoder(x); a discrete z is marked for enumeration."""
-
-    def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, x: Tensor | None = None, *, num_data: int = 1) -> Tensor:
-        if x is None:
-            raise ValueError("`x` must be given to an amortized guide, got None; q(z|x) needs data.")
-        q = self.encoder(x)
-        infer: InferDict = {"enumerate": "parallel"} if q.has_enumerate_support else {}
-        with pyro.plate("data", len(x), dim=-1):
-            return pyro.sample("z", q, infer=infer)
 
 
 def flat_dims(data_shape: int | tuple[int, ...]) -> int:

@@ -1,9 +1,7 @@
 """The Bernoulli mixture: p(x) = Σ_k π_k Π_d θ_kd^x_d (1 − θ_kd)^(1 − x_d), every θ in [ε, 1 − ε]."""
 
-from __future__ import annotations
-
 import math
-from typing import cast
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -11,14 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.data.observations import Support
-from pyrovae.models.base import AmortizedGuide, Missing, Program, check_missing
+from pyrovae.models.base import Missing, Program, check_missing
+from pyrovae.models.guides import AmortizedGuide, MarginalGuide
 from pyrovae.models.missing import column_means, fill_columns
-from pyrovae.models.mixture import MarginalGuide, Mixture, start_clusters
+from pyrovae.models.mixture import Mixture
 from pyrovae.models.tractable import derived
 
 
 class BernoulliMixtureModel(Program):
     """z ~ Categorical(π);  x_d ~ Bernoulli(θ_zd), θ = ε + (1 − 2ε) sigmoid(·).  ``"z"`` is marked for enumeration."""
+
+    logits: Tensor
+    raw_probs: Tensor
 
     def __init__(self, num_components: int, num_dims: int, floor: float, dtype: torch.dtype) -> None:
         super().__init__()
@@ -30,11 +32,14 @@ class BernoulliMixtureModel(Program):
         """θ, shape (K, D)."""
         return self.floor + (1 - 2 * self.floor) * self.raw_probs.sigmoid()
 
+    def component(self, k: Any) -> dist.TorchDistribution:
+        """p(x|z = k), for a tensor or a slice of k."""
+        return dist.Bernoulli(probs=self.probs()[k]).to_event(1)
+
     def forward(self, x: Tensor | None = None, *, num_data: int = 1) -> Tensor:
-        probs = self.probs()
         with pyro.plate("data", num_data if x is None else len(x), dim=-1):
             z = pyro.sample("z", dist.Categorical(logits=self.logits), infer={"enumerate": "parallel"})
-            return pyro.sample("x", dist.Bernoulli(probs=probs[z]).to_event(1), obs=x)
+            return pyro.sample("x", self.component(z), obs=x)
 
 
 class BernoulliMixture(Mixture):
@@ -62,6 +67,7 @@ class BernoulliMixture(Mixture):
     """
 
     support: Support | None = "boolean"
+    model: BernoulliMixtureModel
 
     def __init__(
         self,
@@ -73,35 +79,24 @@ class BernoulliMixture(Mixture):
         encoder: nn.Module | None = None,
         dtype: torch.dtype = torch.float64,
     ) -> None:
-        super().__init__()
-        self._describe(num_components, data_shape)
+        super().__init__(num_components, data_shape)
         if not 0 < floor < 0.5:
             raise ValueError(f"`floor` must be a probability between 0 and 0.5, got {floor}.")
         self.floor, self.missing = float(floor), check_missing(missing)
         self.model = BernoulliMixtureModel(num_components, self.num_dims, self.floor, dtype)
         self.guide = MarginalGuide() if encoder is None else AmortizedGuide(encoder)
         if encoder is None:
-            self.config = {
-                "num_components": num_components,
-                "data_shape": list(self.data_shape),
-                "floor": self.floor,
-                "missing": missing,
-            }
+            self.config = self._plain("num_components", "data_shape", "floor", "missing")
 
     @property
     def probs(self) -> Tensor:
         """θ, shape (K, D)."""
-        return cast(Tensor, self.model.probs())
+        return self.model.probs()
 
     @property
     def num_free_parameters(self) -> int:
         """K − 1 weights and K D probabilities."""
         return self.num_components - 1 + self.num_components * self.num_dims
-
-    def as_distribution(self) -> dist.MixtureSameFamily:
-        """p(x) as a distribution of Pyro, event shape (D,); its parameters are this model's own."""
-        component = dist.Bernoulli(probs=self.probs).to_event(1)
-        return dist.MixtureSameFamily(dist.Categorical(logits=self.model.logits), component)
 
     @derived
     def _log_odds(self) -> tuple[Tensor, Tensor]:
@@ -133,11 +128,9 @@ class BernoulliMixture(Mixture):
             ValueError: If there are fewer data than components.
         """
         x = fill_columns(x, column_means(x))
-        _, nearest = start_clusters(x, weight, self.num_components, "k-means++")
         weight = torch.ones_like(x[:, 0]) if weight is None else weight
-        mass = torch.zeros_like(x[:1, 0]).expand(self.num_components).clone().index_add_(0, nearest, weight)
+        _, nearest, mass = self._start_at_clusters(x, weight, "k-means++")
         ones = x.new_zeros(self.num_components, self.num_dims).index_add_(0, nearest, x * weight[:, None])
-        self._set_weights(mass.clamp_min(1).double())
         self._set_probs((ones + 1) / (mass[:, None] + 2))
 
     def _component_statistics(self, x: Tensor, responsibilities: Tensor) -> dict[str, Tensor]:

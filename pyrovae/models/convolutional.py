@@ -5,49 +5,19 @@ the same stack backwards, each transposed convolution giving the size from which
 would make one datum's q depend on the others.
 """
 
-from __future__ import annotations
-
+import itertools
 import math
-from collections.abc import Callable, Sequence
 from functools import partial
-from typing import cast
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyrovae.models.architecture import Architecture, image_shape
 from pyrovae.models.likelihoods import Likelihood
-from pyrovae.models.networks import Covariance, GaussianPosterior, with_labels
+from pyrovae.models.networks import GaussianPosterior, with_labels
 
 Size = tuple[int, int]
-SMALLEST = 8  # sides from which the default stack halves once more
-FIRST_CHANNELS, MOST_CHANNELS = 32, 256
-
-
-def default_channels(data_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Channels of the default stack: 32, 64, … up to 256, halving until a side is shorter than 8.
-
-    Example:
-        >>> default_channels((1, 28, 28)), default_channels((3, 64, 64))
-        ((32, 64), (32, 64, 128, 256))
-    """
-    side = min(image_shape(data_shape)[1:])
-    num_layers = max(1, side.bit_length() - SMALLEST.bit_length() + 1)
-    return tuple(min(FIRST_CHANNELS * 2**i, MOST_CHANNELS) for i in range(num_layers))
-
-
-def image_shape(data_shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """The shape of one datum, checked to be that of an image.
-
-    Raises:
-        ValueError: If it is not (channels, height, width).
-    """
-    if len(data_shape) != 3:
-        raise ValueError(
-            f"`data_shape` must be (channels, height, width) for a convolutional network, got {tuple(data_shape)}; "
-            "show it the data as images, data.images()."
-        )
-    return cast(tuple[int, int, int], tuple(data_shape))
 
 
 def _sizes(data_shape: tuple[int, ...], num_layers: int) -> list[Size]:
@@ -70,49 +40,34 @@ def _sizes(data_shape: tuple[int, ...], num_layers: int) -> list[Size]:
 def _over_images(layers: nn.Module, x: Tensor) -> Tensor:
     """Apply layers for batches of images to x of shape (..., channels, height, width)."""
     y = layers(x.reshape(-1, *x.shape[-3:]))
-    return cast(Tensor, y.reshape(*x.shape[:-3], *y.shape[1:]))
+    return y.reshape(*x.shape[:-3], *y.shape[1:])
 
 
 class ConvEncoder(GaussianPosterior):
     """q(z|x) = Normal(μ(x), Σ(x)) by convolutions; with classes, q(z|x, y).
 
     Args:
-        data_shape: (channels, height, width).
-        latent_dim: L.
-        channels: Of the layers, each of which halves the image.
-        activation: Makes the activation after each layer.
-        covariance: ``"diag"`` or ``"full"``.
-        num_classes: Number of classes; the one-hot code of a label becomes as many constant channels of the image.
+        architecture: Its data are images.
 
     Raises:
         ValueError: If the shape is not that of an image, or there are more layers than it can be halved.
 
     Example:
-        >>> encoder = ConvEncoder(data_shape=(3, 64, 48), latent_dim=2, channels=(8, 16, 32))
-        >>> encoder(torch.zeros(5, 3, 64, 48)).mean.shape
-        torch.Size([5, 2])
+        >>> ConvEncoder(Architecture(2, (1, 28, 28), hidden=(8, 16)))(torch.zeros(5, 1, 28, 28)).event_shape
+        torch.Size([2])
 
     Reference:
         Radford, Metz and Chintala (2016), Unsupervised representation learning with deep convolutional generative
         adversarial networks.
     """
 
-    def __init__(
-        self,
-        data_shape: tuple[int, ...],
-        latent_dim: int,
-        channels: Sequence[int],
-        activation: Callable[[], nn.Module] = nn.ReLU,
-        covariance: Covariance = "diag",
-        num_classes: int | None = None,
-    ) -> None:
-        height, width = _sizes(data_shape, len(channels))[-1]
-        super().__init__(channels[-1] * height * width, latent_dim, covariance)
-        self.num_classes = num_classes
+    def __init__(self, architecture: Architecture) -> None:
+        channels = architecture.widths
+        height, width = _sizes(architecture.data_shape, len(channels))[-1]
+        super().__init__(channels[-1] * height * width, architecture)
         layers: list[nn.Module] = []
-        widths = (data_shape[0] + (num_classes or 0), *channels)
-        for n_in, n_out in zip(widths, channels, strict=False):
-            layers += [nn.Conv2d(n_in, n_out, kernel_size=4, stride=2, padding=1), activation()]
+        for n_in, n_out in itertools.pairwise((architecture.data_shape[0] + architecture.num_labels, *channels)):
+            layers += [nn.Conv2d(n_in, n_out, kernel_size=4, stride=2, padding=1), architecture.activate()]
         self.body = nn.Sequential(*layers)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> dist.Distribution:
@@ -128,47 +83,36 @@ class ConvDecoder(nn.Module):
     they can start at the data.
 
     Args:
-        latent_dim: L.
-        likelihood: Builds the head.
-        data_shape: (channels, height, width).
-        channels: Of the layers, each of which doubles the image; the encoder's in reverse order.
-        activation: Makes the activation before each layer.
-        num_classes: Number of classes, whose one-hot code is appended to z; None without labels.
+        architecture: Its data are images; each layer doubles them.
+        likelihood: p(x|z).
 
     Raises:
         ValueError: If the shape is not that of an image, or there are more layers than it can be halved.
 
     Example:
         >>> from pyrovae import Bernoulli
-        >>> decoder = ConvDecoder(latent_dim=2, likelihood=Bernoulli(), data_shape=(1, 28, 28), channels=(16, 8))
+        >>> decoder = ConvDecoder(Architecture(2, (1, 28, 28), hidden=(8, 16)), Bernoulli())
         >>> decoder(torch.zeros(5, 2)).event_shape
         torch.Size([1, 28, 28])
     """
 
-    def __init__(
-        self,
-        latent_dim: int,
-        likelihood: Likelihood,
-        data_shape: tuple[int, ...],
-        channels: Sequence[int],
-        activation: Callable[[], nn.Module] = nn.ReLU,
-        num_classes: int | None = None,
-    ) -> None:
+    def __init__(self, architecture: Architecture, likelihood: Likelihood) -> None:
         super().__init__()
-        sizes = list(reversed(_sizes(data_shape, len(channels))))
-        self.num_classes = num_classes
+        data_shape, channels = architecture.data_shape, architecture.widths[::-1]
+        sizes = _sizes(data_shape, len(channels))[::-1]
+        self.num_classes = architecture.num_classes
         self.first_shape = (channels[0], *sizes[0])
-        self.first = nn.Linear(latent_dim + (num_classes or 0), math.prod(self.first_shape))
-        layers: list[nn.Module] = [activation()]
+        self.first = nn.Linear(architecture.latent_dim + architecture.num_labels, math.prod(self.first_shape))
+        layers = [architecture.activate()]
         for n_in, n_out, small, large in zip(channels, channels[1:], sizes, sizes[1:], strict=False):
-            layers += [_doubling(n_in, n_out, small, large), activation()]
+            layers += [_doubling(n_in, n_out, small, large), architecture.activate()]
         self.body = nn.Sequential(*layers)
         self.head = likelihood.head(channels[-1], data_shape, partial(_output_layer, data_shape, sizes[-2]))
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> dist.Distribution:
         """z of shape (..., L) → distribution of batch shape (...), event shape data_shape."""
         h = self.first(with_labels(z, y, self.num_classes)).unflatten(-1, self.first_shape)
-        return cast(dist.Distribution, self.head(_over_images(self.body, h)))
+        return self.head(_over_images(self.body, h))
 
 
 def _doubling(n_in: int, n_out: int, small: Size, large: Size, bias: bool = True) -> nn.ConvTranspose2d:

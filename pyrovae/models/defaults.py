@@ -3,8 +3,6 @@
 Floors are relative to the variance of the data, so that they follow the units of the data.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -13,8 +11,7 @@ from typing import Any
 from pyrovae.data import Observations
 from pyrovae.models import PPCA, VAE, BernoulliMixture, FactorAnalysis, GaussianMixture, PPCAMixture
 from pyrovae.models.base import LatentVariableModel
-from pyrovae.models.likelihoods import LIKELIHOODS as CLASSES
-from pyrovae.models.likelihoods import DiscretizedLogistic, Likelihood
+from pyrovae.models.likelihoods import LIKELIHOODS as CLASSES, DiscretizedLogistic, Likelihood
 
 FLOOR = 4e-3  # of a covariance or a decoder's variance, relative to the mean variance of a dimension
 NOISE_FLOOR = 1e-6  # of the noise of linear models, relative too

@@ -1,7 +1,5 @@
 """Distributions over x that Pyro does not have, or not to the precision needed here."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, ClassVar
 
@@ -35,7 +33,7 @@ class ContinuousBernoulli(TorchDistribution):
         self.logits = logits
         super().__init__(logits.shape, validate_args=validate_args)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> ContinuousBernoulli:
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "ContinuousBernoulli":
         return ContinuousBernoulli(self.logits.expand(batch_shape), validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -146,7 +144,7 @@ class DiscretizedLogistic(TorchDistribution):
     def support(self) -> constraints.Constraint:
         return _Levels(self.num_levels)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> DiscretizedLogistic:
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "DiscretizedLogistic":
         return DiscretizedLogistic(
             self.loc.expand(batch_shape), self.scale.expand(batch_shape), self.num_levels, validate_args=False
         )
@@ -210,7 +208,7 @@ class Reshaped(TorchDistribution):
     def support(self) -> constraints.Constraint:
         return constraints.independent(constraints.real, len(self.event_shape))
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Reshaped:
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "Reshaped":
         return Reshaped(self.vectors.expand(batch_shape), tuple(self.event_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -1,11 +1,9 @@
 """Factor analysis: z ~ Normal(0, I), x ~ Normal(Wz + μ, Ψ), with Ψ diagonal and every variance at least ε."""
 
-from __future__ import annotations
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pyrovae.models.base import Missing
+from pyrovae.models.floors import ON_FLOOR, degenerate
 from pyrovae.models.linear_gaussian import LinearGaussian
 
 
@@ -32,19 +30,7 @@ class FactorAnalysis(LinearGaussian):
         Rubin and Thayer (1982), EM algorithms for ML factor analysis.
     """
 
-    def __init__(
-        self,
-        latent_dim: int,
-        data_shape: int | tuple[int, ...],
-        floor: float = 1e-6,
-        *,
-        missing: Missing = "error",
-        encoder: nn.Module | None = None,
-        dtype: torch.dtype = torch.float64,
-    ) -> None:
-        super().__init__(
-            latent_dim, data_shape, floor, noise_is_shared=False, missing=missing, encoder=encoder, dtype=dtype
-        )
+    noise_is_shared = False
 
     def _set_noise_from(self, residuals: Tensor, observed: Tensor) -> None:
         self._set_noise(torch.where(observed > 0, residuals / observed.clamp_min(1e-300), self.noise_variance))
@@ -52,8 +38,8 @@ class FactorAnalysis(LinearGaussian):
     @torch.no_grad()
     def degeneracies(self, statistics: dict[str, Tensor]) -> list[str]:
         """Dimensions that vary, but whose noise is at the floor: a Heywood case."""
-        noise = self.noise_variance
-        at_floor = (noise <= self.floor * (1 + 1e-3)) & (noise + self.weight.square().sum(1) > 10 * self.floor)
+        whole = self.noise_variance + self.weight.square().sum(1)
+        at_floor = degenerate(self.noise_variance, ON_FLOOR, whole, self.floor)
         return [
             f"the noise of dimension {d} is at the floor, {self.floor:g}" for d in at_floor.nonzero().flatten().tolist()
         ]

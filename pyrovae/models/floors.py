@@ -1,9 +1,9 @@
-"""Where variances lie at their floor ε, and p(x|z) under a higher floor.
+"""Where variances lie at their floor ε, where that makes a fit degenerate, and p(x|z) under a higher floor.
 
-A variance is at the floor if it is less than a tenth above it: what it would be without the floor, nobody knows.
+A variance is at the floor if it is less than a tenth above it: what it would be without the floor, nobody knows.  A fit
+is degenerate where a variance would be far below the floor, or is the floor but for rounding, though the data vary by
+much more.
 """
-
-from __future__ import annotations
 
 from typing import Any
 
@@ -14,7 +14,16 @@ from torch.distributions import Independent, LowRankMultivariateNormal, Multivar
 
 from pyrovae.models.distributions import Reshaped
 
-AT_FLOOR = 1.1  # times ε, up to which a variance is at the floor
+# All of them times ε:
+AT_FLOOR = 1.1  # up to here a variance is at the floor
+ON_FLOOR = 1.001  # up to here it is the floor itself, but for rounding
+FAR_BELOW = 0.1  # below it, data are so flat that their likelihood comes from the floor
+VARIES = 10.0  # data that vary by more than this have no need of the floor
+
+
+def degenerate(variance: Tensor, limit: float, whole: Tensor, floor: float) -> Tensor:
+    """Whether a variance is within so many floors, though all data vary by much more."""
+    return (variance <= limit * floor) & (whole > VARIES * floor)
 
 
 def share_at_floor(variances: Tensor, floor: float) -> Tensor:

@@ -1,7 +1,7 @@
-"""Likelihoods p(x|z): small descriptions that build the head of a decoder.
+"""Likelihoods p(x|z): which numbers a decoder gives for a datum, and the distribution over x that they make.
 
-A head maps features h to a distribution over x.  Every Gaussian covariance is bounded below by a floor, Σ ⪰ ε I,
-because a decoder that may let σ → 0 has an unbounded likelihood.
+Every Gaussian covariance is bounded below by a floor, Σ ⪰ ε I, because a decoder that may let σ → 0 has an unbounded
+likelihood.
 
 =========================  =====================  ======================================================================
 likelihood                 data                   p(x|z)
@@ -16,24 +16,85 @@ likelihood                 data                   p(x|z)
 =========================  =====================  ======================================================================
 """
 
-from __future__ import annotations
-
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, ClassVar, Literal
 
-from torch import nn
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pyrovae.data.observations import Support
-from pyrovae.models import heads
+from pyrovae.models import distributions
 from pyrovae.models.base import check_floor, check_whole
-from pyrovae.models.heads import SCALES, MakeLinear, Scale
+
+Scale = float | Literal["shared", "per_dim", "decoder_scalar", "decoder"]
+SCALES = ("shared", "per_dim", "decoder_scalar", "decoder")
+Numbers = dict[str, Tensor]
+MakeLinear = Callable[[int, int], nn.Module]  # (num_features, num_outputs) → affine layer with a bias
+Shape = tuple[int, ...]
 
 
-class Likelihood(Protocol):
-    """What a decoder asks of a likelihood.  One of your own is a frozen dataclass with this method."""
+class Likelihood:
+    """p(x|z): named numbers for every datum, most of them from z, and the distribution over x that they make.
 
-    def head(self, num_features: int, data_shape: tuple[int, ...], linear: MakeLinear = nn.Linear) -> nn.Module:
+    One of your own is a frozen dataclass derived from this class, with ``outputs`` and ``distribution``, and, if it is
+    to start at the data, with ``start``.
+
+    Attributes:
+        support: ``"boolean"``, ``"integer"`` or ``"real"``: what kind of data it is a mass or a density of.
+        is_density: Whether it is a mass or a density at all; a loss is not.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Laplace(Likelihood):
+        ...     scale: float = 1.0
+        ...     def outputs(self, num_dims):
+        ...         return {"loc": num_dims}
+        ...     def distribution(self, numbers, data_shape):
+        ...         loc = numbers["loc"].unflatten(-1, data_shape)
+        ...         return dist.Laplace(loc, self.scale).to_event(len(data_shape))
+        >>> from pyrovae import VAE
+        >>> VAE(latent_dim=1, data_shape=(3,), likelihood=Laplace(0.5)).decoder(torch.zeros(5, 1)).event_shape
+        torch.Size([3])
+    """
+
+    support: ClassVar[Support] = "real"
+    is_density: ClassVar[bool] = True
+
+    def outputs(self, num_dims: int) -> dict[str, int]:
+        """The numbers that the network gives for a datum of D dimensions: how many of each name."""
+        raise NotImplementedError
+
+    def shared(self, num_dims: int) -> dict[str, int]:
+        """The learned numbers that all data share: how many of each name."""
+        return {}
+
+    def distribution(self, numbers: Numbers, data_shape: Shape) -> Any:
+        """p(x|z), event shape ``data_shape``.
+
+        Args:
+            numbers: By name, those of ``outputs`` of shape (..., their number), those of ``shared`` (their number,).
+            data_shape: Shape of one datum.
+        """
+        raise NotImplementedError
+
+    def start(self, x: Tensor) -> Numbers:
+        """The numbers to start from, given data (N, D); those not named start at random."""
+        return {}
+
+    @property
+    def covariance_floor(self) -> float | None:
+        """ε of a learned covariance Σ ⪰ ε I; None where there is none."""
+        return None
+
+    def decoded_floats(self, num_dims: int) -> int | None:
+        """Numbers that p(x|z) holds for each datum, if more than x itself has; else None."""
+        return None
+
+    def head(self, num_features: int, data_shape: Shape, linear: MakeLinear = nn.Linear) -> "Head":
         """The last layer of a decoder: features (..., num_features) → distribution over (..., *data_shape).
 
         Args:
@@ -41,10 +102,64 @@ class Likelihood(Protocol):
             data_shape: Shape of one datum.
             linear: Makes an affine layer from (num_features, num_outputs); has a ``bias`` (num_outputs,).
         """
+        return Head(self, num_features, data_shape, linear)
+
+
+class Head(nn.Module):
+    """The last layer of a decoder: an affine layer of the features for every output of a likelihood.
+
+    Args: As for :meth:`Likelihood.head`.
+    """
+
+    def __init__(self, likelihood: Likelihood, num_features: int, data_shape: Shape, linear: MakeLinear) -> None:
+        super().__init__()
+        self.likelihood, self.data_shape = likelihood, data_shape
+        num_dims = math.prod(data_shape)
+        for name, number in likelihood.outputs(num_dims).items():
+            self.add_module(name, linear(num_features, number))
+        for name, number in likelihood.shared(num_dims).items():
+            self.register_parameter(name, nn.Parameter(torch.zeros(number)))
+
+    def forward(self, h: Tensor) -> Any:
+        # gradients in h add up in this order, which fits of earlier releases had
+        outputs = {name: layer(h) for name, layer in sorted(self.named_children())}
+        return self.likelihood.distribution({**outputs, **dict(self.named_parameters(recurse=False))}, self.data_shape)
+
+    def start_at(self, x: Tensor) -> None:
+        """Start the output at the data."""
+        self.set(self.likelihood.start(x.flatten(1)))
+
+    @torch.no_grad()
+    def set(self, numbers: Numbers) -> None:
+        """Set shared numbers, and by the biases what outputs are where the features are zero."""
+        for name, value in numbers.items():
+            part: Any = getattr(self, name)
+            (part if isinstance(part, nn.Parameter) else part.bias).copy_(value)
+
+
+# ---------------------------------------------------------------------------------------- one logit for every dimension
+
+
+class _Logits(Likelihood):
+    """Independent dimensions, each with one number from z, its logit."""
+
+    def outputs(self, num_dims: int) -> dict[str, int]:
+        return {"logits": num_dims}
+
+    def distribution(self, numbers: Numbers, data_shape: Shape) -> Any:
+        return self._dimensions(numbers["logits"].unflatten(-1, data_shape)).to_event(len(data_shape))
+
+    def _dimensions(self, logits: Tensor) -> Any:
+        """The distribution of every dimension."""
+        raise NotImplementedError
+
+    def start(self, x: Tensor) -> Numbers:
+        """The logits of the means of the data, clipped to [0.001, 0.999]."""
+        return {"logits": _clipped_mean(x).logit()}
 
 
 @dataclass(frozen=True)
-class Bernoulli:
+class Bernoulli(_Logits):
     """p(x|z) = Π_d Bernoulli(x_d; logits_d(z)), a probability mass on {0, 1}^D.
 
     Example:
@@ -56,38 +171,12 @@ class Bernoulli:
 
     support: ClassVar[Support] = "boolean"
 
-    def head(self, num_features: int, data_shape: tuple[int, ...], linear: MakeLinear = nn.Linear) -> nn.Module:
-        """See :class:`Likelihood`."""
-        return heads.BernoulliHead(num_features, data_shape, linear)
+    def _dimensions(self, logits: Tensor) -> Any:
+        return distributions.BinaryPixels(logits=logits, validate_args=False)  # it looks at x all the same
 
 
 @dataclass(frozen=True)
-class ContinuousBernoulli:
-    """p(x|z) = Π_d C(λ_d) exp(λ_d(z) x_d), a density on [0, 1]^D.
-
-    What binary cross-entropy on grey pixels becomes once it is normalised.  Its only shape per pixel is its mean, and
-    it never falls off steeply, so that it is no match for a Gaussian on data that are nearly black and white.
-
-    Example:
-        >>> import torch
-        >>> p = ContinuousBernoulli().head(num_features=4, data_shape=(3,))(torch.zeros(5, 4))
-        >>> bool(((p.sample() >= 0) & (p.sample() <= 1)).all())
-        True
-
-    Reference:
-        Loaiza-Ganem and Cunningham (2019), The continuous Bernoulli: fixing a pervasive error in variational
-        autoencoders.
-    """
-
-    support: ClassVar[Support] = "real"
-
-    def head(self, num_features: int, data_shape: tuple[int, ...], linear: MakeLinear = nn.Linear) -> nn.Module:
-        """See :class:`Likelihood`."""
-        return heads.ContinuousBernoulliHead(num_features, data_shape, linear)
-
-
-@dataclass(frozen=True)
-class CrossEntropyLoss:
+class CrossEntropyLoss(_Logits):
     """Binary cross-entropy on grey pixels, Σ_d x_d log p_d(z) + (1 − x_d) log(1 − p_d(z)): a loss, and no density.
 
     It trains the mean images that many tutorials show.  It integrates to less than 1 over [0, 1]^D, so that no number
@@ -104,16 +193,94 @@ class CrossEntropyLoss:
         (False, True)
     """
 
-    support: ClassVar[Support] = "real"
     is_density: ClassVar[bool] = False
 
-    def head(self, num_features: int, data_shape: tuple[int, ...], linear: MakeLinear = nn.Linear) -> nn.Module:
-        """See :class:`Likelihood`."""
-        return heads.CrossEntropyHead(num_features, data_shape, linear)
+    def _dimensions(self, logits: Tensor) -> Any:
+        return distributions.GreyCrossEntropy(logits=logits)
 
 
 @dataclass(frozen=True)
-class Gaussian:
+class ContinuousBernoulli(_Logits):
+    """p(x|z) = Π_d C(λ_d) exp(λ_d(z) x_d), a density on [0, 1]^D.
+
+    What binary cross-entropy on grey pixels becomes once it is normalised.  Its only shape per pixel is its mean, and
+    it never falls off steeply, so that it is no match for a Gaussian on data that are nearly black and white.
+
+    Example:
+        >>> import torch
+        >>> p = ContinuousBernoulli().head(num_features=4, data_shape=(3,))(torch.zeros(5, 4))
+        >>> bool(((p.sample() >= 0) & (p.sample() <= 1)).all())
+        True
+
+    Reference:
+        Loaiza-Ganem and Cunningham (2019), The continuous Bernoulli: fixing a pervasive error in variational
+        autoencoders.
+    """
+
+    def _dimensions(self, logits: Tensor) -> Any:
+        return distributions.ContinuousBernoulli(logits)
+
+    def start(self, x: Tensor) -> Numbers:
+        """The λ whose means are those of the data, clipped to [0.001, 0.999], found by bisection."""
+        mean = _clipped_mean(x).double()
+        low, high = torch.full_like(mean, -1001.0), torch.full_like(mean, 1001.0)
+        for _ in range(64):
+            middle = (low + high) / 2
+            below = distributions.ContinuousBernoulli(middle).mean < mean
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        return {"logits": (low + high) / 2}
+
+
+# ---------------------------------------------------------------------------------- a location and a scale, independent
+
+
+class _LocationScale(Likelihood):
+    """Independent dimensions with location μ(z) and variance σ² = ε + softplus(raw), raw from where ``scale`` says."""
+
+    scale: Scale
+    floor: float
+
+    def __post_init__(self) -> None:
+        check_floor(self.floor)
+        number = isinstance(self.scale, int | float) and not isinstance(self.scale, bool)
+        if not (self.scale in SCALES or (number and 0 < float(self.scale) < math.inf)):
+            raise ValueError(f"`scale` must be a positive number or one of {SCALES}, got {self.scale!r}.")
+
+    def outputs(self, num_dims: int) -> dict[str, int]:
+        raw = {"decoder_scalar": {"raw_variance": 1}, "decoder": {"raw_variance": num_dims}}
+        return {"loc": num_dims, **raw.get(str(self.scale), {})}
+
+    def shared(self, num_dims: int) -> dict[str, int]:
+        raw = {"shared": {"raw_variance": 1}, "per_dim": {"raw_variance": num_dims}}
+        return raw.get(str(self.scale), {})
+
+    def distribution(self, numbers: Numbers, data_shape: Shape) -> Any:
+        loc = numbers["loc"].unflatten(-1, data_shape)
+        if not isinstance(self.scale, str):
+            sigma = torch.full_like(loc, self.scale)
+        else:
+            flat = (self.floor + F.softplus(numbers["raw_variance"])).sqrt()
+            shape = data_shape if flat.shape[-1] > 1 else (1,) * len(data_shape)
+            sigma = flat.unflatten(-1, shape).expand_as(loc)
+        return self._dimensions(loc, sigma).to_event(len(data_shape))
+
+    def _dimensions(self, loc: Tensor, sigma: Tensor) -> Any:
+        """The distribution of every dimension, from its location and its standard deviation."""
+        raise NotImplementedError
+
+    def start(self, x: Tensor) -> Numbers:
+        """μ at the mean of the data, σ² at their variance (per dimension where σ² is)."""
+        raw = {} if not isinstance(self.scale, str) else self.with_variance(x.var(0, correction=0), self.floor)
+        return {"loc": x.mean(0), **raw}
+
+    def with_variance(self, per_dim: Tensor, least_above_floor: float) -> Numbers:
+        """The raw number of these variances (D,), or of their mean, or of one a little above the floor."""
+        variance = per_dim if self.scale in ("per_dim", "decoder") else per_dim.mean().reshape(1)
+        return {"raw_variance": inverse_softplus((variance - self.floor).clamp_min(least_above_floor))}
+
+
+@dataclass(frozen=True)
+class Gaussian(_LocationScale):
     """p(x|z) = Normal(μ(z), σ²), independent over dimensions, with σ² ≥ floor.
 
     A learned ``"shared"`` or ``"per_dim"`` σ² has a closed-form optimum given the rest, the mean squared error:
@@ -144,84 +311,22 @@ class Gaussian:
     scale: Scale = "shared"
     floor: float = 1e-4
     bounded: bool = False
-    support: ClassVar[Support] = "real"
 
-    def __post_init__(self) -> None:
-        check_floor(self.floor)
-        _check_scale(self.scale)
+    @property
+    def covariance_floor(self) -> float | None:
+        return self.floor if isinstance(self.scale, str) else None
 
-    def head(self, num_features: int, data_shape: tuple[int, ...], linear: MakeLinear = nn.Linear) -> nn.Module:
-        """See :class:`Likelihood`."""
-        head = heads.BoundedGaussianHead if self.bounded else heads.GaussianHead
-        return head(num_features, data_shape, self.scale, self.floor, linear)
+    def _dimensions(self, loc: Tensor, sigma: Tensor) -> Any:
+        return dist.Normal(loc.sigmoid() if self.bounded else loc, sigma)
 
-
-@dataclass(frozen=True)
-class LowRankGaussian:
-    """p(x|z) = Normal(μ(z), F(z)F(z)ᵀ + diag v(z)), v ≥ floor: noise that is correlated over dimensions.
-
-    Args:
-        rank: Columns of F.
-        floor: ε, the lower bound of v and so of every eigenvalue of the covariance, in squared units of the data.
-
-    Raises:
-        ValueError: If ``rank`` is below 1, or ``floor`` not positive.
-
-    Example:
-        >>> import torch
-        >>> p = LowRankGaussian(rank=2).head(num_features=4, data_shape=(3,))(torch.zeros(5, 4))
-        >>> p.covariance_matrix.shape
-        torch.Size([5, 3, 3])
-
-    Reference:
-        Monteiro et al. (2020), Stochastic segmentation networks (a low-rank covariance from a network).
-    """
-
-    rank: int = 5
-    floor: float = 1e-4
-    support: ClassVar[Support] = "real"
-
-    def __post_init__(self) -> None:
-        check_whole("rank", self.rank, 1)
-        check_floor(self.floor)
-
-    def head(self, num_features: int, data_shape: tuple[int, ...], linear: MakeLinear = nn.Linear) -> nn.Module:
-        """See :class:`Likelihood`."""
-        return heads.LowRankGaussianHead(num_features, data_shape, self.rank, self.floor, linear)
+    def start(self, x: Tensor) -> Numbers:
+        """μ at the mean of the data (bounded, clipped to [0.001, 0.999]), σ² at their variance."""
+        numbers = super().start(x)
+        return {**numbers, "loc": _clipped_mean(x).logit()} if self.bounded else numbers
 
 
 @dataclass(frozen=True)
-class FullGaussian:
-    """p(x|z) = Normal(μ(z), A(z)A(z)ᵀ + ε I), A lower triangular: any covariance above the floor.
-
-    The decoder has D(D + 1)/2 outputs for A, and every datum costs a Cholesky factorisation: for few dimensions.
-
-    Args:
-        floor: ε, the lower bound of every eigenvalue of the covariance, in squared units of the data.
-
-    Raises:
-        ValueError: If ``floor`` is not positive.
-
-    Example:
-        >>> import torch
-        >>> p = FullGaussian(floor=0.01).head(num_features=4, data_shape=(3,))(torch.zeros(5, 4))
-        >>> bool(torch.linalg.eigvalsh(p.covariance_matrix).min() > 0.0099)
-        True
-    """
-
-    floor: float = 1e-4
-    support: ClassVar[Support] = "real"
-
-    def __post_init__(self) -> None:
-        check_floor(self.floor)
-
-    def head(self, num_features: int, data_shape: tuple[int, ...], linear: MakeLinear = nn.Linear) -> nn.Module:
-        """See :class:`Likelihood`."""
-        return heads.FullGaussianHead(num_features, data_shape, self.floor, linear)
-
-
-@dataclass(frozen=True)
-class DiscretizedLogistic:
+class DiscretizedLogistic(_LocationScale):
     """A probability mass on integer pixels v, seen as x = v/(levels − 1): a logistic variable, rounded.
 
     P(x|z) = F((x + Δ/2 − μ(z))/s) − F((x − Δ/2 − μ(z))/s), Δ = 1/(levels − 1), the first and the last level
@@ -254,15 +359,118 @@ class DiscretizedLogistic:
 
     def __post_init__(self) -> None:
         check_whole("levels", self.levels, 2)
+        super().__post_init__()
+
+    def _dimensions(self, loc: Tensor, sigma: Tensor) -> Any:
+        return distributions.DiscretizedLogistic(loc, sigma * (math.sqrt(3) / math.pi), self.levels)
+
+
+# ------------------------------------------------------------------------------------------------- correlated Gaussians
+
+
+class _Correlated(Likelihood):
+    """Gaussians whose covariance is a matrix, Σ ⪰ ε I."""
+
+    floor: float
+
+    def __post_init__(self) -> None:
         check_floor(self.floor)
-        _check_scale(self.scale)
 
-    def head(self, num_features: int, data_shape: tuple[int, ...], linear: MakeLinear = nn.Linear) -> nn.Module:
-        """See :class:`Likelihood`."""
-        return heads.DiscretizedLogisticHead(num_features, data_shape, self.levels, self.scale, self.floor, linear)
+    @property
+    def covariance_floor(self) -> float:
+        return self.floor
 
 
-LIKELIHOODS: dict[str, type[Any]] = {
+@dataclass(frozen=True)
+class LowRankGaussian(_Correlated):
+    """p(x|z) = Normal(μ(z), F(z)F(z)ᵀ + diag v(z)), v ≥ floor: noise that is correlated over dimensions.
+
+    Args:
+        rank: Columns of F.
+        floor: ε, the lower bound of v and so of every eigenvalue of the covariance, in squared units of the data.
+
+    Raises:
+        ValueError: If ``rank`` is below 1, or ``floor`` not positive.
+
+    Example:
+        >>> import torch
+        >>> p = LowRankGaussian(rank=2).head(num_features=4, data_shape=(3,))(torch.zeros(5, 4))
+        >>> p.covariance_matrix.shape
+        torch.Size([5, 3, 3])
+
+    Reference:
+        Monteiro et al. (2020), Stochastic segmentation networks (a low-rank covariance from a network).
+    """
+
+    rank: int = 5
+    floor: float = 1e-4
+
+    def __post_init__(self) -> None:
+        check_whole("rank", self.rank, 1)
+        super().__post_init__()
+
+    def decoded_floats(self, num_dims: int) -> int:
+        return self.rank * num_dims
+
+    def outputs(self, num_dims: int) -> dict[str, int]:
+        return {"loc": num_dims, "factor": self.rank * num_dims, "raw_variance": num_dims}
+
+    def distribution(self, numbers: Numbers, data_shape: Shape) -> Any:
+        factor = numbers["factor"].unflatten(-1, (self.rank, -1)).mT
+        noise = self.floor + F.softplus(numbers["raw_variance"])
+        return _shaped(dist.LowRankMultivariateNormal(numbers["loc"], factor, noise), data_shape)
+
+    def start(self, x: Tensor) -> Numbers:
+        """μ at the mean of the data, the diagonal at their variances, F without a bias."""
+        above = _variance_above(x, self.floor)
+        return {"loc": x.mean(0), "factor": x.new_zeros(()), "raw_variance": inverse_softplus(above)}
+
+
+@dataclass(frozen=True)
+class FullGaussian(_Correlated):
+    """p(x|z) = Normal(μ(z), A(z)A(z)ᵀ + ε I), A lower triangular: any covariance above the floor.
+
+    The decoder has D(D + 1)/2 outputs for A, and every datum costs a Cholesky factorisation: for few dimensions.
+
+    Args:
+        floor: ε, the lower bound of every eigenvalue of the covariance, in squared units of the data.
+
+    Raises:
+        ValueError: If ``floor`` is not positive.
+
+    Example:
+        >>> import torch
+        >>> p = FullGaussian(floor=0.01).head(num_features=4, data_shape=(3,))(torch.zeros(5, 4))
+        >>> bool(torch.linalg.eigvalsh(p.covariance_matrix).min() > 0.0099)
+        True
+    """
+
+    floor: float = 1e-4
+
+    def decoded_floats(self, num_dims: int) -> int:
+        return num_dims**2
+
+    def outputs(self, num_dims: int) -> dict[str, int]:
+        return {"loc": num_dims, "factor": num_dims * (num_dims + 1) // 2}
+
+    def distribution(self, numbers: Numbers, data_shape: Shape) -> Any:
+        loc, entries = numbers["loc"], numbers["factor"]
+        num_dims = loc.shape[-1]
+        rows, columns = torch.tril_indices(num_dims, num_dims, device=loc.device)
+        factor = entries.new_zeros(*entries.shape[:-1], num_dims, num_dims)
+        factor[..., rows, columns] = entries
+        floor = self.floor * torch.eye(num_dims, dtype=loc.dtype, device=loc.device)
+        scale_tril = torch.linalg.cholesky(factor @ factor.mT + floor)
+        # valid as built, and asking Pyro whether it is would cost as much again
+        return _shaped(dist.MultivariateNormal(loc, scale_tril=scale_tril, validate_args=False), data_shape)
+
+    def start(self, x: Tensor) -> Numbers:
+        """μ at the mean of the data, the covariance at the diagonal of their variances."""
+        rows, columns = torch.tril_indices(x.shape[1], x.shape[1], device=x.device)
+        return {"loc": x.mean(0), "factor": _variance_above(x, self.floor).sqrt().diag()[rows, columns]}
+
+
+LIKELIHOODS: dict[str, type[Likelihood]] = {
     cls.__name__: cls
     for cls in (
         Bernoulli,
@@ -276,7 +484,19 @@ LIKELIHOODS: dict[str, type[Any]] = {
 }
 
 
-def _check_scale(scale: object) -> None:
-    number = isinstance(scale, int | float) and not isinstance(scale, bool)
-    if not (scale in SCALES or (number and 0 < cast(float, scale) < math.inf)):
-        raise ValueError(f"`scale` must be a positive number or one of {SCALES}, got {scale!r}.")
+def inverse_softplus(value: Tensor) -> Tensor:
+    """log(exp(v) − 1), for v > 0 of any size."""
+    return value + (-(-value).expm1()).log()
+
+
+def _clipped_mean(x: Tensor) -> Tensor:
+    return x.mean(0).clamp(0.001, 0.999)
+
+
+def _variance_above(x: Tensor, floor: float) -> Tensor:
+    """The variances of the data less the floor, and at least it."""
+    return (x.var(0, correction=0) - floor).clamp_min(floor)
+
+
+def _shaped(vectors: Any, data_shape: Shape) -> Any:
+    return vectors if len(data_shape) == 1 else distributions.Reshaped(vectors, data_shape)

@@ -1,20 +1,26 @@
-"""Products that know half of their result: triangular and symmetric matrices, in blocks.
+"""Products that know half of their result: triangular and symmetric matrices, in blocks; and a choice among equals.
 
 Data come dimension first, (D, n), so that every reduction over D runs along contiguous memory, also for small D.
 """
-
-from __future__ import annotations
 
 import torch
 from torch import Tensor
 
 BLOCK = 196  # rows of a block: few enough to skip nearly half of the products, enough to keep them efficient
+EQUAL = 16  # times the relative precision: scores that are no further apart than this are equal
 CHUNK_FLOATS = {"cpu": 2**19, "cuda": 2**26}  # numbers held for a chunk of data: on a CPU they stay in its cache
 
 
 def chunk_rows(floats_per_datum: int, smallest: int, device: torch.device) -> int:
     """Data in a chunk whose intermediate values are small, but not so few that adding up its sums costs more."""
     return max(smallest, CHUNK_FLOATS.get(device.type, CHUNK_FLOATS["cuda"]) // floats_per_datum, 1)
+
+
+def first_largest(scores: Tensor, dim: int) -> Tensor:
+    """Index of the first of the largest scores along a dimension; those that differ by rounding alone are equal."""
+    largest = scores.amax(dim, keepdim=True)
+    rounding = EQUAL * torch.finfo(scores.dtype).eps * largest.abs()
+    return (scores >= largest - rounding).byte().argmax(dim)
 
 
 def lower_triangular_product(lower: Tensor, x: Tensor) -> Tensor:

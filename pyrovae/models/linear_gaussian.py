@@ -4,10 +4,7 @@ Probabilistic PCA has Ψ = σ²I, factor analysis any diagonal; all that they sh
 P = I + WᵀΨ⁻¹W, the Woodbury identities need only its L×L Cholesky factor.
 """
 
-from __future__ import annotations
-
-import math
-from typing import Any, Self, cast
+from typing import ClassVar, Self
 
 import pyro
 import pyro.distributions as dist
@@ -16,15 +13,23 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from pyrovae.data import Observations
-from pyrovae.models.base import AmortizedGuide, Missing, Program, check_floor, check_missing, flat_dims
+from pyrovae.models.base import Missing, Program, check_floor, check_missing, flat_dims
 from pyrovae.models.floors import share_at_floor, shrunk
+from pyrovae.models.guides import AmortizedGuide, exact_guide
+from pyrovae.models.linear_posterior import LinearPosterior
 from pyrovae.models.missing import column_means, fill_columns
 from pyrovae.models.networks import LinearGaussianEncoder
-from pyrovae.models.tractable import TractableModel, derived, exact_guide
+from pyrovae.models.tractable import TractableModel, derived
 
 
 class LinearGaussianModel(Program):
     """z ~ Normal(0, I);  x ~ Normal(Wz + μ, Ψ), with Ψ = s² + ε, s one number or one a dimension."""
+
+    weight: Tensor
+    mean: Tensor
+    noise_factor: Tensor
+    prior_loc: Tensor
+    prior_scale: Tensor
 
     def __init__(
         self, latent_dim: int, num_dims: int, noise_shape: tuple[int, ...], floor: float, dtype: torch.dtype
@@ -57,19 +62,22 @@ class LinearGaussianModel(Program):
 class LinearGaussian(TractableModel):
     """Exact likelihood, posterior and EM of z ~ Normal(0, I), x ~ Normal(Wz + μ, Ψ).
 
-    A subclass says whether Ψ is one number or one a dimension, ``noise_shape``, and what the data make of it.
+    A subclass says whether Ψ is one number or one a dimension, and what the data make of it.
     """
+
+    model: LinearGaussianModel
+    guide: AmortizedGuide
+    noise_is_shared: ClassVar[bool]
 
     def __init__(
         self,
         latent_dim: int,
         data_shape: int | tuple[int, ...],
-        floor: float,
+        floor: float = 1e-6,
         *,
-        noise_is_shared: bool,
-        missing: Missing,
-        encoder: nn.Module | None,
-        dtype: torch.dtype,
+        missing: Missing = "error",
+        encoder: nn.Module | None = None,
+        dtype: torch.dtype = torch.float64,
     ) -> None:
         super().__init__()
         self.num_dims = flat_dims(data_shape)
@@ -78,47 +86,38 @@ class LinearGaussian(TractableModel):
                 f"`latent_dim` must be a whole number from 0 to D - 1 = {self.num_dims - 1}, got {latent_dim!r}; "
                 "with D latents no noise is left to model (use a one-component GaussianMixture)."
             )
-        self.data_shape, self.latent_dim, self.floor = (self.num_dims,), latent_dim, check_floor(floor)
+        self.data_shape, self.latent_dim = (self.num_dims,), latent_dim
+        self.floor = self.covariance_floor = check_floor(floor)
         self.missing = check_missing(missing)
         self.floats_per_datum = 3 * self.num_dims + (4 * (latent_dim + 1) ** 2 if missing == "nan" else 2 * latent_dim)
-        self.model = LinearGaussianModel(
-            latent_dim, self.num_dims, () if noise_is_shared else (self.num_dims,), self.floor, dtype
-        )
+        noise_shape = () if self.noise_is_shared else (self.num_dims,)
+        self.model = LinearGaussianModel(latent_dim, self.num_dims, noise_shape, self.floor, dtype)
         self.guide = exact_guide(self) if encoder is None else AmortizedGuide(encoder)
         if encoder is None:
-            self.config = {
-                "latent_dim": latent_dim,
-                "data_shape": list(self.data_shape),
-                "floor": self.floor,
-                "missing": missing,
-            }
+            self.config = self._plain("latent_dim", "data_shape", "floor", "missing")
 
     # ------------------------------------------------------------------------------------------------- parameters
 
     @property
     def weight(self) -> Tensor:
         """W, shape (D, L)."""
-        return cast(Tensor, self.model.weight)
+        return self.model.weight
 
     @property
     def mean(self) -> Tensor:
         """μ, shape (D,)."""
-        return cast(Tensor, self.model.mean)
+        return self.model.mean
 
     @property
     def noise_variance(self) -> Tensor:
         """Ψ: σ², a scalar, or one variance a dimension, (D,)."""
-        return cast(Tensor, self.model.noise_variance())
+        return self.model.noise_variance()
 
     @property
     def num_free_parameters(self) -> int:
         """D L − L(L−1)/2 for W up to rotation, D for μ, and those of Ψ."""
         rotations = self.latent_dim * (self.latent_dim - 1) // 2
         return self.num_dims * self.latent_dim - rotations + self.num_dims + self.model.noise_factor.numel()
-
-    @property
-    def covariance_floor(self) -> float:
-        return self.floor
 
     @torch.no_grad()
     def share_at_floor(self, data: Observations | Tensor) -> Tensor:
@@ -132,17 +131,12 @@ class LinearGaussian(TractableModel):
             variances = pad(factors, (0, self.num_dims - self.latent_dim)) + variances
         return share_at_floor(variances, self.floor).expand(len(self.as_input(data)))
 
-    @torch.no_grad()
-    def with_floor(self, floor: float) -> Self:
-        """See :meth:`LatentVariableModel.with_floor`; of a noise with a variance for each dimension, W stays."""
-        lifted = self.copy()
-        lifted.floor = lifted.model.floor = check_floor(floor)
-        higher = self.noise_variance.clamp_min(lifted.floor)
+    def _lift(self, lower: Self) -> None:
+        """Of a noise with a variance for each dimension, W stays."""
+        higher = lower.noise_variance.clamp_min(self.floor)
         if higher.ndim == 0:
-            lifted.model.weight.copy_(shrunk(self.weight, self.noise_variance, higher))
-        lifted.model.noise_factor.copy_((higher - lifted.floor).sqrt())
-        lifted.config = None if self.config is None else {**self.config, "floor": lifted.floor}
-        return lifted
+            self.model.weight.copy_(shrunk(lower.weight, lower.noise_variance, higher))
+        self.model.noise_factor.copy_((higher - self.floor).sqrt())
 
     def as_distribution(self) -> dist.TorchDistribution:
         """p(x) = Normal(μ, WWᵀ + Ψ) as a distribution of Pyro, event shape (D,): the prior of another program, say.
@@ -168,19 +162,19 @@ class LinearGaussian(TractableModel):
     def _posterior(self, x: Tensor) -> dist.TorchDistribution:
         inferred = self._infer(x)
         if self.latent_dim == 0:  # torch knows no multivariate normal of no dimension
-            return dist.Normal(inferred.latent_mean, inferred.latent_mean.exp()).to_event(1)
+            return dist.Normal(inferred.mean, inferred.mean.exp()).to_event(1)
         scale_tril = torch.linalg.cholesky(inferred.covariance())
-        return dist.MultivariateNormal(inferred.latent_mean, scale_tril=scale_tril, validate_args=False)
+        return dist.MultivariateNormal(inferred.mean, scale_tril=scale_tril, validate_args=False)
 
     def posterior_kl(self, x: Observations | Tensor) -> Tensor:
         """Exact KL(p(z|x) ‖ p(z)) = ½(tr S + |m|² − L − log|S|), S the posterior covariance; (N,), nats."""
         inferred = self._infer(self.as_input(x))
         trace = inferred.covariance().diagonal(dim1=-2, dim2=-1).sum(-1)
-        return 0.5 * (trace + inferred.latent_mean.square().sum(1) - self.latent_dim + inferred.log_det)
+        return 0.5 * (trace + inferred.mean.square().sum(1) - self.latent_dim + inferred.log_det)
 
     def transform(self, x: Observations | Tensor) -> Tensor:
         """E[z|x], shape (N, L)."""
-        return self._infer(self.as_input(x)).latent_mean
+        return self._infer(self.as_input(x)).mean
 
     def inverse_transform(self, z: Tensor) -> Tensor:
         """E[x|z] = Wz + μ, shape (N, D)."""
@@ -195,21 +189,14 @@ class LinearGaussian(TractableModel):
     def _moments_given_observed(self, x: Tensor) -> tuple[Tensor, Tensor]:
         inferred = self._infer(x)
         latent_variance = torch.einsum("dl,...lm,dm->...d", self.weight, inferred.covariance(), self.weight)
-        return self.inverse_transform(inferred.latent_mean), (latent_variance + self.noise_variance).expand_as(x)
+        return self.inverse_transform(inferred.mean), (latent_variance + self.noise_variance).expand_as(x)
 
-    def _infer(self, x: Tensor) -> _Inferred:
-        """The posterior of every datum, and its log-density; in a missing entry, a deviation and a precision are 0."""
-        deviations = x - self.mean
-        variance = self.noise_variance.expand(self.num_dims)
-        if not self._incomplete(x):
-            return _Inferred(self, deviations, variance, None, self._precision_tril())
-        observed = ~x.isnan()
-        patterns, pattern = observed.unique(dim=0, return_inverse=True)
-        outer = (self.weight[:, :, None] * self.weight[:, None] / variance[:, None, None]).flatten(1)
-        information = (patterns.to(x) @ outer).unflatten(1, (self.latent_dim, self.latent_dim))
-        identity = torch.eye(self.latent_dim, dtype=x.dtype, device=x.device)
-        precision_tril = torch.linalg.cholesky(identity + information)[pattern]
-        return _Inferred(self, torch.where(observed, deviations, 0.0), variance, observed.to(x), precision_tril)
+    def _infer(self, x: Tensor) -> LinearPosterior:
+        """The posterior of every datum, and its log-density."""
+        parameters = (x - self.mean, self.weight, self.noise_variance.expand(self.num_dims))
+        if self._incomplete(x):
+            return LinearPosterior.given_observed(*parameters)
+        return LinearPosterior(*parameters, self._precision_tril())
 
     @derived
     def _precision_tril(self) -> Tensor:
@@ -250,7 +237,7 @@ class LinearGaussian(TractableModel):
         """
         inferred = self._infer(x)
         deviations, log_prob = inferred.deviations, inferred.log_prob.double()
-        extended = pad(inferred.latent_mean, (0, 1), value=1.0)
+        extended = pad(inferred.mean, (0, 1), value=1.0)
         counted = extended if weight is None else extended * weight[:, None]
         seen = inferred.observed
         if seen is None:
@@ -296,45 +283,3 @@ class LinearGaussian(TractableModel):
         factor = self.model.noise_factor
         value = variance if factor.ndim else variance.mean()
         factor.copy_((value - self.floor).clamp_min(0).sqrt())
-
-
-class _Inferred:
-    """The posterior Normal(m, P⁻¹) of data, given their deviations from μ and the Cholesky factor of P.
-
-    Attributes:
-        deviations: x − μ, zero where not observed, (n, D).
-        observed: 1 where an entry is observed, (n, D); None where all are.
-        latent_mean: m, (n, L).
-        log_det: log|P|, a scalar or (n,).
-    """
-
-    def __init__(
-        self, model: Any, deviations: Tensor, variance: Tensor, observed: Tensor | None, precision_tril: Tensor
-    ) -> None:
-        self.deviations, self.observed = deviations, observed
-        self.weight, self.variance, self.precision_tril = model.weight, variance, precision_tril
-        projected = (deviations / variance) @ self.weight
-        if observed is None:
-            self.latent_mean = torch.cholesky_solve(projected.T, precision_tril).T
-        else:
-            self.latent_mean = torch.cholesky_solve(projected[..., None], precision_tril).squeeze(-1)
-        self.log_det = 2 * precision_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-
-    def covariance(self) -> Tensor:
-        """P⁻¹, (L, L) or (n, L, L)."""
-        return torch.cholesky_inverse(self.precision_tril)
-
-    @property
-    def log_prob(self) -> Tensor:
-        """log-density of what is observed, (n,).
-
-        (x−μ)ᵀ(WWᵀ + Ψ)⁻¹(x−μ) = |Ψ^-½(x−μ−Wm)|² + |m|², a sum of squares: nothing cancels.
-        """
-        residual = self.deviations - self.latent_mean @ self.weight.T
-        constants = self.variance.log() + math.log(2 * math.pi)
-        if self.observed is None:
-            normaliser = constants.sum()
-        else:
-            residual, normaliser = residual * self.observed, self.observed @ constants
-        mahalanobis = residual.square() @ (1 / self.variance) + self.latent_mean.square().sum(1)
-        return -0.5 * (mahalanobis + self.log_det + normaliser)

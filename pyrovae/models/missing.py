@@ -3,8 +3,6 @@
 A NaN is an entry that was not observed.  Data with the same pattern of observed entries share every factorisation.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 
@@ -40,7 +38,7 @@ class ConditionalGaussians:
     pattern: Tensor
 
     @classmethod
-    def of_variances(cls, x: Tensor, means: Tensor, variances: Tensor) -> ConditionalGaussians:
+    def of_variances(cls, x: Tensor, means: Tensor, variances: Tensor) -> "ConditionalGaussians":
         """Independent entries: means and variances (K, D), data (n, D)."""
         observed = ~x.isnan()
         deviations = torch.where(observed, x - means[:, None], 0.0)
@@ -50,7 +48,7 @@ class ConditionalGaussians:
         return cls(log_density, means[:, None] + deviations, variances[:, None] * ~patterns, pattern)
 
     @classmethod
-    def of_matrices(cls, x: Tensor, means: Tensor, covariances: Tensor) -> ConditionalGaussians:
+    def of_matrices(cls, x: Tensor, means: Tensor, covariances: Tensor) -> "ConditionalGaussians":
         """Full covariances (K, D, D) in float64, or one for all (1, D, D); means (K, D), data (n, D)."""
         observed = ~x.isnan()
         patterns, pattern = observed.unique(dim=0, return_inverse=True)

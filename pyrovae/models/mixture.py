@@ -1,7 +1,5 @@
 """What every mixture is: p(x) = Σ_k π_k p(x|k), with responsibilities p(k|x) by Bayes' rule."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 
 import pyro.distributions as dist
@@ -9,39 +7,30 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import Observations
-from pyrovae.models.base import Program, flat_dims
+from pyrovae.models.base import check_whole, flat_dims
 from pyrovae.models.floors import share_at_floor
-from pyrovae.models.linear_algebra import chunk_rows
+from pyrovae.models.linear_algebra import first_largest
+from pyrovae.models.starts import start_clusters
 from pyrovae.models.tractable import TractableModel
-
-SUPPORTED_BY_FLOOR = 0.1  # data flatter than this share of the floor are supported by it, rather than near it
-START_STEPS = 10  # of Lloyd's algorithm, after the centres are drawn
-
-
-class MarginalGuide(Program):
-    """The empty guide: z is enumerated in the model, so the ELBO of ``TraceEnum_ELBO`` is log p(x) itself."""
-
-    def forward(self, x: Tensor | None = None, *, num_data: int = 1) -> None:
-        return None
 
 
 class Mixture(TractableModel):
     """A mixture of K components of one kind; ``model`` holds the parameter ``logits`` of the weights.
 
-    A subclass gives ``_log_joint``, ``_component_statistics`` and ``maximize``.
+    A subclass gives ``_log_joint`` and ``_component_statistics`` for the E step, and ``maximize``; its program has
+    ``component(k)``, the distribution p(x|z = k).
+
+    Args:
+        num_components: K.
+        data_shape: ``(D,)`` or D.
+
+    Raises:
+        ValueError: If an argument is out of range.
     """
 
-    num_components: int
-    num_dims: int
-
-    def _describe(self, num_components: int, data_shape: int | tuple[int, ...]) -> None:
-        """Check and keep K and D.
-
-        Raises:
-            ValueError: If an argument is out of range.
-        """
-        if not (isinstance(num_components, int) and num_components >= 1):
-            raise ValueError(f"`num_components` must be a whole number of at least 1, got {num_components!r}.")
+    def __init__(self, num_components: int, data_shape: int | tuple[int, ...]) -> None:
+        super().__init__()
+        check_whole("num_components", num_components)
         self.num_components, self.num_dims = num_components, flat_dims(data_shape)
         self.data_shape = (self.num_dims,)
         self.floats_per_datum = num_components + 3 * self.num_dims
@@ -69,6 +58,20 @@ class Mixture(TractableModel):
         """π, shape (K,)."""
         return self.model.logits.softmax(0)
 
+    def as_distribution(self) -> dist.MixtureSameFamily:
+        """p(x) as a distribution of Pyro, event shape (D,): the prior of another program, say.
+
+        Its parameters are this model's own: gradients flow into them, and a later change of them does not show.
+
+        Example:
+            >>> from pyrovae import GaussianMixture
+            >>> gmm = GaussianMixture(num_components=3, data_shape=(2,))
+            >>> gmm.as_distribution().log_prob(torch.zeros(4, 2, dtype=torch.float64)).shape
+            torch.Size([4])
+        """
+        component = self.model.component(slice(None))
+        return dist.MixtureSameFamily(dist.Categorical(logits=self.model.logits), component)
+
     # ------------------------------------------------------------------------------------------------- densities
 
     def log_prob(self, x: Observations | Tensor) -> Tensor:
@@ -92,8 +95,8 @@ class Mixture(TractableModel):
 
     @torch.no_grad()
     def predict(self, x: Observations | Tensor) -> Tensor:
-        """The most probable component of each datum, shape (N,)."""
-        return self._log_joints(x).argmax(1)
+        """The most probable component of each datum, shape (N,); of equally probable ones, to rounding, the first."""
+        return first_largest(self._log_joints(x), 1)
 
     def _log_joints(self, data: Observations | Tensor) -> Tensor:
         """log π_k + log p(x|k) of all data, shape (N, K), in chunks."""
@@ -123,65 +126,19 @@ class Mixture(TractableModel):
             **self._component_statistics(x, responsibilities),
         }
 
+    def _start_at_clusters(self, x: Tensor, weight: Tensor, start: str | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Set π to the share of each cluster; their centres (K, D), each datum's cluster (N,) and their mass (K,)."""
+        centres, nearest = start_clusters(x, weight, self.num_components, start)
+        mass = torch.zeros_like(centres[:, 0]).index_add_(0, nearest, weight)
+        self._set_weights(mass.clamp_min(1).double())
+        return centres, nearest, mass
+
     def _set_weights(self, mass: Tensor) -> None:
         positive = mass.clamp_min(torch.finfo(torch.float64).tiny)
         self.model.logits.copy_(positive.log() - positive.sum().log())
 
     def degeneracies(self, statistics: dict[str, Tensor]) -> list[str]:
-        """Components with less than two data's worth of mass."""
+        """Components with less than two data's worth of mass, by more than rounding."""
         mass = statistics["mass"]
-        return [f"component {k} has the mass of {mass[k]:.2g} data" for k in (mass < 2).nonzero().flatten().tolist()]
-
-
-def start_clusters(x: Tensor, weight: Tensor | None, num_centres: int, start: str | Tensor) -> tuple[Tensor, Tensor]:
-    """Centres (K, D) after a few steps of Lloyd's algorithm, and the nearest of them for each datum (N,).
-
-    Args:
-        x: Data (N, D), nothing missing.
-        weight: What each datum counts for, (N,), or None.
-        num_centres: K.
-        start: ``"k-means++"``, ``"random"`` (data drawn uniformly), or the centres themselves, which then stay.
-
-    Raises:
-        ValueError: If there are fewer data than centres.
-
-    Reference:
-        Arthur and Vassilvitskii (2007), k-means++: the advantages of careful seeding.
-    """
-    weight = torch.ones_like(x[:, 0]) if weight is None else weight
-    if (weight > 0).sum() < num_centres:
-        raise ValueError(
-            f"`num_components` must be at most the number of data, {int((weight > 0).sum())}, got {num_centres}; "
-            "ask for fewer, or give more data of positive weight (or a larger `memory_budget`)."
-        )
-    if isinstance(start, Tensor):
-        centres = start.to(x)
-        return centres, _nearest(x, centres)
-    centres = x[_draw(weight, num_centres if start == "random" else 1)]
-    squared = (x - centres[0]).square().sum(1)
-    for _ in range(num_centres - len(centres)):
-        probabilities = squared * weight
-        chosen = x[_draw(probabilities if probabilities.sum() > 0 else weight, 1)]
-        squared = torch.minimum(squared, (x - chosen).square().sum(1))
-        centres = torch.cat([centres, chosen])
-    for _ in range(START_STEPS):
-        nearest = _nearest(x, centres)
-        mass = torch.zeros_like(centres[:, :1]).index_add_(0, nearest, weight[:, None])
-        sums = torch.zeros_like(centres).index_add_(0, nearest, x * weight[:, None])
-        centres = torch.where(mass > 0, sums / mass.clamp_min(torch.finfo(x.dtype).tiny), centres)
-    return centres, _nearest(x, centres)
-
-
-def _draw(probabilities: Tensor, number: int) -> Tensor:
-    """Indices drawn by their probabilities, of 2²⁴ or more (where torch.multinomial ends) with replacement."""
-    if len(probabilities) < 2**24:
-        return torch.multinomial(probabilities, number)
-    uniform = torch.rand(number, dtype=torch.float64, device=probabilities.device)
-    cumulative = probabilities.double().cumsum(0)
-    return torch.searchsorted(cumulative, uniform * cumulative[-1]).clamp_max(len(probabilities) - 1)
-
-
-def _nearest(x: Tensor, centres: Tensor) -> Tensor:
-    """Index of the nearest centre, shape (N,)."""
-    rows = chunk_rows(len(centres) + x.shape[1], 1, x.device)
-    return torch.cat([torch.cdist(chunk, centres).argmin(1) for chunk in x.split(rows)])
+        small = (mass < 2 - 1e-6).nonzero().flatten().tolist()
+        return [f"component {k} has the mass of {mass[k]:.2g} data" for k in small]

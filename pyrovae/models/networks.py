@@ -1,11 +1,9 @@
 """Networks whose forward returns a distribution: encoder(x) over z, decoder(z) over x."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, cast
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -14,7 +12,8 @@ from torch.distributions import Independent
 from torch.distributions.kl import register_kl
 from torch.nn import functional as F
 
-Covariance = Literal["diag", "full"]
+from pyrovae.models.architecture import Architecture
+from pyrovae.models.likelihoods import Likelihood
 
 
 def mlp(widths: Sequence[int], activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Sequential:
@@ -45,16 +44,16 @@ class GaussianPosterior(nn.Module):
 
     Args:
         num_features: Number of features.
-        latent_dim: L.
-        covariance: ``"diag"``, or ``"full"``, a lower-triangular factor from the encoder.
+        architecture: Its ``latent_dim`` and ``posterior``.
     """
 
-    def __init__(self, num_features: int, latent_dim: int, covariance: Covariance = "diag") -> None:
+    def __init__(self, num_features: int, architecture: Architecture) -> None:
         super().__init__()
+        latent_dim, self.num_classes = architecture.latent_dim, architecture.num_classes
         self.loc = nn.Linear(num_features, latent_dim)
         self.raw_scale = nn.Linear(num_features, latent_dim)
         self.below_diagonal: nn.Linear | None = None
-        if covariance == "full" and latent_dim > 1:
+        if architecture.posterior == "full" and latent_dim > 1:
             self.below_diagonal = nn.Linear(num_features, latent_dim * (latent_dim - 1) // 2)
 
     def q(self, h: Tensor) -> dist.Distribution:
@@ -88,27 +87,18 @@ class GaussianEncoder(GaussianPosterior):
     """q(z|x) = Normal(μ(x), Σ(x)) by a multilayer perceptron; with classes, q(z|x, y).
 
     Args:
-        data_shape: Shape of one datum.
-        latent_dim: L.
-        hidden: Widths of the hidden layers.
-        activation: Makes the activation after each hidden layer.
-        covariance: ``"diag"`` or ``"full"``.
-        num_classes: Number of classes, whose one-hot code is appended to x; None without labels.
+        architecture: Widths, activation, shapes and covariance.
+
+    Example:
+        >>> GaussianEncoder(Architecture(latent_dim=2, data_shape=(6,), hidden=(8,)))(torch.zeros(5, 6)).event_shape
+        torch.Size([2])
     """
 
-    def __init__(
-        self,
-        data_shape: tuple[int, ...],
-        latent_dim: int,
-        hidden: Sequence[int] = (256, 256),
-        activation: Callable[[], nn.Module] = nn.ReLU,
-        covariance: Covariance = "diag",
-        num_classes: int | None = None,
-    ) -> None:
-        widths = (math.prod(data_shape) + (num_classes or 0), *hidden)
-        super().__init__(widths[-1], latent_dim, covariance)
-        self.num_event_dims, self.num_classes = len(data_shape), num_classes
-        self.body = mlp(widths, activation)
+    def __init__(self, architecture: Architecture) -> None:
+        widths = (math.prod(architecture.data_shape) + architecture.num_labels, *architecture.widths)
+        super().__init__(widths[-1], architecture)
+        self.num_event_dims = len(architecture.data_shape)
+        self.body = mlp(widths, architecture.activate)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> dist.Distribution:
         """x of shape (..., *data_shape) → distribution of batch shape (...), event shape (L,)."""
@@ -180,33 +170,26 @@ class MLPDecoder(nn.Module):
     """p(x|z): a multilayer perceptron under the head of a likelihood; with classes, p(x|z, y).
 
     Args:
-        latent_dim: L.
-        head: Maps features (..., hidden[-1]) to a distribution over x; see :mod:`pyrovae.models.likelihoods`.
-        hidden: Widths of the hidden layers; the encoder's in reverse order.
-        activation: Makes the activation after each hidden layer.
-        num_classes: Number of classes, whose one-hot code is appended to z; None without labels.
+        architecture: Widths (the encoder's in reverse order), activation and shapes.
+        likelihood: p(x|z).
     """
 
-    def __init__(
-        self,
-        latent_dim: int,
-        head: nn.Module,
-        hidden: Sequence[int] = (256, 256),
-        activation: Callable[[], nn.Module] = nn.ReLU,
-        num_classes: int | None = None,
-    ) -> None:
+    def __init__(self, architecture: Architecture, likelihood: Likelihood) -> None:
         super().__init__()
-        self.num_classes = num_classes
-        self.body = mlp((latent_dim + (num_classes or 0), *hidden), activation)
+        self.num_classes = architecture.num_classes
+        widths = (architecture.latent_dim + architecture.num_labels, *architecture.widths[::-1])
+        head = likelihood.head(widths[-1], architecture.data_shape)
+        self.body = mlp(widths, architecture.activate)
         self.head = head
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> dist.Distribution:
         """z of shape (..., L) → distribution of batch shape (...), event shape data_shape."""
-        return cast(dist.Distribution, self.head(self.body(with_labels(z, y, self.num_classes))))
+        return self.head(self.body(with_labels(z, y, self.num_classes)))
 
 
 def redraw_parameters(module: nn.Module) -> None:
     """Draw the weights of every layer afresh, as its constructor did, from torch's random state."""
+    layer: Any
     for layer in module.modules():
         if hasattr(layer, "reset_parameters"):
-            cast(Any, layer).reset_parameters()
+            layer.reset_parameters()

@@ -1,14 +1,15 @@
 """Probabilistic principal component analysis: z ~ Normal(0, I), x ~ Normal(Wz + μ, σ²I), with σ² ≥ ε."""
 
-from __future__ import annotations
-
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize, pad
 
 from pyrovae.models.base import Missing
-from pyrovae.models.linear_algebra import chunk_rows, symmetric_product
+from pyrovae.models.floors import ON_FLOOR, degenerate
+from pyrovae.models.linear_algebra import chunk_rows, first_largest, symmetric_product
 from pyrovae.models.linear_gaussian import LinearGaussian
 
 MOST_LOST = 100.0  # squared mean over variance up to which moments about zero lose two digits of sixteen, at most
@@ -41,6 +42,8 @@ class PPCA(LinearGaussian):
         Tipping and Bishop (1999), Probabilistic principal component analysis.
     """
 
+    noise_is_shared = True
+
     def __init__(
         self,
         latent_dim: int,
@@ -52,9 +55,7 @@ class PPCA(LinearGaussian):
         encoder: nn.Module | None = None,
         dtype: torch.dtype = torch.float64,
     ) -> None:
-        super().__init__(
-            latent_dim, data_shape, floor, noise_is_shared=True, missing=missing, encoder=encoder, dtype=dtype
-        )
+        super().__init__(latent_dim, data_shape, floor, missing=missing, encoder=encoder, dtype=dtype)
         if noise_variance is not None and not (self.floor <= noise_variance < math.inf):
             raise ValueError(f"`noise_variance` must be at least the floor, {self.floor:g}, got {noise_variance}.")
         self.noise_is_given = noise_variance is not None
@@ -73,8 +74,8 @@ class PPCA(LinearGaussian):
     @torch.no_grad()
     def degeneracies(self, statistics: dict[str, Tensor]) -> list[str]:
         """A learned σ² at the floor, though the data vary by more."""
-        noise, whole = self.noise_variance, self.noise_variance + self.weight.square().sum(1).mean()
-        at_floor = noise <= self.floor * (1 + 1e-3) and whole > 10 * self.floor and not self.noise_is_given
+        whole = self.noise_variance + self.weight.square().sum(1).mean()
+        at_floor = degenerate(self.noise_variance, ON_FLOOR, whole, self.floor) and not self.noise_is_given
         return [f"the noise is at the floor, {self.floor:g}"] if at_floor else []
 
     def _set_noise_from(self, residuals: Tensor, observed: Tensor) -> None:
@@ -129,7 +130,10 @@ class PPCA(LinearGaussian):
         log_det = leading.log().sum(1) + (self.num_dims - self.latent_dim) * scaled[:, 0].log()
         fit = (values[: self.latent_dim] / leading).sum(1) + rest / scaled[:, 0]
         objective = -0.5 * beta * (log_det + fit) + 0.5 * (beta - 1) * self.num_dims * scaled[:, 0].log()
-        return candidates[objective.argmax()]
+        return candidates[first_largest(objective, 0)]  # of equals, that of the fewest latents
+
+
+Piece = tuple[Tensor, Tensor | None]  # a chunk of data, and their weights
 
 
 def _spectrum(x: Tensor, weight: Tensor | None, number: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -139,33 +143,43 @@ def _spectrum(x: Tensor, weight: Tensor | None, number: int) -> tuple[Tensor, Te
     """
     num_dims = x.shape[1]
     count = len(x) if weight is None else weight.double().sum()
-    chunks = x.split(chunk_rows(num_dims, 8 * num_dims, x.device))
-    weights = [None] * len(chunks) if weight is None else weight.split(len(chunks[0]))
-    mean = torch.stack([_column_sums(*pair) for pair in zip(chunks, weights, strict=True)]).sum(0) / count
+    mean = torch.stack([_column_sums(*piece) for piece in _pieces(x, weight)]).sum(0) / count
     if mean.isnan().any():
         raise ValueError("`data` must have nothing missing for a closed form, got NaN; use fit.em.")
     if len(x) < num_dims:
         deviations = x.double() - mean
         deviations = deviations if weight is None else deviations * weight.sqrt()[:, None]
         values, vectors = torch.linalg.eigh(deviations @ deviations.T / count)
-        directions = torch.nn.functional.normalize(deviations.T @ vectors.flip(1)[:, :number], dim=0)
+        directions = normalize(deviations.T @ vectors.flip(1)[:, :number], dim=0)
     else:
-        pieces = list(zip(chunks, weights, strict=True))
-        if x.dtype == torch.float64:  # moments about zero save a pass, and lose digits where the mean is large
-            covariance = _second_moments([(x, None)] if weight is None else pieces, None) / count - mean.outer(mean)
-        if x.dtype != torch.float64 or not mean.square().sum() < MOST_LOST * covariance.trace():
-            covariance = _second_moments(pieces, mean.to(x.dtype)) / count
-        values, vectors = torch.linalg.eigh(covariance)
+        values, vectors = torch.linalg.eigh(_covariance(x, weight, mean, count))
         directions = vectors.flip(1)[:, :number]
-    values = torch.nn.functional.pad(values.flip(0).clamp_min(0), (0, max(0, num_dims - len(values))))[:num_dims]
-    return mean, values, torch.nn.functional.pad(directions, (0, number - directions.shape[1]))
+    values = pad(values.flip(0).clamp_min(0), (0, max(0, num_dims - len(values))))[:num_dims]
+    return mean, values, pad(directions, (0, number - directions.shape[1]))
 
 
 def _column_sums(chunk: Tensor, weight: Tensor | None) -> Tensor:
     return chunk.sum(0).double() if weight is None else weight.double() @ chunk.double()
 
 
-def _second_moments(pieces: list[tuple[Tensor, Tensor | None]], shift: Tensor | None) -> Tensor:
+def _covariance(x: Tensor, weight: Tensor | None, mean: Tensor, count: Tensor | int) -> Tensor:
+    """The covariance (D, D): in float64 by moments about zero, which save a pass, unless the mean is large."""
+    if x.dtype == torch.float64:
+        pieces = [(x, None)] if weight is None else _pieces(x, weight)
+        covariance = _second_moments(pieces, None) / count - mean.outer(mean)
+        if mean.square().sum() < MOST_LOST * covariance.trace():
+            return covariance
+    return _second_moments(_pieces(x, weight), mean.to(x.dtype)) / count
+
+
+def _pieces(x: Tensor, weight: Tensor | None) -> Sequence[Piece]:
+    """The data in chunks, with their weights."""
+    chunks = x.split(chunk_rows(x.shape[1], 8 * x.shape[1], x.device))
+    weights = [None] * len(chunks) if weight is None else weight.split(len(chunks[0]))
+    return list(zip(chunks, weights, strict=True))
+
+
+def _second_moments(pieces: Sequence[Piece], shift: Tensor | None) -> Tensor:
     """Σ w (x − shift)(x − shift)ᵀ over chunks, (D, D), float64."""
     total = torch.zeros((), dtype=torch.float64)
     changed = shift is not None or pieces[0][1] is not None

@@ -1,9 +1,7 @@
 """The mixture of probabilistic principal component analysers: Gaussians with covariances W_k W_kᵀ + σ_k² I."""
 
-from __future__ import annotations
-
 import math
-from typing import Self, cast
+from typing import Any, Self
 
 import pyro
 import pyro.distributions as dist
@@ -11,14 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.models.base import Program, check_floor
-from pyrovae.models.floors import shrunk
-from pyrovae.models.mixture import SUPPORTED_BY_FLOOR, MarginalGuide, Mixture, start_clusters
+from pyrovae.models.floors import FAR_BELOW, degenerate, shrunk
+from pyrovae.models.guides import MarginalGuide
+from pyrovae.models.mixture import Mixture
 from pyrovae.models.ppca import PPCA
 from pyrovae.models.tractable import derived
 
 
 class PPCAMixtureModel(Program):
     """z ~ Categorical(π);  x ~ Normal(μ_z, W_z W_zᵀ + σ_z² I): the factors of each component are integrated out."""
+
+    logits: Tensor
+    means: Tensor
+    weight: Tensor
+    noise_factor: Tensor
 
     def __init__(self, num_components: int, latent_dim: int, num_dims: int, floor: float, dtype: torch.dtype) -> None:
         super().__init__()
@@ -32,12 +36,15 @@ class PPCAMixtureModel(Program):
         """σ², shape (K,)."""
         return self.noise_factor.square() + self.floor
 
-    def forward(self, x: Tensor | None = None, *, num_data: int = 1) -> Tensor:
+    def component(self, k: Any) -> dist.TorchDistribution:
+        """p(x|z = k), for a tensor or a slice of k."""
         variance = self.noise_variance()[:, None].expand_as(self.means)
+        return dist.LowRankMultivariateNormal(self.means[k], self.weight[k], variance[k])
+
+    def forward(self, x: Tensor | None = None, *, num_data: int = 1) -> Tensor:
         with pyro.plate("data", num_data if x is None else len(x), dim=-1):
             z = pyro.sample("z", dist.Categorical(logits=self.logits), infer={"enumerate": "parallel"})
-            component = dist.LowRankMultivariateNormal(self.means[z], self.weight[z], variance[z])
-            return pyro.sample("x", component, obs=x)
+            return pyro.sample("x", self.component(z), obs=x)
 
 
 class PPCAMixture(Mixture):
@@ -62,6 +69,8 @@ class PPCAMixture(Mixture):
         Tipping and Bishop (1999), Mixtures of probabilistic principal component analyzers.
     """
 
+    model: PPCAMixtureModel
+
     def __init__(
         self,
         num_components: int,
@@ -71,26 +80,21 @@ class PPCAMixture(Mixture):
         *,
         dtype: torch.dtype = torch.float64,
     ) -> None:
-        super().__init__()
-        self._describe(num_components, data_shape)
+        super().__init__(num_components, data_shape)
         if not (isinstance(latent_dim, int) and 1 <= latent_dim < self.num_dims):
             raise ValueError(
                 f"`latent_dim` must be a whole number from 1 to D - 1 = {self.num_dims - 1}, got {latent_dim!r}."
             )
         self.latent_dim, self.floor = latent_dim, check_floor(floor)
+        self.covariance_floor = self.floor
         self.model = PPCAMixtureModel(num_components, latent_dim, self.num_dims, self.floor, dtype)
         self.guide = MarginalGuide()
-        self.config = {
-            "num_components": num_components,
-            "latent_dim": latent_dim,
-            "data_shape": list(self.data_shape),
-            "floor": self.floor,
-        }
+        self.config = self._plain("num_components", "latent_dim", "data_shape", "floor")
 
     @property
     def means(self) -> Tensor:
         """μ, shape (K, D)."""
-        return cast(Tensor, self.model.means)
+        return self.model.means
 
     @property
     def num_free_parameters(self) -> int:
@@ -107,33 +111,16 @@ class PPCAMixture(Mixture):
         ppca.model.noise_factor.copy_(self.model.noise_factor[k])
         return ppca
 
-    def as_distribution(self) -> dist.MixtureSameFamily:
-        """p(x) as a distribution of Pyro, event shape (D,); its parameters are this model's own."""
-        variance = self.model.noise_variance()[:, None].expand_as(self.means)
-        component = dist.LowRankMultivariateNormal(self.means, self.model.weight, variance)
-        return dist.MixtureSameFamily(dist.Categorical(logits=self.model.logits), component)
-
-    # ------------------------------------------------------------------------------------------------- floor
-
-    @property
-    def covariance_floor(self) -> float:
-        return self.floor
-
     def _eigenvalues(self) -> Tensor:
         factors = torch.linalg.svdvals(self.model.weight).square()
         padded = nn.functional.pad(factors, (0, self.num_dims - self.latent_dim))
         return padded + self.model.noise_variance()[:, None]
 
-    @torch.no_grad()
-    def with_floor(self, floor: float) -> Self:
-        lifted = self.copy()
-        lifted.floor = lifted.model.floor = check_floor(floor)
-        noise = self.model.noise_variance()
-        higher = noise.clamp_min(lifted.floor)
-        lifted.model.weight.copy_(shrunk(self.model.weight, noise, higher))
-        lifted.model.noise_factor.copy_((higher - lifted.floor).sqrt())
-        lifted.config = None if self.config is None else {**self.config, "floor": lifted.floor}
-        return lifted
+    def _lift(self, lower: Self) -> None:
+        noise = lower.model.noise_variance()
+        higher = noise.clamp_min(self.floor)
+        self.model.weight.copy_(shrunk(lower.model.weight, noise, higher))
+        self.model.noise_factor.copy_((higher - self.floor).sqrt())
 
     # ------------------------------------------------------------------------------------------------- densities
 
@@ -170,11 +157,9 @@ class PPCAMixture(Mixture):
         Raises:
             ValueError: If there are fewer data than components.
         """
-        centres, nearest = start_clusters(x, weight, self.num_components, "k-means++")
         weight = torch.ones_like(x[:, 0]) if weight is None else weight
-        mass = torch.zeros_like(centres[:, 0]).index_add_(0, nearest, weight)
+        centres, nearest, _ = self._start_at_clusters(x, weight, "k-means++")
         variance = (weight @ (x - centres[nearest]).square()).mean() / weight.sum()
-        self._set_weights(mass.clamp_min(1).double())
         self.model.means.copy_(centres)
         self.model.weight.copy_(torch.randn_like(self.model.weight) * (variance / 2 / self.latent_dim).sqrt())
         self.model.noise_factor.copy_((variance / 2 - self.floor).clamp_min(0).sqrt().expand(self.num_components))
@@ -218,13 +203,12 @@ class PPCAMixture(Mixture):
 
     @torch.no_grad()
     def degeneracies(self, statistics: dict[str, Tensor]) -> list[str]:
-        """Components with next to no data, and noises that the floor holds up, though the mixture varies by more."""
+        """Components with next to no data, and noises at the floor, though the mixture varies by more."""
         spread = (self.means - self.weights @ self.means).square().mean(1)
         own = self.model.weight.square().sum(2).mean(1) + self.model.noise_variance()
-        varies = self.weights @ (own + spread) > 10 * self.floor
         share = self.latent_dim / self.num_dims  # of σ² = ε, which the factors' own uncertainty leaves in any case
-        flat = varies & (self._regression(statistics)[1] < (share + SUPPORTED_BY_FLOOR) * self.floor)
+        noise = self._regression(statistics)[1]
+        flat = degenerate(noise, share + FAR_BELOW, self.weights @ (own + spread), self.floor)
         return super().degeneracies(statistics) + [
-            f"the noise of component {k} is held up by the floor, {self.floor:g}"
-            for k in flat.nonzero().flatten().tolist()
+            f"the noise of component {k} is at the floor, {self.floor:g}" for k in flat.nonzero().flatten().tolist()
         ]

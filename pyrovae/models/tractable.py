@@ -1,20 +1,18 @@
-"""A model whose likelihood and posterior are known: what it gives, and the guide that its posterior makes."""
-
-from __future__ import annotations
+"""A model whose likelihood and posterior are known exactly, and which EM can fit: what it gives."""
 
 import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import pyro
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyrovae.data import Observations
-from pyrovae.models.base import AmortizedGuide, LatentVariableModel
+from pyrovae.models.base import LatentVariableModel, check_floor
 from pyrovae.models.linear_algebra import chunk_rows
 
 Result = TypeVar("Result")
@@ -24,7 +22,7 @@ def derived(method: Callable[[Any], Result]) -> Callable[[Any], Result]:
     """For a method that computes something from the parameters alone: once in a block of ``model.unchanged()``."""
 
     @functools.wraps(method)
-    def once(self: TractableModel) -> Result:
+    def once(self: "TractableModel") -> Result:
         if self._derived is None:
             return method(self)
         if method.__name__ not in self._derived:
@@ -42,7 +40,7 @@ class TractableModel(LatentVariableModel, ABC):
     """
 
     data_shape: tuple[int, ...]
-
+    floor: float
     floats_per_datum: int  # numbers that an E step holds for each datum
     smallest_chunk: int = 1  # data below which the sums of a chunk cost more to add up than to compute
     _derived: dict[str, Any] | None = None
@@ -122,6 +120,21 @@ class TractableModel(LatentVariableModel, ABC):
         """Where the likelihood comes from a floor or a handful of data, by the E step's sums; a line for each place."""
         return []
 
+    @torch.no_grad()
+    def with_floor(self, floor: float) -> Self:
+        if self.covariance_floor is None:
+            return super().with_floor(floor)
+        lifted = self.copy()
+        lifted.floor = lifted.covariance_floor = lifted.model.floor = check_floor(floor)
+        if self.config is not None:
+            lifted.config = {**self.config, "floor": lifted.floor}
+        lifted._lift(self)
+        return lifted
+
+    def _lift(self, lower: Self) -> None:
+        """Set the parameters to those of a model with a lower floor, the variances below this floor lifted to it."""
+        raise NotImplementedError
+
     @contextmanager
     def unchanged(self) -> Iterator[None]:
         """A block in which no parameter changes, so that what is derived from them alone is computed once."""
@@ -149,34 +162,3 @@ class TractableModel(LatentVariableModel, ABC):
     def aic(self, x: Observations | Tensor) -> float:
         """Akaike information criterion on ``x``, as in scikit-learn: lower is better."""
         return -2 * self.score_samples(x).double().sum().item() + 2 * self.num_free_parameters
-
-
-class ExactPosterior(nn.Module):
-    """The encoder that knows: x → the exact p(z|x) of a tractable model."""
-
-    def __init__(self, tractable: TractableModel) -> None:
-        super().__init__()
-        self._tractable = (tractable,)  # in a tuple: its parameters are θ, not this encoder's
-
-    def forward(self, x: Tensor) -> pyro.distributions.Distribution:
-        tractable: Any = self._tractable[0]
-        return getattr(tractable, "_posterior", tractable.posterior)(
-            x
-        )  # data of a program are not checked at each step
-
-
-def exact_guide(model: TractableModel) -> AmortizedGuide:
-    """The exact posterior of a tractable model as a Pyro guide: every importance weight then equals log p(x).
-
-    Args:
-        model: Any model with ``posterior``.
-
-    Returns:
-        A guide for stock Pyro, ``guide(x, *, num_data=1)``.
-
-    Raises:
-        TypeError: If the model's posterior is not known.
-    """
-    if not hasattr(model, "posterior"):
-        raise TypeError(f"`model` must have a closed-form posterior, got {type(model).__name__}; use its own guide.")
-    return AmortizedGuide(ExactPosterior(model))

@@ -3,34 +3,36 @@
 With classes it is the supervised, or conditional, one: p(x|y) = ∫ p(x|z, y) p(z) dz, and q(z|x, y).
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, Self, cast
 
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from pyrovae.data import Observations
-from pyrovae.data.observations import Support
 from pyrovae.engine.seeding import seeded
-from pyrovae.models.architecture import Architecture, Network, output_for_two
-from pyrovae.models.base import AmortizedGuide, LatentVariableModel, Program, check_floor, check_whole
+from pyrovae.models.architecture import DEFAULT_ACTIVATION, Architecture, Covariance, Network
+from pyrovae.models.base import LatentVariableModel, Program, check_floor, check_whole
+from pyrovae.models.convolutional import ConvDecoder, ConvEncoder
 from pyrovae.models.floors import RaisedFloor, noise_variances, share_at_floor
-from pyrovae.models.heads import SCALES, GaussianHead
-from pyrovae.models.likelihoods import FullGaussian, Gaussian, Likelihood, LowRankGaussian
-from pyrovae.models.networks import Covariance, redraw_parameters
+from pyrovae.models.guides import AmortizedGuide
+from pyrovae.models.likelihoods import Gaussian, Head, Likelihood
+from pyrovae.models.networks import GaussianEncoder, MLPDecoder, redraw_parameters
+from pyrovae.models.outputs import checked_output, support_of, values_of
 
 DECODED_FLOATS = 2**22  # numbers decoded at once where a sum over data is taken
-FLOORED = (Gaussian, LowRankGaussian, FullGaussian)
 
 
 class VAEModel(Program):
     """z ~ Normal(0, I);  x ~ decoder(z)."""
+
+    decoder: nn.Module
+    prior_loc: Tensor
+    prior_scale: Tensor
 
     def __init__(self, decoder: nn.Module, latent_dim: int) -> None:
         super().__init__()
@@ -86,7 +88,7 @@ class VAE(LatentVariableModel):
     Args:
         latent_dim: L.
         data_shape: Shape of one datum; may be left out when ``decoder`` is given.
-        likelihood: The head of the decoder built here: ``Gaussian(...)`` (the default), ``Bernoulli()``, or another of
+        likelihood: p(x|z) of the decoder built here: ``Gaussian(...)`` (the default), ``Bernoulli()``, or another of
             :mod:`pyrovae.models.likelihoods`.
         hidden: Widths of the encoder's hidden layers, channels of a convolutional one; the decoder has them in reverse.
             By default (256, 256), and for convolutions 32, 64, … until a side is shorter than 8.
@@ -96,7 +98,7 @@ class VAE(LatentVariableModel):
         num_classes: Number of classes K of labels 0, …, K − 1, or None for a model without labels.
         encoder: Your own module, x (N, *data_shape) → distribution over z with event shape (L,).
         decoder: Your own module, z (..., L) → distribution over x with event shape data_shape.  With classes, both take
-            labels y (N,) as a second argument.
+            labels y (N,) as a second argument.  Its covariance has no floor that this model knows.
 
     Raises:
         ValueError: If an argument is out of range, neither ``data_shape`` nor both modules are given, or the output of
@@ -117,13 +119,16 @@ class VAE(LatentVariableModel):
         representation using deep conditional generative models.
     """
 
+    model: VAEModel
+    guide: AmortizedGuide
+
     def __init__(
         self,
         latent_dim: int,
         data_shape: int | tuple[int, ...] | None = None,
         likelihood: Likelihood | None = None,
         hidden: Sequence[int] | None = None,
-        activation: str = "relu",
+        activation: str = DEFAULT_ACTIVATION,
         *,
         network: Network = "mlp",
         posterior: Covariance = "diag",
@@ -132,86 +137,64 @@ class VAE(LatentVariableModel):
         decoder: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        check_whole("latent_dim", latent_dim)
-        if num_classes is not None:
-            check_whole("num_classes", num_classes)
-        architecture = Architecture(hidden, activation, network, posterior)
-        if data_shape is None and (encoder is None or decoder is None):
-            raise ValueError("`data_shape` must be given unless both `encoder` and `decoder` are, got None.")
-        if decoder is not None and likelihood is not None:
-            raise ValueError("`likelihood` must be left out when `decoder` is given, whose output is the likelihood.")
-        if isinstance(data_shape, int):
-            data_shape = (data_shape,)
-        shape = cast(tuple[int, ...], None if data_shape is None else tuple(data_shape))
-        likelihood = likelihood or Gaussian()
+        shape = (data_shape,) if isinstance(data_shape, int) else tuple(data_shape or ())
+        architecture = Architecture(latent_dim, shape, hidden, activation, network, posterior, num_classes)
+        _check_parts(shape, likelihood, encoder, decoder)
         self.latent_dim, self.num_classes = latent_dim, num_classes
         self._built = (encoder is None, decoder is None)
         if encoder is None:
-            encoder = architecture.encoder(shape, latent_dim, num_classes)
+            encoder = (GaussianEncoder if network == "mlp" else ConvEncoder)(architecture)
         if decoder is None:
-            decoder = architecture.decoder(likelihood, shape, latent_dim, num_classes)
+            likelihood = likelihood or Gaussian()
+            decoder = (MLPDecoder if network == "mlp" else ConvDecoder)(architecture, likelihood)
+            self.covariance_floor, self.is_density = likelihood.covariance_floor, likelihood.is_density
+            self.decoded_floats = likelihood.decoded_floats(math.prod(shape))
         if num_classes is None:
             self.model, self.guide = VAEModel(decoder, latent_dim), AmortizedGuide(encoder)
         else:
             self.model, self.guide = ConditionalVAEModel(decoder, latent_dim), ConditionalGuide(encoder)
-        output = self._checked_output(shape)
+        output = checked_output(encoder, decoder, latent_dim, shape, num_classes)
         self.data_shape = tuple(output.event_shape)
-        self._values = _innermost(output.support)  # the constraint on one number
-        self.support = _support(self._values)
-        self._floor: float | None = None
-        if self._built[1]:
-            if isinstance(likelihood, FLOORED) and getattr(likelihood, "scale", "") in ("", *SCALES):
-                self._floor = likelihood.floor
-            self.is_density = getattr(likelihood, "is_density", True)
-            self.decoded_floats = getattr(decoder.head, "decoded_floats", None)
+        self._values = values_of(output)  # the constraint on one number
+        self.support = support_of(self._values)
         if all(self._built):
-            self.config = {
-                "latent_dim": latent_dim,
-                "data_shape": list(self.data_shape),
-                "likelihood": {"kind": type(likelihood).__name__, **asdict(cast(Any, likelihood))},
-                "hidden": list(architecture.widths(self.data_shape)),
-                "activation": activation,
-                "network": network,
-                "posterior": posterior,
-                "num_classes": num_classes,
-            }
+            described = {"kind": type(likelihood).__name__, **asdict(cast(Any, likelihood))}
+            self.config = {**architecture.plain(), "likelihood": described}
 
     @property
     def encoder(self) -> nn.Module:
         """x → q(z|x); with classes, (x, y) → q(z|x, y)."""
-        return cast(nn.Module, self.guide.encoder)
+        return self.guide.encoder
 
     @property
     def decoder(self) -> nn.Module:
         """z → p(x|z); with classes, (z, y) → p(x|z, y)."""
-        return cast(nn.Module, self.model.decoder)
+        return self.model.decoder
 
     @property
-    def covariance_floor(self) -> float | None:
-        """ε of a Gaussian likelihood with a learned covariance; None for masses, for a σ given, and for a decoder of
-        the user's own."""
-        return self._floor
+    def _head(self) -> Any:
+        """The last layer of a decoder built here; None of another."""
+        return getattr(self.decoder, "head", None)
 
     @torch.no_grad()
     def share_at_floor(self, data: Observations | Tensor) -> Tensor:
-        if self._floor is None:
+        if self.covariance_floor is None:
             return super().share_at_floor(data)
         inputs = self.program_inputs(data)
-        rows = max(1, DECODED_FLOATS // (self.decoded_floats or inputs[0][0].numel()))
         evaluated = self.copy().eval()
         shares = []
-        for x, *y in zip(*(each.split(rows) for each in inputs), strict=True):
+        for x, *y in _chunks(inputs, self.decoded_floats or inputs[0][0].numel()):
             p = evaluated.decoder(evaluated.encoder(x, *y).mean, *y)
-            shares.append(share_at_floor(noise_variances(p), self._floor))
+            shares.append(share_at_floor(noise_variances(p), self.covariance_floor))
         return torch.cat(shares)
 
     def with_floor(self, floor: float) -> Self:
         """A copy whose p(x|z) has its variances clipped at a higher floor; it cannot be saved."""
-        if self._floor is None:
+        if self.covariance_floor is None:
             return super().with_floor(floor)
         lifted = self.copy()
-        lifted._floor = check_floor(floor)
-        lifted.model.decoder = RaisedFloor(lifted.decoder, lifted._floor)
+        lifted.covariance_floor = check_floor(floor)
+        lifted.model.decoder = RaisedFloor(lifted.decoder, lifted.covariance_floor)
         lifted.config = None
         return lifted
 
@@ -224,7 +207,7 @@ class VAE(LatentVariableModel):
             if built:
                 redraw_parameters(module)
         if self._built[1]:
-            cast(Any, self.decoder).head.start_at(x)
+            self._head.start_at(x)
 
     def as_input(self, data: Observations | Tensor, name: str = "x") -> Tensor:
         x = super().as_input(data, name)
@@ -263,8 +246,9 @@ class VAE(LatentVariableModel):
             Rybkin, Daniilidis and Levine (2021), Simple and effective VAE training with calibrated decoders.
         """
         tuned = self.copy().eval()
-        head = getattr(tuned.decoder, "head", None)
-        if not (isinstance(head, GaussianHead) and head.scale in ("shared", "per_dim")):
+        head = tuned._head
+        likelihood = head.likelihood if isinstance(head, Head) else None
+        if not (isinstance(likelihood, Gaussian) and likelihood.scale in ("shared", "per_dim")):
             raise ValueError(
                 '`likelihood` must be Gaussian("shared") or Gaussian("per_dim") to have a closed-form σ, got '
                 f"{'a decoder of your own' if self.config is None else self.config['likelihood']}."
@@ -272,42 +256,31 @@ class VAE(LatentVariableModel):
         check_whole("num_particles", num_particles)
         inputs = tuned.program_inputs(data)
         squares = torch.zeros(inputs[0][0].numel(), dtype=torch.float64, device=inputs[0].device)
-        rows = max(1, DECODED_FLOATS // (num_particles * len(squares)))
         with seeded(seed):
-            for x, *y in zip(*(each.split(rows) for each in inputs), strict=True):
+            for x, *y in _chunks(inputs, num_particles * len(squares)):
                 z = tuned.encoder(x, *y).sample((num_particles,))
                 errors = (x - tuned.decoder(z, *y).mean).double().square()
                 squares += errors.mean(0).flatten(1).sum(0)
-        per_dim = squares / len(inputs[0])
-        head.set_variance(per_dim if head.scale == "per_dim" else per_dim.mean().reshape(1), 1e-6 * head.floor)
+        head.set(likelihood.with_variance(squares / len(inputs[0]), 1e-6 * likelihood.floor))
         return tuned
 
-    def _checked_output(self, shape: tuple[int, ...] | None) -> TorchDistribution:
-        """What the decoder returns for two z, after a look at that and at what the encoder returns for two x."""
-        output = output_for_two("decoder", self.decoder, (self.latent_dim,), self.num_classes)
-        if shape is not None and output.event_shape != torch.Size(shape):
-            raise ValueError(
-                f"`decoder` must return a distribution of event shape {tuple(shape)}, got {tuple(output.event_shape)}; "
-                "declare the data dimensions with .to_event()."
-            )
-        q = output_for_two("encoder", self.encoder, tuple(output.event_shape), self.num_classes)
-        if q.event_shape != (self.latent_dim,):
-            raise ValueError(
-                f"`encoder` must return a distribution of event shape ({self.latent_dim},), `latent_dim` numbers, got "
-                f"{tuple(q.event_shape)}; give both the same."
-            )
-        return output
+
+def _check_parts(
+    data_shape: tuple[int, ...], likelihood: Likelihood | None, encoder: nn.Module | None, decoder: nn.Module | None
+) -> None:
+    """Refuse parts of a VAE that do not go together."""
+    if not data_shape and (encoder is None or decoder is None):
+        raise ValueError("`data_shape` must be given unless both `encoder` and `decoder` are, got None.")
+    if decoder is not None and likelihood is not None:
+        raise ValueError("`likelihood` must be left out when `decoder` is given, whose output is the likelihood.")
+    if not isinstance(likelihood, Likelihood | None):
+        raise TypeError(
+            f"`likelihood` must be a Likelihood, got {type(likelihood).__name__}; one of your own is a class derived "
+            "from pyrovae.models.Likelihood."
+        )
 
 
-def _innermost(support: Any) -> Any:
-    """The constraint on one number, from inside the wrapping of ``to_event``."""
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    return support
-
-
-def _support(values: Any) -> Support:
-    """What kind of data a distribution with this constraint on one number is a density or mass of."""
-    if "Boolean" in type(values).__name__:
-        return "boolean"
-    return "integer" if values.is_discrete else "real"
+def _chunks(inputs: tuple[Tensor, ...], floats_per_datum: int) -> Iterator[tuple[Tensor, ...]]:
+    """The inputs of a program, a few data at a time."""
+    rows = max(1, DECODED_FLOATS // floats_per_datum)
+    return zip(*(each.split(rows) for each in inputs), strict=True)

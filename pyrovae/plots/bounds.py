@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from pyrovae.evaluate.likelihood.annealed import Sandwich
+from pyrovae.evaluate import Sandwich
 from pyrovae.plots.common import COLOURS, MARKERS, NORMAL, SMALL, WIDTH, Picture, number, tidy
 
 
@@ -27,7 +27,7 @@ def sandwich(results: Sequence[Sandwich], exact: float | None = None) -> Figure:
     Example:
         >>> from pyrovae import PPCA, evaluate
         >>> ppca = PPCA(latent_dim=2, data_shape=(5,))
-        >>> both = [evaluate.sandwich(ppca, 3, num_temperatures=t, num_chains=2) for t in (5, 20)]
+        >>> both = [evaluate.sandwich(ppca, 3, evaluate.AISOptions(num_temperatures=t, num_chains=2)) for t in (5, 20)]
         >>> figure = sandwich(both, ppca.score(both[0].data))
         >>> figure.axes[0].get_xlabel()
         'temperatures'

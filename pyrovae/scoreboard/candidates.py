@@ -5,8 +5,6 @@ components, the form of the covariance, its floor and the latent dimension of th
 validation likelihood; among equals by the order of the candidates, which begins with the simplest.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Models side by side on held-out data, in nats per datum."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from pyrovae.data import Observations, Space, as_observations
+from pyrovae.engine.execution import keywords_moved
 from pyrovae.engine.progress import progress_bar
+from pyrovae.evaluate.likelihood.annealed import DEFAULT_OPTIONS, AISOptions
 from pyrovae.fit import FitResult
 from pyrovae.models.base import LatentVariableModel
 from pyrovae.scoreboard import table
@@ -45,7 +45,7 @@ class Scoreboard:
         """The models by name, best first."""
         return {row.name: row.model for row in self.rows}
 
-    def to_dataframe(self) -> pd.DataFrame:
+    def to_dataframe(self) -> "pd.DataFrame":
         """One row a model, best first, without the pointwise values."""
         return table.to_dataframe(self.rows)
 
@@ -81,14 +81,14 @@ class Scoreboard:
         return "\n".join([header, "-" * len(header), *lines, "", *self.notes()])
 
 
+@keywords_moved(ais=AISOptions)
 def compare(
     models: Mapping[str, Entry],
     data: Observations | Tensor,
     *,
     num_particles: int = 1000,
     method: BoundMethod = "importance",
-    num_chains: int = 16,
-    num_temperatures: int = 1000,
+    ais: AISOptions = DEFAULT_OPTIONS,
     seeds: int = 1,
     seed: int = 0,
     progress: bool | None = None,
@@ -103,7 +103,7 @@ def compare(
             the data as it was trained to, and its density is brought back by log|det J|.
         num_particles: S of the importance-weighted bounds.
         method: Of the bounds: ``"importance"``, or ``"ais"`` for the tighter and slower ones of annealing.
-        num_chains, num_temperatures: Of annealing.
+        ais: How to anneal.
         seeds: Fits with so many seeds, the given one among them: refits every fit result ``seeds − 1`` times.
         seed: Of the draws.
         progress: Show a progress bar; by default one appears after a second.
@@ -129,7 +129,7 @@ def compare(
         raise ValueError(f'`method` must be "importance" or "ais", got {method!r}; exact values are never replaced.')
     held_out = as_observations(data).fixed(seed)
     _check_models(models, held_out)
-    measure = Measure(num_particles, method, num_chains, num_temperatures, seed, progress)
+    measure = Measure(num_particles, method, ais, seed, progress)
     rows = []
     bar = progress_bar(models.items(), desc="comparing", unit="model", progress=progress)
     for name, entry in bar:

@@ -1,7 +1,5 @@
 """Everything that there is to say of one model on held-out data: its row, where its ELBO loses, what its z holds."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any, Literal
 

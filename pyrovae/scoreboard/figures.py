@@ -1,7 +1,5 @@
 """A figure is a number with a name, a meaning and an error; here it is written, for every table, report and file."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal

@@ -1,7 +1,5 @@
 """What one model generates, in the reference space of its data: a picture, arrays or a table."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

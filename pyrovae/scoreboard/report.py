@@ -3,8 +3,6 @@
 Everything that is text is escaped where it becomes HTML, in :func:`element`; pictures are part of the file.
 """
 
-from __future__ import annotations
-
 import base64
 import html
 from collections.abc import Iterable, Mapping, Sequence

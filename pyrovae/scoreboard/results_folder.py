@@ -1,7 +1,5 @@
 """What the commands write: a scoreboard as a folder of files, and where files may go; whole or not at all."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import os
@@ -173,7 +171,7 @@ def pictures(board: Board) -> dict[str, bytes]:
     return {name: _png(figure) for name, figure in figures.items()}
 
 
-def _png(figure: Figure) -> bytes:
+def _png(figure: "Figure") -> bytes:
     stream = BytesIO()
     figure.savefig(stream, format="png", dpi=150)
     return stream.getvalue()

@@ -1,7 +1,5 @@
 """One model on the scoreboard: its likelihood on held-out data, how that is known, and how far it can be trusted."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -155,7 +153,7 @@ class Row:
         }
         return [name for name, says in says_something.items() if not says]
 
-    def beside(self, best: Row) -> Row:
+    def beside(self, best: "Row") -> "Row":
         """The row with its difference to the best one, datum by datum."""
         difference = self.log_prob - best.log_prob
         return replace(self, difference=difference.mean().item(), difference_standard_error=standard_error(difference))
@@ -177,8 +175,7 @@ class Measure:
 
     num_particles: int
     method: BoundMethod
-    num_chains: int
-    num_temperatures: int
+    ais: evaluate.AISOptions
     seed: int
     progress: bool | None
 
@@ -186,14 +183,7 @@ class Measure:
         """log p(x) of data as the model sees them: exact where it can be."""
         method: Any = "auto" if hasattr(model, "log_prob") else self.method
         return evaluate.log_likelihood(
-            model,
-            seen,
-            self.num_particles,
-            method,
-            num_chains=self.num_chains,
-            num_temperatures=self.num_temperatures,
-            seed=self.seed,
-            progress=self.progress,
+            model, seen, self.num_particles, method, ais=self.ais, seed=self.seed, progress=self.progress
         )
 
     def log_prob(self, entry: Entry, held_out: Observations) -> tuple[Tensor, evaluate.LogLikelihood]:

@@ -1,7 +1,5 @@
 """Rows as a table of text, and what its numbers are in sentences."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -88,7 +86,7 @@ def _on_floors(rows: Sequence[Row]) -> list[str]:
     return ["at floor: the share of variances at the floor ε; the score depends on ε.", *notes] if notes else []
 
 
-def to_dataframe(rows: Sequence[Row]) -> pd.DataFrame:
+def to_dataframe(rows: Sequence[Row]) -> "pd.DataFrame":
     """One line a row, without the pointwise values."""
     import pandas as pd
 

@@ -361,17 +361,18 @@ def test_floors_are_told_of(fitted, folder, tmp_path, capsys):
 def test_a_bound_by_annealing_and_the_gaps_below_it(fitted, folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(annealed, "PILOT_TRANSITIONS", 1)
     monkeypatch.setattr(annealed, "PILOT_WARM_UP", 1)
-    monkeypatch.setattr(evaluate, "elbo_gap", functools.partial(evaluate.elbo_gap, max_steps=20))
-    few = {"num_chains": 3, "num_temperatures": 5, "seed": 1}
+    monkeypatch.setattr(
+        evaluate, "elbo_gap", functools.partial(evaluate.elbo_gap, search=evaluate.SearchOptions(max_steps=20))
+    )
     words = ["--method", "ais", "--chains", 3, "--temperatures", 5, "--seed", 1, "--gaps", "diag"]
     found = result_of(fitted("vae"), tmp_path, capsys, *words)
     model, test = model_file.load(fitted("vae")), held_out(folder, "vae")
-    estimate = evaluate.ais(model, test, **few)
-    ledger = evaluate.elbo_gap(model, test, "diag", log_prob=estimate, seed=1)
+    estimate = evaluate.ais(model, test, evaluate.AISOptions(num_chains=3, num_temperatures=5), seed=1)
+    gap = evaluate.elbo_gap(model, test, "diag", log_prob=estimate, seed=1)
     values = found["values"]
     assert values["log_likelihood"] == pytest.approx((estimate.values + test.log_abs_det).mean().item())
-    assert values["approximation_gap"] == pytest.approx(ledger.approximation_gap.mean().item(), rel=1e-3)
-    assert values["amortization_gap"] == pytest.approx(ledger.amortization_gap.mean().item(), rel=1e-3)
+    assert values["approximation_gap"] == pytest.approx(gap.approximation_gap.mean().item(), rel=1e-3)
+    assert values["amortization_gap"] == pytest.approx(gap.amortization_gap.mean().item(), rel=1e-3)
     assert (
         found["meaning"] == "A lower bound of log p(x) in expectation, by 3 annealed chains of 5 temperatures a datum."
     )

@@ -232,7 +232,7 @@ def test_a_singular_optimum_is_no_triumph(iris):
 
 def test_a_singular_optimum_is_reported_where_there_is_no_other():
     x = torch.cat([torch.randn(50, 2, dtype=torch.float64), torch.full((10, 2), 9.0, dtype=torch.float64)])
-    message = "degenerate fit.*component . is held up by the floor, 1e-06, in a direction in which the data vary; raise"
+    message = "degenerate fit.*component . is at the floor, 1e-06, in a direction in which the data vary; raise"
     with pytest.warns(fit.DegeneracyWarning, match=message):
         result = fit.em(GaussianMixture(2, 2, floor=1e-6), x)
     assert len(result.degeneracies) == 1
@@ -309,7 +309,7 @@ def test_a_bernoulli_mixture_finds_the_classes_that_made_the_data():
     [
         (lambda: PPCA(1, 3), "the noise is at the floor, 1e-06"),
         (lambda: FactorAnalysis(1, 3), "the noise of dimension [012] is at the floor, 1e-06"),
-        (lambda: PPCAMixture(2, 1, 3), "the noise of component [01] is held up by the floor, 1e-06"),
+        (lambda: PPCAMixture(2, 1, 3), "the noise of component [01] is at the floor, 1e-06"),
         (lambda: BernoulliMixture(2, 3), "component [01] has the mass of 1 data"),
     ],
 )

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from pyrovae import VAE, Bernoulli, ContinuousBernoulli, DiscretizedLogistic, FullGaussian, Gaussian, LowRankGaussian
-from pyrovae.models.convolutional import ConvDecoder, ConvEncoder, default_channels
+from pyrovae.models.architecture import Architecture, default_channels
+from pyrovae.models.convolutional import ConvDecoder, ConvEncoder
 from pyrovae.models.networks import redraw_parameters
 
 L = 3
@@ -26,8 +27,8 @@ likelihoods = pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=str)
 @images
 def test_images_of_any_channels_and_size(shape):
     channels = [4 + i for i in range(len(default_channels(shape)))]
-    encoder = ConvEncoder(shape, L, channels)
-    decoder = ConvDecoder(L, Gaussian("decoder"), shape, channels[::-1])
+    architecture = Architecture(L, shape, channels)
+    encoder, decoder = ConvEncoder(architecture), ConvDecoder(architecture, Gaussian("decoder"))
     q = encoder(torch.randn(5, *shape))
     p = decoder(q.mean)
     assert (q.batch_shape, q.event_shape) == ((5,), (L,))
@@ -53,8 +54,8 @@ def test_the_default_stack_halves_until_a_side_is_shorter_than_eight(shape, chan
 @images
 def test_every_pixel_is_seen_and_every_pixel_is_drawn(shape):
     channels = [3 for _ in default_channels(shape)]
-    encoder = ConvEncoder(shape, L, channels, nn.SiLU).double()
-    decoder = ConvDecoder(L, Gaussian(1.0), shape, channels, nn.SiLU).double()
+    architecture = Architecture(L, shape, channels, "silu")
+    encoder, decoder = ConvEncoder(architecture).double(), ConvDecoder(architecture, Gaussian(1.0)).double()
     x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     (seen,) = torch.autograd.grad(encoder(x).mean.square().sum(), x)
     assert (seen != 0).all()
@@ -65,8 +66,8 @@ def test_every_pixel_is_seen_and_every_pixel_is_drawn(shape):
 @likelihoods
 @pytest.mark.parametrize("num_classes", [None, 4])
 def test_leading_dimensions_are_a_batch(likelihood, num_classes):
-    encoder = ConvEncoder(SMALL, L, (4, 5), num_classes=num_classes).double()
-    decoder = ConvDecoder(L, likelihood, SMALL, (5, 4), num_classes=num_classes).double()
+    architecture = Architecture(L, SMALL, (4, 5), num_classes=num_classes)
+    encoder, decoder = ConvEncoder(architecture).double(), ConvDecoder(architecture, likelihood).double()
     x, z = torch.rand(6, 5, *SMALL, dtype=torch.float64), torch.randn(6, 5, L, dtype=torch.float64)
     y = () if num_classes is None else (torch.arange(5) % num_classes,)
     row = [each[1:2] for each in y]
@@ -77,7 +78,7 @@ def test_leading_dimensions_are_a_batch(likelihood, num_classes):
 
 @likelihoods
 def test_gradients_reach_every_parameter(likelihood):
-    decoder = ConvDecoder(L, likelihood, SMALL, (5, 4)).double()
+    decoder = ConvDecoder(Architecture(L, SMALL, (4, 5)), likelihood).double()
     p = decoder(torch.randn(8, L, dtype=torch.float64))
     p.log_prob(p.sample()).sum().backward()
     for name, parameter in decoder.named_parameters():
@@ -101,7 +102,7 @@ def test_output_starts_at_the_data_pixel_by_pixel(likelihood):
 
 def test_columns_of_a_low_rank_factor_are_images():
     """So that the noise of neighbouring pixels is drawn by one kernel, as their means are."""
-    decoder = ConvDecoder(L, LowRankGaussian(3), SMALL, (5, 4)).double()
+    decoder = ConvDecoder(Architecture(L, SMALL, (4, 5)), LowRankGaussian(3)).double()
     z = torch.randn(2, L, dtype=torch.float64)
     h = decoder.body(decoder.first(z).unflatten(-1, decoder.first_shape))
     images = decoder.head.factor.layer(h).unflatten(1, (3, SMALL[0]))

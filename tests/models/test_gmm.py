@@ -133,7 +133,7 @@ def test_densities_in_chunks_are_the_same(gmm, x, rows, monkeypatch):
         return [log_prob, *(parameter.grad.clone() for parameter in gmm.model.parameters())]
 
     whole = value_and_gradients()
-    monkeypatch.setattr("pyrovae.models.mixture.chunk_rows", lambda *_: rows)
+    monkeypatch.setattr("pyrovae.models.tractable.chunk_rows", lambda *_: rows)
     for chunked, expected in zip(value_and_gradients(), whole, strict=True):
         torch.testing.assert_close(chunked, expected, rtol=1e-10, atol=1e-12)
 
@@ -293,7 +293,7 @@ def test_given_means_are_where_a_fit_starts():
 def test_a_random_start_draws_data_uniformly(monkeypatch):
     """Of 100 data at one place and 3 at others, k-means++ finds the others; uniform draws see them rarely."""
     x = torch.cat([torch.zeros(100, 2), 9 * torch.eye(3)[:, :2] + 1]).double()
-    monkeypatch.setattr("pyrovae.models.mixture.START_STEPS", 0)
+    monkeypatch.setattr("pyrovae.models.starts.START_STEPS", 0)
     found = {}
     for start in ("random", "k-means++"):
         places = []
@@ -372,6 +372,24 @@ def test_initialize_on_equal_data_gives_equal_centres():
     gmm.initialize(torch.ones(5, 2, dtype=torch.float64))
     assert (gmm.means == 1).all()
     assert gmm.log_prob(torch.ones(1, 2)).isfinite().all()
+
+
+def test_of_equally_probable_components_the_first_is_predicted():
+    """Whichever of them a last bit prefers."""
+    gmm = GaussianMixture(3, 2, "spherical", floor=1e-2)
+    with torch.no_grad():
+        gmm.means[1:] = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+        gmm.means[0, 1] = 50.0
+    for bit in (-1e-16, 0.0, 1e-16):
+        assert gmm.predict(torch.tensor([[bit, 0.3]], dtype=torch.float64)).tolist() == [1]
+
+
+def test_two_data_alone_are_no_degenerate_mass():
+    gmm = GaussianMixture(2, 2, floor=1e-2)
+    statistics = gmm.expected_statistics(torch.randn(10, 2, dtype=torch.float64))
+    for mass, lines in ((2 - 1e-12, 0), (2.0, 0), (1.9, 1)):
+        statistics["mass"] = torch.tensor([10 - mass, mass], dtype=torch.float64)
+        assert sum("has the mass of" in line for line in gmm.degeneracies(statistics)) == lines
 
 
 def test_the_marginal_guide_samples_nothing(gmm, x):

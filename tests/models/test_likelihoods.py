@@ -1,8 +1,10 @@
 """The heads of a decoder: shapes, where σ comes from, the floor, and the start at the data."""
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
+import pyro.distributions as dist
 import pytest
 import scipy.stats
 import torch
@@ -10,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pyrovae import (
+    VAE,
     Bernoulli,
     ContinuousBernoulli,
     CrossEntropyLoss,
@@ -18,6 +21,7 @@ from pyrovae import (
     Gaussian,
     LowRankGaussian,
 )
+from pyrovae.models import Likelihood
 
 LEARNED = ("shared", "per_dim", "decoder_scalar", "decoder")
 CORRELATED = [LowRankGaussian(2, floor=0.01), FullGaussian(floor=0.01)]
@@ -154,7 +158,7 @@ def test_correlated_noise_varies_over_data_and_is_correlated(shape):
         assert (matrices.std(0) > 1e-6).all()
     low_rank = make_head(LowRankGaussian(2), shape)
     h = features(5)
-    diagonal = low_rank.floor + F.softplus(low_rank.raw_variance(h))
+    diagonal = low_rank.likelihood.floor + F.softplus(low_rank.raw_variance(h))
     explained = covariances(low_rank(h)) - diagonal.diag_embed()
     assert (torch.linalg.matrix_rank(explained, atol=1e-9) == 2).all()
 
@@ -313,6 +317,43 @@ def test_fixed_sigma_starts_at_the_mean_alone():
 
 
 # ------------------------------------------------------------------------------------------------------------- contract
+
+
+@dataclass(frozen=True)
+class Laplace(Likelihood):
+    """A likelihood of one's own: a location from z, a scale that all data share."""
+
+    def outputs(self, num_dims):
+        return {"loc": num_dims}
+
+    def shared(self, num_dims):
+        return {"log_scale": 1}
+
+    def distribution(self, numbers, data_shape):
+        loc = numbers["loc"].unflatten(-1, data_shape)
+        return dist.Laplace(loc, numbers["log_scale"].exp()).to_event(len(data_shape))
+
+    def start(self, x):
+        return {"loc": x.mean(0), "log_scale": (x - x.mean(0)).abs().mean().log()}
+
+
+@pytest.mark.parametrize("network", ["mlp", "conv"])
+def test_a_likelihood_of_ones_own_serves_every_network(network):
+    x = torch.randn(50, 1, 4, 4, dtype=torch.float64) + 2
+    vae = VAE(2, (1, 4, 4), Laplace(), (6,), network=network).double()
+    vae.initialize(x)
+    output = vae.decoder.head.likelihood.distribution({"loc": x[0].flatten(), "log_scale": torch.zeros(1)}, (1, 4, 4))
+    assert output.event_shape == vae.data_shape == (1, 4, 4)
+    assert vae.decoder.head.log_scale.exp().item() == pytest.approx((x - x.mean(0)).abs().mean().item())
+    assert (vae.support, vae.is_density, vae.covariance_floor) == ("real", True, None)
+    p = vae.decoder(torch.zeros(3, 2, dtype=torch.float64))
+    p.log_prob(x[:3]).sum().backward()
+    assert all((parameter.grad != 0).any() for parameter in vae.decoder.head.parameters() if parameter.ndim < 2)
+
+
+def test_what_is_no_likelihood_is_refused():
+    with pytest.raises(TypeError, match=r"`likelihood` must be a Likelihood, got str; .*pyrovae\.models\.Likelihood"):
+        VAE(2, 3, "gaussian")
 
 
 @pytest.mark.parametrize("scale", ["dense", 0, -1.0, math.inf, math.nan, True, None, "0.5"])

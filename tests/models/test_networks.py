@@ -10,9 +10,10 @@ from torch.distributions import kl_divergence
 from pyrovae import VAE, Gaussian
 from pyrovae.engine.seeding import seeded
 from pyrovae.models import networks
+from pyrovae.models.architecture import Architecture
 
 ENCODERS = {
-    "gaussian": lambda shape: networks.GaussianEncoder(shape, 2, hidden=(8,)),
+    "gaussian": lambda shape: networks.GaussianEncoder(Architecture(2, shape, (8,))),
     "categorical": lambda shape: networks.CategoricalEncoder(shape, 4, hidden=(8,)),
 }
 
@@ -27,14 +28,14 @@ def test_encoders_take_data_of_any_shape(encoder, shape, batch_shape):
 
 
 def test_image_and_flat_encoders_agree_on_the_same_numbers():
-    flat, image = networks.GaussianEncoder((6,), 2), networks.GaussianEncoder((1, 2, 3), 2)
+    flat, image = (networks.GaussianEncoder(Architecture(2, shape)) for shape in ((6,), (1, 2, 3)))
     image.load_state_dict(flat.state_dict())
     x = torch.randn(5, 6)
     assert (flat(x).mean == image(x.reshape(5, 1, 2, 3)).mean).all()
 
 
 def test_gaussian_encoder_keeps_its_scale_positive():
-    encoder = networks.GaussianEncoder((6,), 2, hidden=())
+    encoder = networks.GaussianEncoder(Architecture(2, (6,), hidden=()))
     nn.init.constant_(encoder.raw_scale.bias, -1e6)
     assert (encoder(torch.randn(5, 6)).stddev > 0).all()
 
@@ -57,7 +58,7 @@ def test_linear_gaussian_encoder_has_one_full_covariance():
 
 
 def test_redrawn_parameters_follow_the_random_state():
-    encoder, x = networks.GaussianEncoder((6,), 2), torch.randn(5, 6)
+    encoder, x = networks.GaussianEncoder(Architecture(2, (6,))), torch.randn(5, 6)
     means = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
@@ -73,7 +74,7 @@ def test_categorical_encoder_has_the_dtype_asked_for():
 
 
 def test_full_posterior_has_a_covariance_of_its_own_for_every_datum():
-    encoder = networks.GaussianEncoder((6,), 3, hidden=(8,), covariance="full").double()
+    encoder = networks.GaussianEncoder(Architecture(3, (6,), hidden=(8,), posterior="full")).double()
     x = torch.randn(5, 6, dtype=torch.float64)
     q, h = encoder(x), encoder.body(x)
     lower = torch.zeros(5, 3, 3, dtype=torch.float64)
@@ -85,7 +86,7 @@ def test_full_posterior_has_a_covariance_of_its_own_for_every_datum():
 
 
 def test_full_posterior_without_entries_below_the_diagonal_is_the_diagonal_one():
-    full, diag = (networks.GaussianEncoder((6,), 3, covariance=kind) for kind in ("full", "diag"))
+    full, diag = (networks.GaussianEncoder(Architecture(3, (6,), posterior=kind)) for kind in ("full", "diag"))
     diag.load_state_dict({k: v for k, v in full.state_dict().items() if not k.startswith("below")})
     for parameter in full.below_diagonal.parameters():
         nn.init.zeros_(parameter)
@@ -117,7 +118,7 @@ def standard_normal(num_dims):
 
 
 def test_full_posterior_of_one_latent_is_the_diagonal_one():
-    q = networks.GaussianEncoder((6,), 1, covariance="full")(torch.randn(5, 6))
+    q = networks.GaussianEncoder(Architecture(1, (6,), posterior="full"))(torch.randn(5, 6))
     assert (q.batch_shape, q.event_shape) == ((5,), (1,))
 
 

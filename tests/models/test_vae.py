@@ -414,6 +414,6 @@ def test_a_covariance_for_every_datum_is_decoded_in_smaller_chunks(monkeypatch):
     expected = evaluate.log_weights(vae, x, 5)
     sizes = []
     vae.decoder.register_forward_hook(lambda module, args, output: sizes.append(output.batch_shape.numel()))
-    monkeypatch.setattr("pyrovae.evaluate.likelihood.scoring.DECODED_FLOATS", 3 * D * D)
+    monkeypatch.setattr("pyrovae.evaluate.likelihood.tiles.DECODED_FLOATS", 3 * D * D)
     torch.testing.assert_close(evaluate.log_weights(vae, x, 5), expected)
     assert max(sizes) == 3

@@ -405,9 +405,9 @@ def test_one_sentence_says_what_each_figure_is(board):
 def test_annealing_bounds_what_is_not_exact(fits, test, monkeypatch):
     monkeypatch.setattr(annealed, "PILOT_TRANSITIONS", 1)
     monkeypatch.setattr(annealed, "PILOT_WARM_UP", 1)
-    options = {"num_chains": 3, "num_temperatures": 5}
-    found = compare(fits, test[:4], method="ais", num_particles=5, seed=2, **options)
-    expected = evaluate.ais(fits["VAE"].model, test[:4], seed=2, **options)
+    options = evaluate.AISOptions(num_chains=3, num_temperatures=5)
+    found = compare(fits, test[:4], method="ais", num_particles=5, seed=2, ais=options)
+    expected = evaluate.ais(fits["VAE"].model, test[:4], options, seed=2)
     rows = by_name(found)
     torch.testing.assert_close(rows["VAE"].log_prob, expected.values.double(), rtol=0, atol=0)
     assert (rows["VAE"].kind, rows["VAE"].num_particles, rows["PPCA"].kind) == ("bound", 3, "exact")

@@ -5,25 +5,32 @@ the approximation gap and the amortization gap.  The whole is KL(q(z|x) ‖ p(z|
 posterior is.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from pyrovae.data import Observations
-from pyrovae.engine.seeding import block_seed, seeded
-from pyrovae.evaluate.gaps.exact import exact_kl, guide_and_posterior
-from pyrovae.evaluate.gaps.local import Family, GaussianPosteriors, as_gaussian, best_gaussians, log_weights_at
+from pyrovae.engine.execution import keywords_moved
+from pyrovae.evaluate.checks import check_choice
+from pyrovae.evaluate.evaluation import Evaluation
+from pyrovae.evaluate.gaps.best_gaussian import (
+    DEFAULT_SEARCH,
+    Family,
+    GaussianPosteriors,
+    SearchOptions,
+    as_gaussian,
+    best_gaussians,
+    log_weights_at,
+)
+from pyrovae.evaluate.gaps.closed_form import exact_kl, guide_and_posterior
 from pyrovae.evaluate.latents.encoding import is_continuous, posteriors
-from pyrovae.evaluate.likelihood.importance import LogLikelihood
-from pyrovae.evaluate.likelihood.joint import Joint, evaluating, progress_bar
-from pyrovae.evaluate.likelihood.scoring import pairs_at_once
+from pyrovae.evaluate.likelihood.estimate import LogLikelihood
+from pyrovae.evaluate.likelihood.joint import Joint
+from pyrovae.evaluate.likelihood.tiles import Tiles
 from pyrovae.models.base import LatentVariableModel, Program, check_whole
-from pyrovae.models.tractable import TractableModel
 
 BLOCK = 256  # data whose q* are searched for together; part of the definition of what a seed gives
 
@@ -87,16 +94,7 @@ class ELBOGap:
         return "\n".join([*lines, f"nats per datum, N = {len(self.elbo):,}, {self.method}; ± Monte-Carlo error"])
 
 
-@dataclass(frozen=True)
-class _Search:
-    """How q* is searched for; see :func:`best_gaussians`."""
-
-    family: Family
-    num_particles: int
-    max_steps: int
-    tolerance: float
-
-
+@keywords_moved(search=SearchOptions)
 def elbo_gap(
     model: LatentVariableModel,
     data: Observations | Tensor,
@@ -106,9 +104,7 @@ def elbo_gap(
     method: Literal["auto", "exact", "optimized"] = "auto",
     guide: Program | None = None,
     num_particles: int = 1000,
-    step_particles: int = 16,
-    max_steps: int = 2000,
-    tolerance: float = 1e-3,
+    search: SearchOptions = DEFAULT_SEARCH,
     chunk_size: int | None = None,
     seed: int = 0,
     progress: bool | None = None,
@@ -116,9 +112,8 @@ def elbo_gap(
     """log p(x) − ELBO of every datum, split into what q's family costs and what amortization costs.
 
     Where the posterior is known, all is in closed form: the best diagonal q of a Gaussian posterior with precision Λ
-        has
-    its mean and the variances 1/Λ_ii, at a distance of ½(Σ log Λ_ii − log|Λ|).  Otherwise q* is searched for, from the
-    guide's q, and both ELBOs are taken at noise that the search has not seen.
+    has its mean and the variances 1/Λ_ii, at a distance of ½(Σ log Λ_ii − log|Λ|).  Otherwise q* is searched for, from
+    the guide's q, and both ELBOs are taken at noise that the search has not seen.
 
     Args:
         model: Any model with one latent site z of event shape (L,), unconstrained, and a Gaussian q.
@@ -129,15 +124,13 @@ def elbo_gap(
         method: ``"exact"``, ``"optimized"``, or ``"auto"``: exact if the model's posterior is known.
         guide: q; by default ``model.guide``.
         num_particles: Particles of the two ELBOs.
-        step_particles: Particles of a step of the search.
-        max_steps: Most steps of the search.
-        tolerance: Nats per datum; the search ends when 50 steps at its lowest rate gain less.
+        search: How q* is searched for.
         chunk_size: (particle, datum) pairs decoded at once; bounds the memory.
         seed: Seed of all noise.
         progress: Show a progress bar; by default one appears after a second.
 
     Returns:
-        The ledger.
+        The gap, in its two parts.
 
     Raises:
         ValueError: If an argument is out of range, or log p(x) is neither known nor given.
@@ -145,31 +138,21 @@ def elbo_gap(
 
     Example:
         >>> from pyrovae import PPCA
-        >>> ledger = elbo_gap(PPCA(latent_dim=2, data_shape=(5,)), torch.zeros(3, 5), "full")
-        >>> ledger.method, ledger.gap.abs().max().item() < 1e-12
+        >>> found = elbo_gap(PPCA(latent_dim=2, data_shape=(5,)), torch.zeros(3, 5), "full")
+        >>> found.method, found.gap.abs().max().item() < 1e-12
         ('exact', True)
 
     Reference:
         Cremer, Li and Duvenaud (2018), Inference suboptimality in variational autoencoders.
     """
-    if family not in ("diag", "full"):
-        raise ValueError(f'`family` must be "diag" or "full", got {family!r}.')
-    if method not in ("auto", "exact", "optimized"):
-        raise ValueError(f'`method` must be "auto", "exact" or "optimized", got {method!r}.')
-    for name, value in (
-        ("num_particles", num_particles),
-        ("step_particles", step_particles),
-        ("max_steps", max_steps),
-    ):
-        check_whole(name, value, 2 if name == "num_particles" else 1)
-    known = hasattr(model, "posterior")
-    if method == "exact" or (method == "auto" and known):
-        return _exact_ledger(model, data, family, guide)
+    check_choice("family", family, ("diag", "full"))
+    check_choice("method", method, ("auto", "exact", "optimized"))
+    check_whole("num_particles", num_particles, 2)
+    if method == "exact" or (method == "auto" and hasattr(model, "posterior")):
+        return _exact(model, data, family, guide)
+    run = Evaluation(model, data, guide, chunk_size, seed, progress)
     exact, error = _log_prob(model, data, log_prob)
-    search = _Search(family, step_particles, max_steps, tolerance)
-    means, errors, num_steps = _optimized(
-        model, data, search, guide or model.guide, num_particles, chunk_size, seed, progress
-    )
+    means, errors, num_steps = _optimized(run, family, search, num_particles)
     return ELBOGap(
         log_prob=exact.to(means),
         elbo=means[0],
@@ -184,12 +167,12 @@ def elbo_gap(
     )
 
 
-def _exact_ledger(model: Any, data: Observations | Tensor, family: Family, guide: Program | None) -> ELBOGap:
-    with torch.no_grad():
-        pairs = list(zip(*guide_and_posterior(model, data, guide), strict=True))
-        kl = torch.cat([exact_kl(q, p) for q, p in pairs])
-        smallest = torch.cat([_smallest_kl(p, family) for _, p in pairs])
-        log_prob = model.log_prob(data)
+@torch.no_grad()
+def _exact(model: Any, data: Observations | Tensor, family: Family, guide: Program | None) -> ELBOGap:
+    pairs = list(guide_and_posterior(model, data, guide))
+    kl = torch.cat([exact_kl(q, p) for q, p in pairs])
+    smallest = torch.cat([_smallest_kl(p, family) for _, p in pairs])
+    log_prob = model.log_prob(data)
     zeros = torch.zeros_like(log_prob)
     return ELBOGap(log_prob, log_prob - kl, log_prob - smallest, zeros, zeros, zeros, zeros, family, "exact")
 
@@ -206,52 +189,34 @@ def _smallest_kl(posterior: Any, family: Family) -> Tensor:
 
 
 def _optimized(
-    model: LatentVariableModel,
-    data: Observations | Tensor,
-    search: _Search,
-    guide: Program,
-    num_particles: int,
-    chunk_size: int | None,
-    seed: int,
-    progress: bool | None,
+    run: Evaluation, family: Family, search: SearchOptions, num_particles: int
 ) -> tuple[Tensor, Tensor, int]:
     """Of ELBO[q], ELBO[q*] and their difference, at the same noise, the means and standard errors, each (3, N); and the
     most steps that a search took."""
-    inputs = model.program_inputs(data)
-    pairs = pairs_at_once(model, inputs[0], chunk_size)
-    with torch.no_grad():
-        amortized = [as_gaussian(q) for q in posteriors(model, data, guide=guide)]
-    every_q = zip(
-        *(torch.cat(part).split(BLOCK) for part in zip(*((q.mean, q.scale_tril) for q in amortized), strict=True)),
-        strict=True,
-    )
+    amortized = [as_gaussian(q) for q in posteriors(run.model, run.data, guide=run.guide)]
+    every_q = zip(*(torch.cat(part).split(BLOCK) for part in zip(*amortized, strict=True)), strict=True)
     means, errors, most = [], [], 0
-    with progress_bar(len(inputs[0]), "best q of each datum", "datum", progress) as bar, evaluating(model):
-        for number, block in enumerate(zip(*(each.split(BLOCK) for each in inputs), strict=True)):
-            q = GaussianPosteriors(*next(every_q))
-            with seeded(block_seed(seed, number)):
-                joint = Joint(model.model, block, pairs)
-                best, num_steps = best_gaussians(
-                    joint, q, search.family, search.num_particles, search.max_steps, search.tolerance
-                )
+    with run.bar(len(run.inputs[0]), "best q of each datum") as bar:
+        for (number, block), parameters in zip(run.blocks(BLOCK), every_q, strict=True):
+            q = GaussianPosteriors(*parameters)
+            with run.at(number):
+                joint = Joint(run.model.model, block, Tiles.of(run))
+                best, num_steps = best_gaussians(joint, q, family, search)
                 noise = torch.randn(num_particles, *q.mean.shape, dtype=q.mean.dtype, device=q.mean.device)
-            with torch.no_grad():
                 elbo, best_elbo = (log_weights_at(joint, each, noise) for each in (q, best))
-                log_w = torch.stack([elbo, best_elbo, best_elbo - elbo])
-                means.append(log_w.mean(1))
-                errors.append(log_w.std(1, correction=1) / math.sqrt(num_particles))
+            log_w = torch.stack([elbo, best_elbo, best_elbo - elbo])
+            means.append(log_w.mean(1))
+            errors.append(log_w.std(1, correction=1) / math.sqrt(num_particles))
             most = max(most, num_steps)
             bar.update(len(block[0]))
     return torch.cat(means, dim=1), torch.cat(errors, dim=1), most
 
 
-def _log_prob(
-    model: LatentVariableModel, data: Observations | Tensor, given: LogLikelihood | Tensor | None
-) -> tuple[Tensor, Tensor]:
+@torch.no_grad()
+def _log_prob(model: Any, data: Observations | Tensor, given: LogLikelihood | Tensor | None) -> tuple[Tensor, Tensor]:
     """log p(x) and its standard error: exact where that is known, else what is given."""
     if hasattr(model, "log_prob"):
-        with torch.no_grad():
-            exact = cast(TractableModel, model).log_prob(data)
+        exact = model.log_prob(data)
         return exact, torch.zeros_like(exact)
     if given is None:
         raise ValueError(

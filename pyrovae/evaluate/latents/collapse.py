@@ -5,8 +5,6 @@ the data.  A latent whose eigenvalue λ is below βσ² has a weight of zero the
 has means of variance 1 − βσ²/λ over the data, a posterior variance of βσ²/λ, and a KL of ½ log(λ/βσ²) on average.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 
@@ -17,6 +15,8 @@ from pyrovae.data import Observations, as_observations
 from pyrovae.evaluate.latents.encoding import LatentReport, encode, latent_report
 from pyrovae.evaluate.samples.decoding import decode_deviations
 from pyrovae.models.base import LatentVariableModel, Program, check_whole
+
+ROUNDING = 1e-12  # of an eigenvalue, in units of the largest
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +40,8 @@ class LinearForecast:
 
     @property
     def active(self) -> Tensor:
-        """Which latents it would use, shape (L,), boolean."""
-        return self.eigenvalues > self.threshold
+        """Which latents it would use, shape (L,), boolean: those above the threshold by more than rounding."""
+        return self.eigenvalues > self.threshold + ROUNDING * self.eigenvalues.max()
 
     @property
     def num_active(self) -> int:
@@ -77,8 +77,8 @@ class CollapseReport:
         return self.linear.num_active - self.found.num_active
 
     def __str__(self) -> str:
-        order = self.found.kl.argsort(descending=True, stable=True)
-        rows = zip(order.tolist(), self.found.kl[order].tolist(), self.linear.kl.tolist(), strict=True)
+        order = self.found.by_kl
+        rows = zip(order, self.found.kl[order].tolist(), self.linear.kl.tolist(), strict=True)
         lines = [
             f"{rank + 1:>4} {f'z[{unit}]':>6} {nats:10.3f} {forecast:14.3f}"
             for rank, (unit, nats, forecast) in enumerate(rows)

@@ -1,7 +1,5 @@
 """What codes are good for: classes found again from z alone, by neighbours, by a linear map, by clusters."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -96,11 +94,8 @@ def downstream(
     from sklearn.preprocessing import StandardScaler
 
     codes, labels = _codes(encoding, "encoding")
-    if test is None:
-        _check_folds(labels, num_folds)
-        parts = list(_folds(codes, labels, num_folds, seed))
-    else:
-        parts = [(codes, labels, *_codes(test, "test"))]
+    held_out = None if test is None else (codes, labels, *_codes(test, "test"))
+    parts = [held_out] if held_out else list(_folds(codes, labels, num_folds, seed))
     neighbours = KNeighborsClassifier(num_neighbours)
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
     seen = np.concatenate([held_labels for *_, held_labels in parts])
@@ -128,18 +123,15 @@ def _codes(encoding: Encoding, name: str) -> tuple[np.ndarray, np.ndarray]:
     return encoding.mean.detach().cpu().double().numpy()[known], labels[known]
 
 
-def _check_folds(labels: np.ndarray, num_folds: int) -> None:
+def _folds(codes: np.ndarray, labels: np.ndarray, num_folds: int, seed: int) -> Iterator[tuple[Any, Any, Any, Any]]:
+    """Codes and labels to train on, codes and labels held out, fold by fold."""
+    from sklearn.model_selection import StratifiedKFold
+
     fewest = int(np.unique(labels, return_counts=True)[1].min())
     if not (isinstance(num_folds, int) and 2 <= num_folds <= fewest):
         raise ValueError(
             f"`num_folds` must be a whole number from 2 to {fewest}, the size of the smallest class, got {num_folds!r}."
         )
-
-
-def _folds(codes: np.ndarray, labels: np.ndarray, num_folds: int, seed: int) -> Iterator[tuple[Any, Any, Any, Any]]:
-    """Codes and labels to train on, codes and labels held out, fold by fold."""
-    from sklearn.model_selection import StratifiedKFold
-
     for train, held in StratifiedKFold(num_folds, shuffle=True, random_state=seed).split(codes, labels):
         yield codes[train], labels[train], codes[held], labels[held]
 

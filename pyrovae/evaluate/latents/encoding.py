@@ -4,22 +4,21 @@ Everything is read off an :class:`Encoding`, the means and variances of q(z|x) a
 nothing has q(z_l|x) = p(z_l) for every x: its mean does not move with x, and its KL divergence is zero.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
 
 from pyrovae.data import Observations, as_observations
 from pyrovae.engine.seeding import seeded
+from pyrovae.evaluate.evaluation import evaluating
 from pyrovae.models.base import LatentVariableModel, Program
 
+SAME_KL = 1e-6  # nats: units that differ by less stand in the order of their numbers
 ENCODED_FLOATS = 2**22  # numbers in a block of data to encode, 16 MiB in float32
 
 
@@ -40,7 +39,7 @@ class Encoding:
     def __len__(self) -> int:
         return len(self.mean)
 
-    def __getitem__(self, index: Any) -> Encoding:
+    def __getitem__(self, index: Any) -> "Encoding":
         """The subset at a slice, a boolean mask or an index tensor."""
         labels = None if self.labels is None else self.labels[index]
         return Encoding(self.mean[index], self.variance[index], labels)
@@ -94,6 +93,13 @@ class LatentReport:
         return int(self.active.sum())
 
     @property
+    def by_kl(self) -> list[int]:
+        """The units, that of the highest KL divergence first; of units within 1e-6 nats, that of the lower number."""
+        kl, order = self.kl.sort(descending=True, stable=True)
+        rank = (kl.diff(prepend=kl[:1]) < -SAME_KL).cumsum(0)
+        return [unit for _, unit in sorted(zip(rank.tolist(), order.tolist(), strict=True))]
+
+    @property
     def collapse_share(self) -> float:
         """Share of the units that are not active."""
         return 1 - self.num_active / len(self.kl)
@@ -106,7 +112,7 @@ class LatentReport:
             f"{f'z[{unit}]':<6} {nats:9.3f} {bits:9.3f} {moved:11.4f} {left:11.4f}  {'yes' if active else 'no'}"
             for unit, (nats, bits, moved, left, active) in enumerate(rows)
         ]
-        lines = [lines[unit] for unit in self.kl.argsort(descending=True, stable=True).tolist()]
+        lines = [lines[unit] for unit in self.by_kl]
         summary = (
             f"{self.num_active} of {len(self.kl)} units active (Var E_q[z] > {self.threshold:g}), collapse share "
             f"{self.collapse_share:.0%}; KL {self.kl.sum():.3f} nats = {self.kl_bits.sum():.3f} bits in all, "
@@ -135,18 +141,10 @@ def encode(model: LatentVariableModel, data: Observations | Tensor, *, guide: Pr
         >>> encoding.mean.shape, encoding.variance.shape
         (torch.Size([4, 2]), torch.Size([4, 2]))
     """
-    moments = []
-    for q in posteriors(model, data, guide=guide):
-        if not is_continuous(q):
-            raise ValueError(
-                f"`model` must have a continuous z to be encoded, got {type(model).__name__} with a discrete one; "
-                "use its posterior(x).probs."
-            )
-        moments.append((q.mean.flatten(1), q.variance.flatten(1)))
-    means, variances = zip(*moments, strict=True)
+    every = continuous_posteriors(model, data, "to be encoded", guide=guide)
+    mean, variance = map(torch.cat, zip(*((q.mean.flatten(1), q.variance.flatten(1)) for q in every), strict=True))
     labels = as_observations(data).labels
-    mean = torch.cat(means)
-    return Encoding(mean, torch.cat(variances), None if labels is None else labels.to(mean.device))
+    return Encoding(mean, variance, None if labels is None else labels.to(mean.device))
 
 
 def latent_report(encoding: Encoding, *, threshold: float = 0.01) -> LatentReport:
@@ -206,19 +204,30 @@ def posteriors(
     Yields:
         A distribution of batch shape (n,) for the next n data.
     """
-    x, *labels = model.program_inputs(data)
+    inputs, program = model.program_inputs(data), guide or model.guide
     exact = getattr(model, "posterior", None) if guide is None else None
-    program = guide or model.guide
-    modes = [(each, each.training) for each in (model, program)]
-    try:
-        model.eval()
-        program.eval()
-        size = max(1, ENCODED_FLOATS // math.prod(x.shape[1:]))
-        for block in zip(*(each.split(size) for each in (x, *labels)), strict=True):
-            yield exact(*block) if exact is not None else _guide_distribution(program, *block)
-    finally:
-        for each, training in modes:
-            each.train(training)
+    size = max(1, ENCODED_FLOATS // math.prod(inputs[0].shape[1:]))
+    for block in zip(*(each.split(size) for each in inputs), strict=True):
+        with evaluating(model, program), seeded(0):
+            q = exact(*block) if exact is not None else _guide_distribution(program, *block)
+        yield q
+
+
+def continuous_posteriors(
+    model: LatentVariableModel, data: Observations | Tensor, purpose: str, *, guide: Program | None = None
+) -> Iterator[Any]:
+    """:func:`posteriors` of a continuous z.
+
+    Raises:
+        ValueError: If z is discrete; the message names the purpose.
+    """
+    for q in posteriors(model, data, guide=guide):
+        if not is_continuous(q):
+            raise ValueError(
+                f"`model` must have a continuous z {purpose}, got {type(model).__name__} with a discrete one; "
+                "use its posterior(x).probs."
+            )
+        yield q
 
 
 def is_continuous(q: Any) -> bool:
@@ -228,18 +237,17 @@ def is_continuous(q: Any) -> bool:
 
 def _guide_distribution(guide: Program, *inputs: Tensor) -> Any:
     """What the guide draws z from."""
-    with pyro.get_param_store().scope(), seeded(0):
-        nodes = poutine.trace(guide).get_trace(*inputs).nodes
+    nodes = poutine.trace(guide).get_trace(*inputs).nodes
     if "z" not in nodes:
         raise ValueError("`guide` must sample the site 'z', got none; pass exact_guide(model), or one with an encoder.")
     return nodes["z"]["fn"]
 
 
 def check_encoding(encoding: Any, name: str = "encoding") -> None:
-    """Refuse what is no encoding.
+    """Check that this is an encoding.
 
     Raises:
-        TypeError: Then.
+        TypeError: If it is not.
     """
     if not isinstance(encoding, Encoding):
         raise TypeError(f"`{name}` must be an Encoding, got {type(encoding).__name__}; pass evaluate.encode(model, x).")

@@ -1,9 +1,6 @@
 """How much z tells of x under q, and how far the aggregate posterior q(z) = E_x q(z|x) is from the prior."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +10,8 @@ from torch import Tensor
 
 from pyrovae.data import Observations
 from pyrovae.engine.seeding import block_seed, seeded
+from pyrovae.evaluate.evaluation import evaluating, is_latent
 from pyrovae.evaluate.latents.encoding import is_continuous, posteriors
-from pyrovae.evaluate.likelihood.joint import evaluating
-from pyrovae.evaluate.likelihood.scoring import is_latent
 from pyrovae.models.base import LatentVariableModel, Program, check_whole
 
 DENSITIES = 2**22  # numbers in a block of densities of draws under all q
@@ -114,9 +110,7 @@ def latent_information(
     }
     return LatentInformation(
         **{name: each.mean().item() for name, each in figures.items()},
-        standard_errors={
-            name: (each.std(correction=1) / math.sqrt(len(each))).item() for name, each in figures.items()
-        },
+        standard_errors={name: (each.std() / math.sqrt(len(own))).item() for name, each in figures.items()},
         ceiling=math.log(len(own)),
         exact=not is_continuous(blocks[0]),
     )
@@ -124,7 +118,6 @@ def latent_information(
 
 def _prior(model: LatentVariableModel, inputs: tuple[Tensor, ...]) -> Any:
     """What the model draws z from, batch shape (N,)."""
-
     with seeded(0):
         nodes = poutine.trace(model.model).get_trace(*inputs).nodes
     latents = [name for name, site in nodes.items() if is_latent(site)]
@@ -136,21 +129,20 @@ def _prior(model: LatentVariableModel, inputs: tuple[Tensor, ...]) -> Any:
 def _by_draws(blocks: list[Any], prior: Any, num_particles: int) -> tuple[Tensor, ...]:
     """E log q(z|x_n), E log q(z), the same without x_n, and E log p(z), for each datum, by draws, each (N,)."""
     z = torch.cat([q.sample((num_particles,)) for q in blocks], dim=1)  # (S, N, L)
-    own = torch.cat([q.log_prob(part) for q, part in _with_parts(blocks, z)], dim=1).double()
+    parts = z.split([q.batch_shape[0] for q in blocks], dim=1)
+    own = torch.cat([q.log_prob(part) for q, part in zip(blocks, parts, strict=True)], dim=1).double()
     mixed, others = torch.full_like(own, -math.inf), torch.full_like(own, -math.inf)
-    position = 0
+    position, num_data = 0, z.shape[1]
+    number = torch.arange(num_data, device=z.device)
     for q in blocks:
         rows = max(1, DENSITIES // (len(q.mean) * z[0, 0].numel() * num_particles))
-        for start in range(0, z.shape[1], rows):
+        for start in range(0, num_data, rows):
             part = slice(start, start + rows)
             each = q.log_prob(z[:, part].unsqueeze(2)).double()  # (S, rows, n)
             mixed[:, part] = torch.logaddexp(mixed[:, part], each.logsumexp(2))
-            same = torch.arange(start, start + each.shape[1], device=z.device)[:, None] == torch.arange(
-                position, position + each.shape[2], device=z.device
-            )
+            same = number[part, None] == number[position : position + len(q.mean)]
             others[:, part] = torch.logaddexp(others[:, part], each.masked_fill(same, -math.inf).logsumexp(2))
         position += len(q.mean)
-    num_data = z.shape[1]
     prior_log = prior.log_prob(z).double()
     return own.mean(0), mixed.mean(0) - math.log(num_data), others.mean(0) - math.log(num_data - 1), prior_log.mean(0)
 
@@ -164,8 +156,3 @@ def _by_sums(blocks: list[Any], prior: Any) -> tuple[Tensor, ...]:
     without = ((total - probs).clamp_min(0) / (len(probs) - 1)).log()
     logs = (probs.log(), (total / len(probs)).log().expand_as(probs), without, prior.logits.double().log_softmax(-1))
     return tuple(torch.where(probs > 0, probs * log, 0.0).sum(1) for log in logs)
-
-
-def _with_parts(blocks: list[Any], z: Tensor) -> Iterator[tuple[Any, Tensor]]:
-    """Each block of posteriors with the draws (S, n, L) of its own data."""
-    return zip(blocks, z.split([q.batch_shape[0] for q in blocks], dim=1), strict=True)

@@ -1,7 +1,5 @@
 """Comparing two fits, up to what a likelihood cannot tell apart: the order of components, rotations of latents."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
@@ -15,7 +13,7 @@ def match_components(means: Tensor, reference: Tensor) -> Tensor:
 
     Returns:
         Indices of shape (K,): ``means[indices]`` stands beside ``reference``, with the smallest sum of squared
-        distances over all permutations.
+        distances over all permutations; distances that agree to 1e-9 of the largest are equal.
 
     Raises:
         ValueError: If the shapes differ.
@@ -35,8 +33,9 @@ def match_components(means: Tensor, reference: Tensor) -> Tensor:
             f"`means` and `reference` must both have shape (K, D), got {tuple(means.shape)} and "
             f"{tuple(reference.shape)}."
         )
-    distances = torch.cdist(reference.detach().double(), means.detach().double()).square()
-    _, order = linear_sum_assignment(distances.cpu().numpy())
+    pairs = reference.detach().double().cpu()[:, None] - means.detach().double().cpu()
+    distances = pairs.square().sum(-1)
+    _, order = linear_sum_assignment((distances / distances.max()).nan_to_num().round(decimals=9).numpy())
     return torch.as_tensor(order, device=means.device)
 
 

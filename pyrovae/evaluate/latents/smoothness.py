@@ -1,7 +1,5 @@
 """Are nearby z decoded to nearby x?  How fast E[x|z] moves as z does."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -5,8 +5,6 @@ wants.  A floor, Σ ⪰ ε I, bounds it by the density of the narrowest Gaussian
 that comes from variances at the floor is then a statement about ε, which somebody chose, and not about the data.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 
@@ -14,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import Observations, as_observations
-from pyrovae.evaluate.likelihood.estimates import log_likelihood
+from pyrovae.evaluate.likelihood.log_likelihood import log_likelihood
 from pyrovae.models.base import LatentVariableModel, check_whole
 
 

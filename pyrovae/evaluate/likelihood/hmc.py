@@ -1,21 +1,19 @@
 """Hamiltonian Monte Carlo along a path of densities, for all data and chains at once."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from pyrovae.evaluate.evaluation import Inputs, Latents
 from pyrovae.evaluate.likelihood.joint import Joint
-from pyrovae.evaluate.likelihood.scoring import Tiles, score_latents
+from pyrovae.evaluate.likelihood.tiles import log_densities
 from pyrovae.models.base import Program
 
-JITTER = 0.2  # every trajectory's step is its datum's times 1 ± this, lest it close on itself
+JITTER = 0.2  # a trajectory's step is its datum's times 1 ± this, so that it does not return to its start
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """z (S, n, L) on the path log f_β = ``base`` + β ``rise``, with both terms (S, n) and their gradients (S, n, L)."""
 
     z: Tensor
@@ -30,9 +28,9 @@ class Point:
     def gradient(self, beta: float) -> Tensor:
         return self.base_gradient + beta * self.rise_gradient
 
-    def where(self, chosen: Tensor, other: Point) -> Point:
+    def where(self, chosen: Tensor, other: "Point") -> "Point":
         """This point where ``chosen`` (S, n), the other one elsewhere."""
-        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        pairs = zip(self, other, strict=True)
         return Point(*(torch.where(chosen[..., None] if a.ndim == 3 else chosen, a, b) for a, b in pairs))
 
 
@@ -42,11 +40,10 @@ class Path:
     Args:
         joint: log p(x, z) of a block of data.
         guide: q; None for the prior.
-        tiles: How many tiles of points will be evaluated; a few by default.
     """
 
-    def __init__(self, joint: Joint, guide: Program | None, tiles: Tiles | None = None) -> None:
-        self.joint, self.guide, self.tiles = joint, guide, tiles or Tiles(0, 1, 1)
+    def __init__(self, joint: Joint, guide: Program | None) -> None:
+        self.joint, self.guide = joint, guide
 
     def start(self, num_chains: int) -> Tensor:
         """Draws of f_0, (S, n, L)."""
@@ -54,16 +51,16 @@ class Path:
 
     def at(self, z: Tensor) -> Point:
         """The point at z (S, n, L)."""
-        return Point(z, *self.joint.in_tiles(lambda inputs, z: self.tiles.values(self._terms, (*inputs, z)), z))
+        return Point(z, *self.joint.in_tiles(self._terms, z))
 
     @torch.enable_grad()
-    def _terms(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        inputs, z = tensors[:-1], tensors[-1].detach().requires_grad_()
+    def _terms(self, inputs: Inputs, latents: Latents) -> tuple[Tensor, ...]:
+        z = latents["z"].detach().requires_grad_()
         values, volume = self.joint.values(z)
-        likelihood, prior = score_latents(self.joint.program, inputs, values, len(z))
+        likelihood, prior = log_densities(self.joint.program, inputs, values)
         base, rise = prior, likelihood
         if self.guide is not None:
-            base = score_latents(self.guide, inputs, values, len(z))[1]
+            _, base = log_densities(self.guide, inputs, values)
             rise = likelihood + prior - base
         base = base + volume
         gradients = [

@@ -1,7 +1,5 @@
 """Pareto k̂ of importance weights, by ArviZ (0.23 and 1.x)."""
 
-from __future__ import annotations
-
 import math
 import warnings
 
@@ -25,11 +23,12 @@ def pareto_k(log_weights: Tensor) -> Tensor:
     """
     values = log_weights.detach().double().cpu()
     spread = values.amax(0) - values.amin(0)
-    rounding = 64 * torch.finfo(log_weights.dtype).eps * values.abs().amax(0).clamp_min(1)
+    last_digit = torch.finfo(log_weights.dtype).eps * values.abs().amax(0).clamp_min(1)
+    rounding = 64 * last_digit
     k_hat = torch.full(values.shape[1:], math.nan, dtype=torch.float64)
     k_hat[spread <= rounding] = -math.inf
     tail = values.topk(int(min(len(values) / 5, 3 * math.sqrt(len(values)))), dim=0).values  # that ArviZ fits
-    rest = (spread > rounding) & ((tail.diff(dim=0) != 0).sum(0) >= 4)  # it needs five
+    rest = (spread > rounding) & ((tail.diff(dim=0).abs() > 8 * last_digit).sum(0) >= 4)  # it needs five
     if rest.any():
         k_hat[rest] = torch.from_numpy(np.asarray(_psislw(values[:, rest].T.numpy()), dtype=np.float64))
     return k_hat

@@ -1,11 +1,9 @@
 """log p(x) by quadrature over z, and p(z|x) on a grid: ground truth for any decoder, with one latent or two.
 
 The rule is the trapezoid's: for a smooth integrand that has died out at both ends its error falls faster than any power
-of the spacing, so that doubling the nodes soon shows whether a value has settled.  (A decoder with kinks, by ReLU, has
-no such luck, and gains two digits with every tenfold number of nodes along an axis.)
+of the spacing, so that doubling the nodes soon shows whether a value is stable.  (A decoder with ReLU has kinks: there
+the error only falls by two digits with every tenfold number of nodes along an axis.)
 """
-
-from __future__ import annotations
 
 import math
 import warnings
@@ -16,8 +14,9 @@ from torch import Tensor
 
 from pyrovae.data import Observations
 from pyrovae.engine.seeding import seeded
-from pyrovae.evaluate.likelihood.joint import Inputs, Joint, evaluating
-from pyrovae.evaluate.likelihood.scoring import pairs_at_once
+from pyrovae.evaluate.evaluation import Evaluation, evaluating
+from pyrovae.evaluate.likelihood.joint import Joint
+from pyrovae.evaluate.likelihood.tiles import Tiles
 from pyrovae.models.base import LatentVariableModel, check_whole
 
 LOOK_NODES = {1: 513, 2: 65}  # along an axis, when looking for where the posterior is
@@ -84,10 +83,9 @@ def quadrature(
 ) -> Quadrature:
     """log p(x) = log ∫ p(x|z) p(z) dz for a model of one or two latents, by a rule doubled until it is stable.
 
-    First a look at where the integrand is: a grid over what the prior reaches, widened while there is anything at its
-    edge, then narrowed to the nodes near which there can be something, judged by the node itself and by how steep the
-    integrand is there, until the box fits.  A mode that lies apart and is narrower than the look's spacing by far may
-    still be missed.
+    First it finds a box that holds the integrand: a grid over what the prior reaches is widened while there is mass at
+    its edge, then narrowed to the nodes near which there can be mass, judged by the node itself and by how steep the
+    integrand is there.  A separate mode that is much narrower than the spacing of this grid may be missed.
 
     Args:
         model: Any model with continuous latents, one number or two in all.
@@ -117,12 +115,10 @@ def quadrature(
     if not tolerance > 0:
         raise ValueError(f"`tolerance` must be positive, got {tolerance}.")
     check_whole("max_nodes", max_nodes)
-    inputs = model.program_inputs(data)
     with torch.no_grad(), evaluating(model), seeded(0):
-        low, high = _boxes(model, inputs, chunk_size)
-        result = _doubled(model, inputs, low, high, tolerance, max_nodes, chunk_size)
-    rounding = 64 * torch.finfo(inputs[0].dtype).eps * result.values.abs()
-    unstable = result.error > rounding.clamp_min(tolerance)
+        joint = _joint(model, data, chunk_size)
+        result = _doubled(joint, *_boxes(joint), tolerance, max_nodes)
+    unstable = _unstable(result.values, result.error, result.low.dtype, tolerance)
     if unstable.any():
         warnings.warn(
             f"{int(unstable.sum())} of {len(unstable)} values are not stable to {tolerance:g} nats at `max_nodes` = "
@@ -160,20 +156,20 @@ def posterior_grid(
         ValueError: As :func:`quadrature`.
     """
     check_whole("num_nodes", num_nodes, 2)
-    inputs = model.program_inputs(data)
     whole = quadrature(model, data, tolerance=tolerance, chunk_size=chunk_size)
     low, high = (
         own if given is None else given.to(own).expand_as(own) for own, given in ((whole.low, low), (whole.high, high))
     )
     z = _grid(low, high, num_nodes)
-    with torch.no_grad(), evaluating(model):
-        log_joint = _joint(model, inputs, chunk_size).log_prob(z)
+    with torch.no_grad(), evaluating(model), seeded(0):
+        log_joint = _joint(model, data, chunk_size).log_prob(z)
     shape = (num_nodes,) * z.shape[-1]
     return PosteriorGrid(z.unflatten(0, shape), (log_joint - whole.values).unflatten(0, shape))
 
 
-def _joint(model: LatentVariableModel, inputs: Inputs, chunk_size: int | None) -> Joint:
-    joint = Joint(model.model, inputs, pairs_at_once(model, inputs[0], chunk_size))
+def _joint(model: LatentVariableModel, data: Observations | Tensor, chunk_size: int | None) -> Joint:
+    run = Evaluation(model, data, chunk_size=chunk_size)
+    joint = Joint(model.model, run.inputs, Tiles.of(run))
     if joint.latent_dim > 2:
         raise ValueError(
             f"`model` must have one latent or two for quadrature, got {joint.latent_dim}; use evaluate.ais for more."
@@ -188,17 +184,14 @@ def _grid(low: Tensor, high: Tensor, num_nodes: int) -> Tensor:
     return low + (high - low) * shares
 
 
-def _boxes(model: LatentVariableModel, inputs: Inputs, chunk_size: int | None) -> tuple[Tensor, Tensor]:
+def _boxes(joint: Joint) -> tuple[Tensor, Tensor]:
     """The corners (N, L) of a box for each datum that holds its posterior."""
-    joint = _joint(model, inputs, chunk_size)
-    prior = Joint(model.model, tuple(each[:1] for each in inputs), joint.pairs).draw(model.model, PRIOR_DRAWS)[:, 0]
+    first = Joint(joint.program, joint[:1].inputs, joint.tiles)
+    prior = first.draw(joint.program, PRIOR_DRAWS)[:, 0]
     centre, reach = prior.mean(0), REACH * prior.std(0)
-    corners = ((centre - reach).expand(len(inputs[0]), -1), (centre + reach).expand(len(inputs[0]), -1))
     rows = NODES_AT_ONCE // LOOK_NODES[joint.latent_dim] ** joint.latent_dim
-    boxes = [
-        _fitting(_joint(model, tuple(part), chunk_size), low, high)
-        for *part, low, high in zip(*(each.split(rows) for each in (*inputs, *corners)), strict=True)
-    ]
+    parts = [joint[start : start + rows] for start in range(0, len(joint), rows)]
+    boxes = [_fitting(part, *((centre + side).expand(len(part), -1) for side in (-reach, reach))) for part in parts]
     lows, highs = zip(*boxes, strict=True)
     return torch.cat(lows), torch.cat(highs)
 
@@ -238,15 +231,7 @@ def _steepness(height: Tensor) -> Tensor:
     return steepest
 
 
-def _doubled(
-    model: LatentVariableModel,
-    inputs: Inputs,
-    low: Tensor,
-    high: Tensor,
-    tolerance: float,
-    max_nodes: int,
-    chunk_size: int | None,
-) -> Quadrature:
+def _doubled(joint: Joint, low: Tensor, high: Tensor, tolerance: float, max_nodes: int) -> Quadrature:
     """The trapezoidal rule in each box, with twice the nodes along each axis until the value is stable."""
     num_data, num_latents = low.shape
     values = torch.full((num_data,), -math.inf, dtype=torch.float64, device=low.device)
@@ -254,13 +239,16 @@ def _doubled(
     active, nodes = torch.arange(num_data, device=low.device), FIRST_NODES[num_latents]
     while len(active) and nodes**num_latents <= max_nodes:
         for part in active.split(max(1, NODES_AT_ONCE // nodes**num_latents)):
-            joint = _joint(model, tuple(each[part] for each in inputs), chunk_size)
-            log_joint = joint.log_prob(_grid(low[part], high[part], nodes)).double()
+            log_joint = joint[part].log_prob(_grid(low[part], high[part], nodes)).double()
             spacing = (high[part] - low[part]).double() / (nodes - 1)
             value = log_joint.logsumexp(0) + spacing.log().sum(-1)
             error[part] = (value - values[part]).abs()
             values[part], used[part] = value, nodes
-        rounding = 64 * torch.finfo(low.dtype).eps * values[active].abs()
-        active = active[error[active] > rounding.clamp_min(tolerance)]
+        active = active[_unstable(values[active], error[active], low.dtype, tolerance)]
         nodes = 2 * nodes - 1
     return Quadrature(values, error, used, low, high)
+
+
+def _unstable(values: Tensor, error: Tensor, dtype: torch.dtype, tolerance: float) -> Tensor:
+    """Which values the last doubling changed by more than the tolerance and more than their rounding."""
+    return error > (64 * torch.finfo(dtype).eps * values.abs()).clamp_min(tolerance)

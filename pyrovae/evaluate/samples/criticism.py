@@ -5,8 +5,6 @@ log p(x_n) itself, which :func:`log_likelihood` gives; and z_n belongs to x_n al
 over draws of its posterior, which leave x_n out, lead back to the prior, with a variance that mostly is infinite.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,14 +13,17 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import Observations
+from pyrovae.engine.progress import progress_bar
 from pyrovae.engine.seeding import block_seed, seeded
-from pyrovae.evaluate.latents.encoding import is_continuous, posteriors
-from pyrovae.evaluate.likelihood.joint import evaluating, progress_bar
+from pyrovae.evaluate.checks import check_choice
+from pyrovae.evaluate.evaluation import evaluating, simulated
+from pyrovae.evaluate.latents.encoding import continuous_posteriors, posteriors
 from pyrovae.evaluate.samples.decoding import decode_samples
 from pyrovae.models.base import LatentVariableModel, Program, check_whole
 
 Statistic = Callable[[Tensor], Tensor | float]
 KEPT_NUMBERS = 2**20  # of replicated data, for pictures
+ROUNDING = 8  # in units of the last digit: statistics that differ by less are equal
 LEAST_EXPECTED = 5  # ranks in a bin, for the χ² distribution to hold
 
 STATISTICS: dict[str, Statistic] = {
@@ -110,8 +111,12 @@ class PredictiveCheck:
 
     @property
     def p_values(self) -> dict[str, float]:
-        """Of a T as large as that of the data: (#{T_r > T} + ½ #{T_r = T} + ½) / (R + 1), never 0 nor 1."""
-        return {name: _share_above(self.replicated[name], value) for name, value in self.observed.items()}
+        """Of a T as large as that of the data: (#{T_r > T} + ½ #{T_r = T} + ½) / (R + 1), never 0 nor 1.
+
+        T_r that differ from T by rounding are equal to it.
+        """
+        eps = torch.finfo(self.data.dtype).eps
+        return {name: _share_above(self.replicated[name], value, eps) for name, value in self.observed.items()}
 
     def __str__(self) -> str:
         header = f"{'statistic':<22} {'data':>10} {'replicates':>10} {'± s.d.':>9} {'p-value':>8}"
@@ -171,19 +176,12 @@ def simulation_based_calibration(
         raise ValueError(
             f"`num_bins` must be a divisor of `num_draws` + 1 = {num_draws + 1}, got {num_bins}; take 99 draws and 20."
         )
-    with evaluating(model):
-        sites = model._generate(num_data, labels, block_seed(seed, 0))
-    given = model._labels_to_generate(num_data, labels)
-    data = Observations(sites["x"]["value"], labels=given[0] if given else None)
-    z = sites["z"]["value"].reshape(num_data, -1)
+    data, latents = simulated(model, num_data, labels, block_seed(seed, 0))
+    z = latents["z"].reshape(num_data, -1)
     ranks: list[Tensor] = []
     first = 0
     with seeded(block_seed(seed, 1)):
-        for q in posteriors(model, data, guide=guide or model.guide):
-            if not is_continuous(q):
-                raise ValueError(
-                    f"`model` must have a continuous z to be ranked, got {type(model).__name__} with a discrete one."
-                )
+        for q in continuous_posteriors(model, data, "to be ranked", guide=guide or model.guide):
             true = z[first : first + q.batch_shape[0]]
             ranks.append((q.sample((num_draws,)).flatten(2) < true).sum(0))
             first += len(true)
@@ -205,8 +203,8 @@ def posterior_predictive_check(
 ) -> PredictiveCheck:
     """Statistics of the data beside those of data that the model replicates, each replicate a whole data set.
 
-    With ``latents="posterior"`` every datum is replicated from its own z ~ q(z|x): the question is whether p(x
-    given z) makes such data.  The replicates have then seen the data, and p-values near ½ come too easily.  With
+    With ``latents="posterior"`` every datum is replicated from its own z ~ q(z|x): the question is whether p(x|z)
+    makes such data.  The replicates have then seen the data, and p-values near ½ come too easily.  With
     ``"prior"`` nothing of these data is in them: they are N new samples, and under a true model a p-value of held-out
     data is uniform.
 
@@ -238,28 +236,22 @@ def posterior_predictive_check(
         Gelman, Meng and Stern (1996), Posterior predictive assessment of model fitness via realized discrepancies.
     """
     check_whole("num_replicates", num_replicates)
-    if latents not in ("posterior", "prior"):
-        raise ValueError(f'`latents` must be "posterior" or "prior", got {latents!r}.')
+    check_choice("latents", latents, ("posterior", "prior"))
     statistics = STATISTICS if statistics is None else statistics
     if not statistics:
         raise ValueError("`statistics` must hold at least one statistic, got none.")
-    observations = model.checked(data)
-    x = model.as_input(observations)
-    labels = None if model.num_classes is None else model.program_inputs(observations)[1]
+    x, *labels = model.program_inputs(data)
     observed = {name: _number(name, statistic, x) for name, statistic in statistics.items()}
-    every_q = list(posteriors(model, observations)) if latents == "posterior" else None
+    every_q = list(posteriors(model, data)) if latents == "posterior" else None
     rows = max(1, min(len(x), KEPT_NUMBERS // x[0].numel()))
     kept: list[Tensor] = []
-    values: dict[str, list[float]] = {name: [] for name in statistics}
-    with progress_bar(num_replicates, "replicated data", "replicate", progress) as bar:
-        for number in range(num_replicates):
-            replicate = _replicate(model, every_q, len(x), labels, block_seed(seed, number))
-            for name, statistic in statistics.items():
-                values[name].append(_number(name, statistic, replicate))
-            if len(kept) * rows * x[0].numel() < KEPT_NUMBERS:
-                kept.append(replicate[:rows].cpu())
-            bar.update()
-    replicated = {name: torch.tensor(each, dtype=torch.float64) for name, each in values.items()}
+    found: list[list[float]] = []
+    for number in progress_bar(range(num_replicates), desc="replicated data", unit="replicate", progress=progress):
+        replicate = _replicate(model, every_q, len(x), labels[0] if labels else None, block_seed(seed, number))
+        found.append([_number(name, statistic, replicate) for name, statistic in statistics.items()])
+        if len(kept) * rows * x[0].numel() < KEPT_NUMBERS:
+            kept.append(replicate[:rows].cpu())
+    replicated = dict(zip(statistics, torch.tensor(found, dtype=torch.float64).T.contiguous(), strict=True))
     return PredictiveCheck(observed, replicated, latents, x[:rows].cpu(), torch.stack(kept))
 
 
@@ -282,6 +274,7 @@ def _number(name: str, statistic: Statistic, x: Tensor) -> float:
     return value
 
 
-def _share_above(replicated: Tensor, value: float) -> float:
-    above, ties = (replicated > value).sum().item(), (replicated == value).sum().item()
-    return (above + 0.5 * ties + 0.5) / (len(replicated) + 1)
+def _share_above(replicated: Tensor, value: float, eps: float) -> float:
+    rounding = ROUNDING * eps * max(abs(value), replicated.abs().max().item())
+    above, below = (replicated > value + rounding).sum().item(), (replicated < value - rounding).sum().item()
+    return (len(replicated) + above - below + 1) / (2 * len(replicated) + 2)

@@ -5,21 +5,20 @@ a draw has the noise that the likelihood was measured with.  So every function s
 give x as the model sees it, in the view of the data that it was fitted to.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any, Literal
 
-import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
 
 from pyrovae.data import Observations
 from pyrovae.engine.seeding import seeded
-from pyrovae.evaluate.latents.encoding import is_continuous, posteriors
-from pyrovae.models.base import LatentVariableModel
+from pyrovae.evaluate.checks import check_choice
+from pyrovae.evaluate.evaluation import evaluating
+from pyrovae.evaluate.latents.encoding import continuous_posteriors
+from pyrovae.models.base import LatentVariableModel, check_whole
 
 Labels = Tensor | int | None
 
@@ -46,7 +45,7 @@ def decode_means(model: LatentVariableModel, z: Tensor, labels: Labels = None) -
         >>> decode_means(ppca, torch.zeros(3, 4, 2)).shape
         torch.Size([3, 4, 5])
     """
-    with seeded(0):  # the program draws x too, which nobody sees
+    with seeded(0):  # the program draws x, too, which is not used
         return _decoded(model, z, labels, lambda site: site["fn"].mean)
 
 
@@ -75,13 +74,14 @@ def reconstruct_means(model: LatentVariableModel, data: Observations | Tensor) -
     Raises:
         ValueError: If the data do not fit the model, or its z is discrete.
     """
-    return decode_means(model, _latents(model, data, lambda q: q.mean), _labels_of(model, data))
+    z = torch.cat([q.mean for q in continuous_posteriors(model, data, "to reconstruct from")])
+    return decode_means(model, z, _labels_of(model, data))
 
 
 def reconstruct_samples(model: LatentVariableModel, data: Observations | Tensor, *, seed: int = 0) -> Tensor:
     """One draw z ~ q(z|x), then x ~ p(x|z), for every datum; as :func:`reconstruct_means`, by ``seed``."""
     with seeded(seed):
-        z = _latents(model, data, lambda q: q.sample())
+        z = torch.cat([q.sample() for q in continuous_posteriors(model, data, "to reconstruct from")])
         return _decoded(model, z, _labels_of(model, data), lambda site: site["value"])
 
 
@@ -117,10 +117,8 @@ def interpolate(
     """
     if start.shape != end.shape:
         raise ValueError(f"`end` must have the shape of `start`, {tuple(start.shape)}, got {tuple(end.shape)}.")
-    if not (isinstance(num_steps, int) and num_steps >= 2):
-        raise ValueError(f"`num_steps` must be a whole number of at least 2, got {num_steps!r}.")
-    if method not in ("linear", "spherical"):
-        raise ValueError(f'`method` must be "linear" or "spherical", got {method!r}.')
+    check_whole("num_steps", num_steps, 2)
+    check_choice("method", method, ("linear", "spherical"))
     steps = torch.linspace(0, 1, num_steps, dtype=start.dtype, device=start.device)
     t = steps.reshape(-1, *(1,) * start.ndim)
     if method == "linear":
@@ -175,8 +173,7 @@ def latent_grid(
     Reference:
         Kingma and Welling (2014), Auto-encoding variational Bayes (the manifold by quantiles).
     """
-    if not (isinstance(num_steps, int) and num_steps >= 1):
-        raise ValueError(f"`num_steps` must be a whole number of at least 1, got {num_steps!r}.")
+    check_whole("num_steps", num_steps)
     if len(set(units)) != 2 or not all(0 <= unit < latent_dim for unit in units):
         raise ValueError(f"`units` must be two different units from 0 to L - 1 = {latent_dim - 1}, got {units}.")
     if extent is not None and not extent > 0:
@@ -239,16 +236,11 @@ def _decoded(model: LatentVariableModel, z: Tensor, labels: Labels, read: Callab
         )
     flat = z.to(like).reshape(-1, *event)
     given = _checked_labels(model, labels, batch)
-    training = model.training
     blocks = []
-    try:
-        model.eval()
-        with pyro.get_param_store().scope():
-            for block, *y in zip(*(each.split(DECODED) for each in (flat, *given)), strict=True):
-                program = poutine.condition(model.model, {"z": block})
-                blocks.append(read(poutine.trace(program).get_trace(None, *y, num_data=len(block)).nodes["x"]))
-    finally:
-        model.train(training)
+    with evaluating(model):
+        for block, *y in zip(*(each.split(DECODED) for each in (flat, *given)), strict=True):
+            program = poutine.condition(model.model, {"z": block})
+            blocks.append(read(poutine.trace(program).get_trace(None, *y, num_data=len(block)).nodes["x"]))
     x = torch.cat(blocks)
     return x.reshape(*batch, *x.shape[1:])
 
@@ -268,15 +260,3 @@ def _checked_labels(model: LatentVariableModel, labels: Labels, batch: torch.Siz
 def _labels_of(model: LatentVariableModel, data: Observations | Tensor) -> Labels:
     """The labels of the data where the model asks for them."""
     return data.labels if model.num_classes is not None and isinstance(data, Observations) else None
-
-
-def _latents(model: LatentVariableModel, data: Observations | Tensor, read: Callable[[Any], Tensor]) -> Tensor:
-    """What ``read`` takes from q(z|x), for all data."""
-    blocks = []
-    for q in posteriors(model, data):
-        if not is_continuous(q):
-            raise ValueError(
-                f"`model` must have a continuous z to reconstruct from, got {type(model).__name__} with a discrete one."
-            )
-        blocks.append(read(q))
-    return torch.cat(blocks)

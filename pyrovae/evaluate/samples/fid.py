@@ -5,8 +5,6 @@ generated ones.  It is biased upwards by an amount that falls with the number of
 It is no likelihood, and says nothing of one.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from typing import Any, Literal
@@ -169,7 +167,7 @@ class _Features(nn.Module):
             )
         self.num_features: int = features.shape[1]
 
-    def train(self, mode: bool = True) -> _Features:
+    def train(self, mode: bool = True) -> "_Features":
         return super().train(False)
 
     def forward(self, images: Tensor) -> Tensor:

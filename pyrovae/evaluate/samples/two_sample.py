@@ -1,7 +1,5 @@
 """Are these draws from where those are from?  A test that needs no likelihood, so that it can judge what has none."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

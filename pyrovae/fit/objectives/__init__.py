@@ -4,7 +4,5 @@ Each takes any static model and guide, knows nothing of the loop that calls it, 
 ``loss``, ``differentiable_loss`` and ``loss_and_grads``, in nats, summed over data.
 """
 
-from pyrovae.fit.objectives.beta import BetaELBO, LinearWarmup
-from pyrovae.fit.objectives.importance_weighted import ImportanceWeightedELBO
-
-__all__ = ["BetaELBO", "ImportanceWeightedELBO", "LinearWarmup"]
+from pyrovae.fit.objectives.beta import BetaELBO as BetaELBO, LinearWarmup as LinearWarmup
+from pyrovae.fit.objectives.importance_weighted import ImportanceWeightedELBO as ImportanceWeightedELBO

@@ -1,7 +1,5 @@
 """The β-weighted ELBO, E_q[log p(x|z)] − β KL(q(z|x) ‖ p(z)), and its warm-up."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The importance-weighted bound of local latents, log of a mean of k weights for each datum apart."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """One step of SVI: interpreted, captured as a graph, recorded as a CUDA graph, or sharded; all are called alike."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import replace
 

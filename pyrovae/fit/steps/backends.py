@@ -1,7 +1,5 @@
 """Which kind of step is fastest: interpreted by Pyro, from a graph, compiled, or from a CUDA graph."""
 
-from __future__ import annotations
-
 import torch
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from torch import nn

@@ -5,8 +5,6 @@ A static one does the same at every step: :class:`CompiledELBO` writes it down o
 it is or compiled by Inductor.  It serves any Pyro model and guide; :func:`~pyrovae.fit.svi` uses what is here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """A training step on a GPU in one launch: gradients and the optimizer as a CUDA graph, with no word to the host."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """A step of SVI as Pyro interprets it: the loss of a batch, its gradients, and a step of the optimizer."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any

@@ -5,8 +5,6 @@ seed, the step and the number of the shard alone, so that the fit is the same, b
 computed: n shards in one process (gradient accumulation) are one in each of n.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 

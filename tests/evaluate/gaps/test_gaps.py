@@ -1,4 +1,4 @@
-"""The gap ledger: closed forms where the posterior is known, the optimised q close to them, and EM in two steps."""
+"""Gaps of the ELBO: closed forms where the posterior is known, the optimised q close to them, EM in two steps."""
 
 import math
 
@@ -8,8 +8,9 @@ from torch import nn
 
 from pyrovae import PPCA, VAE, FactorAnalysis, Gaussian, GaussianMixture, evaluate
 from pyrovae.data import Observations
+from pyrovae.evaluate import SearchOptions
 from pyrovae.evaluate.gaps import elbo_gap as gaps
-from pyrovae.evaluate.gaps.local import GaussianPosteriors, as_gaussian
+from pyrovae.evaluate.gaps.best_gaussian import GaussianPosteriors, as_gaussian
 from pyrovae.models.networks import CategoricalEncoder, LinearGaussianEncoder
 
 STANDARD_ERRORS = 4
@@ -58,7 +59,7 @@ def test_the_kl_of_a_linear_vae_is_its_closed_form(kind):
     torch.testing.assert_close(evaluate.elbo_gap(model, x).gap, expected, rtol=0, atol=1e-8)
 
 
-def test_the_elbo_of_the_ledger_is_that_of_its_definition():
+def test_the_elbo_of_the_gap_is_that_of_its_definition():
     """E_q[log p(x|z)] − KL(q ‖ p(z)), both in closed form: no posterior in it."""
     model = detuned()
     x, _ = model.sample(7)
@@ -77,11 +78,11 @@ def test_the_elbo_of_the_ledger_is_that_of_its_definition():
 def test_the_terms_sum(family, method):
     model = detuned()
     x, _ = model.sample(4)
-    ledger = evaluate.elbo_gap(model, x, family, method=method, num_particles=10, max_steps=20)
-    assert ledger.method == method
-    total = ledger.elbo + ledger.amortization_gap + ledger.approximation_gap
+    found = evaluate.elbo_gap(model, x, family, method=method, num_particles=10, search=SearchOptions(max_steps=20))
+    assert found.method == method
+    total = found.elbo + found.amortization_gap + found.approximation_gap
     torch.testing.assert_close(total, model.log_prob(x).detach(), rtol=0, atol=1e-10)
-    torch.testing.assert_close(ledger.gap, ledger.amortization_gap + ledger.approximation_gap, rtol=0, atol=1e-10)
+    torch.testing.assert_close(found.gap, found.amortization_gap + found.approximation_gap, rtol=0, atol=1e-10)
 
 
 def test_a_diagonal_q_is_exact_in_the_principal_rotation_and_in_no_other():
@@ -93,11 +94,11 @@ def test_a_diagonal_q_is_exact_in_the_principal_rotation_and_in_no_other():
         assert evaluate.elbo_gap(model, x, "diag").approximation_gap.abs().max() < 1e-12
         rotation, _ = torch.linalg.qr(torch.randn(L, L, dtype=torch.float64))
         model.model.weight.copy_(u * s @ rotation)
-    ledger = evaluate.elbo_gap(model, x, "diag")
+    found = evaluate.elbo_gap(model, x, "diag")
     precision = posterior_precision(model)
     expected = 0.5 * (precision.diagonal().log().sum() - torch.logdet(precision))
     assert expected > 0.01
-    torch.testing.assert_close(ledger.approximation_gap, expected.expand(3).clone(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(found.approximation_gap, expected.expand(3).clone(), rtol=0, atol=1e-12)
     assert evaluate.elbo_gap(model, x, "full").approximation_gap.abs().max() == 0
 
 
@@ -123,9 +124,9 @@ def test_an_amortized_mixture_loses_to_amortization_alone():
         nn.init.normal_(parameter, std=0.5)
     x = torch.randn(6, 2, dtype=torch.float64)
     q, r = gmm.guide.encoder(x).probs.detach(), gmm.predict_proba(x)
-    ledger = evaluate.elbo_gap(gmm, x)
-    torch.testing.assert_close(ledger.gap, (q * (q / r).log()).sum(1), rtol=0, atol=1e-10)
-    assert ledger.approximation_gap.abs().max() == 0
+    found = evaluate.elbo_gap(gmm, x)
+    torch.testing.assert_close(found.gap, (q * (q / r).log()).sum(1), rtol=0, atol=1e-10)
+    assert found.approximation_gap.abs().max() == 0
 
 
 # ------------------------------------------------------------------------------------------------ optimised, and bounds
@@ -157,11 +158,13 @@ def test_a_nonlinear_model_between_its_bounds():
     x, _ = vae.sample(4)
     truth = evaluate.quadrature(vae, x, tolerance=1e-4).values
     likelihood = evaluate.log_likelihood(vae, x, 500)
-    ledgers = {
-        family: evaluate.elbo_gap(vae, x, family, log_prob=likelihood, num_particles=300, max_steps=200)
+    gaps_of = {
+        family: evaluate.elbo_gap(
+            vae, x, family, log_prob=likelihood, num_particles=300, search=SearchOptions(max_steps=200)
+        )
         for family in ("diag", "full")
     }
-    diag, full = ledgers["diag"], ledgers["full"]
+    diag, full = gaps_of["diag"], gaps_of["full"]
     for lower, upper, error in (
         (diag.elbo, diag.best_elbo, diag.amortization_standard_error),
         (diag.best_elbo, full.best_elbo, diag.best_elbo_standard_error + full.best_elbo_standard_error),
@@ -178,7 +181,7 @@ def test_the_search_does_not_depend_on_the_chunks_and_repeats_itself():
     model = detuned()
     x, _ = model.sample(3)
     state = torch.get_rng_state()
-    options = {"method": "optimized", "num_particles": 20, "max_steps": 10}
+    options = {"method": "optimized", "num_particles": 20, "search": SearchOptions(max_steps=10)}
     whole, chunked = (evaluate.elbo_gap(model, x, chunk_size=size, **options) for size in (None, 5))
     torch.testing.assert_close(chunked.best_elbo, whole.best_elbo, rtol=0, atol=1e-9)
     assert torch.equal(state, torch.get_rng_state())
@@ -189,23 +192,23 @@ def test_a_conditional_model_is_taken_at_its_labels():
     vae = VAE(1, 3, Gaussian(0.7), hidden=(5,), activation="tanh", num_classes=2).double()
     x = Observations(vae.sample(8, labels=1)[0], labels=torch.ones(8, dtype=torch.long))
     truth = evaluate.quadrature(vae, x).values
-    ledger = evaluate.elbo_gap(vae, x, log_prob=truth, max_steps=10, num_particles=400)
-    assert ledger.log_prob_standard_error.abs().max() == 0
+    found = evaluate.elbo_gap(vae, x, log_prob=truth, search=SearchOptions(max_steps=10), num_particles=400)
+    assert found.log_prob_standard_error.abs().max() == 0
     elbo = evaluate.log_weights(vae, x, 400)
-    error = (ledger.elbo_standard_error.square() + elbo.var(0) / 400).sqrt()
-    assert ((ledger.elbo - elbo.mean(0)).abs() < STANDARD_ERRORS * error).all()
-    assert (ledger.approximation_gap > -STANDARD_ERRORS * ledger.best_elbo_standard_error).all()
+    error = (found.elbo_standard_error.square() + elbo.var(0) / 400).sqrt()
+    assert ((found.elbo - elbo.mean(0)).abs() < STANDARD_ERRORS * error).all()
+    assert (found.approximation_gap > -STANDARD_ERRORS * found.best_elbo_standard_error).all()
 
 
 def test_blocks_of_data_each_have_their_search(monkeypatch):
     monkeypatch.setattr(gaps, "BLOCK", 2)
     model = detuned()
     x = model.sample(1)[0].expand(5, -1)
-    ledger = evaluate.elbo_gap(model, x, method="optimized", num_particles=400, max_steps=20)
+    found = evaluate.elbo_gap(model, x, method="optimized", num_particles=400, search=SearchOptions(max_steps=20))
     exact = evaluate.elbo_gap(model, x)
-    assert ledger.elbo.shape == ledger.best_elbo.shape == (5,)
-    assert ((ledger.elbo - exact.elbo).abs() < STANDARD_ERRORS * ledger.elbo_standard_error).all()
-    assert len(ledger.elbo.unique()) == 5  # no two with the same noise
+    assert found.elbo.shape == found.best_elbo.shape == (5,)
+    assert ((found.elbo - exact.elbo).abs() < STANDARD_ERRORS * found.elbo_standard_error).all()
+    assert len(found.elbo.unique()) == 5  # no two with the same noise
 
 
 # ------------------------------------------------------------------------------------------------------------------- EM
@@ -220,13 +223,13 @@ def test_em_is_two_steps(make):
     for _ in range(4):
         after = before.copy()
         after.maximize(after.expected_statistics(x))
-        ledger = evaluate.em_decomposition(before, after, x)
+        found = evaluate.em_decomposition(before, after, x)
         change = (after.log_prob(x) - before.log_prob(x)).detach()
-        torch.testing.assert_close(ledger.raised + ledger.closed, change, rtol=0, atol=1e-10)
-        assert ledger.raised.mean() >= -1e-12
-        assert (ledger.closed >= -1e-12).all()
+        torch.testing.assert_close(found.raised + found.closed, change, rtol=0, atol=1e-10)
+        assert found.raised.mean() >= -1e-12
+        assert (found.closed >= -1e-12).all()
         before = after
-    assert "KL closed" in str(ledger)
+    assert "KL closed" in str(found)
 
 
 def test_the_bound_of_em_is_the_expected_complete_log_likelihood():
@@ -254,7 +257,6 @@ def test_the_bound_of_em_is_the_expected_complete_log_likelihood():
         ({"family": "banded"}, r'`family` must be "diag" or "full", got \'banded\''),
         ({"method": "best"}, r'`method` must be "auto", "exact" or "optimized", got \'best\''),
         ({"num_particles": 1}, r"`num_particles` must be a whole number of at least 2, got 1"),
-        ({"max_steps": 0}, r"`max_steps` must be a whole number of at least 1, got 0"),
         ({}, r"`log_prob` must be given for a model without an exact one, got None"),
     ],
 )
@@ -288,3 +290,10 @@ def test_a_gaussian_is_read_from_its_diagonal_and_low_rank_forms():
         torch.testing.assert_close(read.log_prob(z), q.log_prob(z), rtol=1e-4, atol=1e-4)
     q = GaussianPosteriors(mean, torch.linalg.cholesky(low_rank.covariance_matrix)).diagonal()
     torch.testing.assert_close(q.scale_tril.diagonal(dim1=1, dim2=2).square(), low_rank.variance)
+
+
+def test_a_search_out_of_range_is_refused_and_its_old_keywords_name_their_new_place():
+    with pytest.raises(ValueError, match=r"`max_steps` must be a whole number of at least 1, got 0"):
+        SearchOptions(max_steps=0)
+    with pytest.raises(TypeError, match=r"pass search=SearchOptions\(max_steps=...\)"):
+        evaluate.elbo_gap(detuned(), torch.zeros(3, D, dtype=torch.float64), max_steps=5)

@@ -13,8 +13,7 @@ import torch
 from torch import nn
 
 from pyrovae import PPCA, VAE, Bernoulli, evaluate, exact_guide
-from pyrovae.evaluate.likelihood import estimates as estimator
-from pyrovae.evaluate.likelihood import scoring
+from pyrovae.evaluate.likelihood import importance, log_likelihood as estimator
 from pyrovae.models.networks import LinearGaussianEncoder
 
 PARTICLES = 20  # log(20/19) = 0.051, log(21/20) = 0.049
@@ -60,13 +59,13 @@ def probabilities_add_up():
 
 
 def a_constant_off(monkeypatch):
-    original = scoring.score_latents
+    original = importance.log_densities
 
     def broken(*arguments):
         likelihood, prior = original(*arguments)
         return likelihood - 0.05, prior
 
-    monkeypatch.setattr(scoring, "score_latents", broken)
+    monkeypatch.setattr(importance, "log_densities", broken)
 
 
 def off_by_one(monkeypatch):

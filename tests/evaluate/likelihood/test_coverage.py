@@ -14,8 +14,8 @@ from scipy.stats import binom
 from torch import nn
 
 from pyrovae import PPCA, VAE, Bernoulli, compare, evaluate
-from pyrovae.evaluate.likelihood import importance
-from pyrovae.evaluate.likelihood.importance import LogLikelihood
+from pyrovae.evaluate.likelihood import estimate
+from pyrovae.evaluate.likelihood.estimate import LogLikelihood
 from pyrovae.models.networks import LinearGaussianEncoder
 
 REPLICATES, N, S = 400, 50, 30
@@ -25,7 +25,7 @@ FEWEST, MOST = 4, 38
 @pytest.fixture(autouse=True)
 def no_k_hat(monkeypatch):
     """Which would take nearly all of the time."""
-    monkeypatch.setattr(importance, "pareto_k", lambda log_w: torch.zeros(log_w.shape[1]))
+    monkeypatch.setattr(estimate, "pareto_k", lambda log_w: torch.zeros(log_w.shape[1]))
 
 
 def two_linear():

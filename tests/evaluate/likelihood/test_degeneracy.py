@@ -11,7 +11,7 @@ from scipy.stats import multivariate_normal
 from pyrovae import PPCA, VAE, Bernoulli, FullGaussian, Gaussian, GaussianMixture, LowRankGaussian, evaluate
 from pyrovae.models import BernoulliMixture, DiscretizedLogistic, FactorAnalysis, PPCAMixture
 from pyrovae.models.floors import AT_FLOOR, clipped, noise_variances, share_at_floor
-from pyrovae.models.heads import inverse_softplus
+from pyrovae.models.likelihoods import inverse_softplus
 
 D, EPSILON = 3, 1e-4
 

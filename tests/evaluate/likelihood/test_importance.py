@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from pyrovae import PPCA, VAE, Bernoulli, Gaussian, GaussianMixture, evaluate, exact_guide, fit
+from pyrovae import PPCA, VAE, AISOptions, Bernoulli, Gaussian, GaussianMixture, evaluate, exact_guide, fit
 from pyrovae.data import Observations
 from pyrovae.engine.seeding import block_seed
-from pyrovae.evaluate.likelihood import annealed, importance
+from pyrovae.evaluate.likelihood import annealed, estimate, importance
 from pyrovae.models.base import Program
 from pyrovae.models.networks import CategoricalEncoder, LinearGaussianEncoder
 
@@ -161,7 +161,7 @@ def test_elbo_and_likelihood_are_read_off_the_weights(model):
 
 def test_the_error_of_a_mean_is_that_of_other_particles_and_of_other_data(monkeypatch):
     """Over 200 seeds on the same data: the spread of the mean is the Monte-Carlo part, its shift the bias."""
-    monkeypatch.setattr(importance, "pareto_k", lambda log_w: torch.zeros(log_w.shape[1]))  # for speed
+    monkeypatch.setattr(estimate, "pareto_k", lambda log_w: torch.zeros(log_w.shape[1]))  # for speed
     ppca = detuned_ppca()
     x, _ = ppca.sample(40, seed=1000)
     runs = [evaluate.log_likelihood(ppca, x, 50, "importance", seed=seed) for seed in range(200)]
@@ -292,7 +292,7 @@ def test_standard_error_is_the_spread_of_the_estimates():
     ppca, num_replicates = detuned_ppca(), 400
     x = ppca.sample(1)[0]
     log_weights = evaluate.log_weights(ppca, x, 200 * num_replicates).reshape(200, num_replicates)
-    values, standard_error, _, _ = importance.summarize(log_weights)
+    values, standard_error, _, _ = estimate.summarize(log_weights)
     assert values.std() == pytest.approx(standard_error.mean().item(), rel=5 / math.sqrt(2 * num_replicates))
 
 
@@ -440,9 +440,9 @@ def test_annealing_is_one_of_the_methods(guide, monkeypatch):
     monkeypatch.setattr(annealed, "PILOT_WARM_UP", 1)
     ppca, x = PPCA(2, (D,)), torch.zeros(3, D, dtype=torch.float64)
     guide = None if guide is None else exact_guide(ppca)
-    found = evaluate.log_likelihood(ppca, x, method="ais", guide=guide, num_chains=4, num_temperatures=10, seed=1)
+    found = evaluate.log_likelihood(ppca, x, method="ais", guide=guide, ais=AISOptions(4, 10), seed=1)
     start = "prior" if guide is None else "guide"
-    expected = evaluate.ais(ppca, x, num_chains=4, num_temperatures=10, start=start, guide=guide, seed=1)
+    expected = evaluate.ais(ppca, x, AISOptions(4, 10, start), guide=guide, seed=1)
     assert torch.equal(found.values, expected.values)
     assert (found.method, found.num_particles) == ("annealed", 4)
 

@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 from pyrovae import PPCA, VAE, Bernoulli, GaussianMixture, evaluate, exact_guide
-from pyrovae.models.base import AmortizedGuide
+from pyrovae.models.guides import AmortizedGuide
 
 D, LATENTS, N, S = 5, 2, 2000, 99
 FALSE_FAILURE = 1e-3  # the rate at which a test of uniformity fails though all is well

@@ -9,7 +9,7 @@ import pyro.distributions as dist
 import torch
 from torch import nn
 
-from pyrovae import VAE, Bernoulli, Execution, evaluate, fit
+from pyrovae import VAE, AISOptions, Bernoulli, Execution, evaluate, fit
 from pyrovae.data import Observations
 
 D, N = 6, 90  # a dozen steps of batches of 32, 32 and 26
@@ -72,14 +72,14 @@ def evaluations(distributed):
     with torch.random.fork_rng():
         torch.manual_seed(1)
         model, x = vae(), grey().round()
-    options = {"num_temperatures": 5, "num_chains": 4, "distributed": distributed}
-    found = [evaluate.log_likelihood(model, x, num, distributed=distributed) for num in (2**11, 10)]
-    found.append(evaluate.ais(model, x, **options))
+    execution, options = Execution(distributed=distributed), AISOptions(num_temperatures=5, num_chains=4)
+    found = [evaluate.log_likelihood(model, x, num, execution=execution) for num in (2**11, 10)]
+    found.append(evaluate.ais(model, x, options, execution=execution))
     names = ("values", "standard_error", "ess", "k_hat")
     results = [{name: getattr(each, name) for name in names} for each in found]
-    results.append({"weights": evaluate.log_weights(model, x, 2**11, distributed=distributed)})
-    results.append(vars(evaluate.elbo_terms(model, x, 2**11, distributed=distributed)))
-    both = evaluate.sandwich(model, 5, **options)
+    results.append({"weights": evaluate.log_weights(model, x, 2**11, execution=execution)})
+    results.append(vars(evaluate.elbo_terms(model, x, 2**11, execution=execution)))
+    both = evaluate.sandwich(model, 5, options, execution=execution)
     results.append({"lower": both.lower.values, "upper": both.upper.values})
     return results
 

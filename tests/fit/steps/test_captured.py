@@ -16,7 +16,7 @@ from pyrovae.data import Observations
 from pyrovae.engine.capture import compiler_found
 from pyrovae.fit import CompiledELBO, CompiledLoss, NotStatic
 from pyrovae.fit.steps import backends
-from pyrovae.models.base import AmortizedGuide
+from pyrovae.models.guides import AmortizedGuide
 from pyrovae.models.networks import CategoricalEncoder, LinearGaussianEncoder
 
 D, N = 4, 60

@@ -1,33 +1,55 @@
 """The best Gaussian q for each datum: the ELBO maximised over its own mean and covariance, all data at once."""
 
-from __future__ import annotations
-
 import math
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal, Normal
 
-from pyrovae.evaluate.likelihood.joint import Inputs, Joint
+from pyrovae.evaluate.evaluation import Inputs, Latents
+from pyrovae.evaluate.likelihood.joint import Joint
+from pyrovae.models.base import check_whole
 
 Family = Literal["diag", "full"]
 
 LEARNING_RATES = (0.1, 0.03, 0.01, 0.003)  # in units of the starting q's own standard deviations
 STRETCH = 50  # steps between two looks at the monitored ELBO
+ROUNDING = 8  # in units of an ELBO's last digit: by less no q is better than another
 MONITORED = 256  # particles of a look, the same noise at each
 
 
-class GaussianPosteriors:
-    """q_n = Normal(m_n, A_n A_nᵀ) for n data.
+@dataclass(frozen=True)
+class SearchOptions:
+    """How the best q of each datum is searched for.
 
-    Args:
-        mean: m, shape (n, L).
-        scale_tril: A, lower triangular, shape (n, L, L).
+    Attributes:
+        step_particles: Particles of a step.
+        max_steps: Most steps.
+        tolerance: Nats per datum; the search ends when 50 steps at its lowest rate gain less.
+
+    Raises:
+        ValueError: If a number is out of range.
     """
 
-    def __init__(self, mean: Tensor, scale_tril: Tensor) -> None:
-        self.mean, self.scale_tril = mean, scale_tril
+    step_particles: int = 16
+    max_steps: int = 2000
+    tolerance: float = 1e-3
+
+    def __post_init__(self) -> None:
+        check_whole("step_particles", self.step_particles)
+        check_whole("max_steps", self.max_steps)
+
+
+DEFAULT_SEARCH = SearchOptions()
+
+
+class GaussianPosteriors(NamedTuple):
+    """q_n = Normal(m_n, A_n A_nᵀ) for n data: means m (n, L), and factors A (n, L, L), lower triangular."""
+
+    mean: Tensor
+    scale_tril: Tensor
 
     def at(self, noise: Tensor) -> Tensor:
         """z = m + A ε for noise (S, n, L)."""
@@ -37,22 +59,22 @@ class GaussianPosteriors:
         """log q(z), (S, n)."""
         return MultivariateNormal(self.mean, scale_tril=self.scale_tril, validate_args=False).log_prob(z)
 
-    def kl(self, other: GaussianPosteriors) -> Tensor:
+    def kl(self, other: "GaussianPosteriors") -> Tensor:
         """KL(q ‖ p) = ½(|B⁻¹A|² + |B⁻¹(m − μ)|² − L) + log|B| − log|A| for p = Normal(μ, B Bᵀ), (n,)."""
         together = torch.cat([self.scale_tril, (self.mean - other.mean)[..., None]], dim=-1)
         squares = torch.linalg.solve_triangular(other.scale_tril, together, upper=False).square().sum((-2, -1))
         log_scales = [each.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1) for each in (self, other)]
         return 0.5 * (squares - self.mean.shape[-1]) + log_scales[1] - log_scales[0]
 
-    def diagonal(self) -> GaussianPosteriors:
+    def diagonal(self) -> "GaussianPosteriors":
         """The same means, each unit with its own standard deviation and no correlation."""
         return GaussianPosteriors(self.mean, self.scale_tril.square().sum(-1).sqrt().diag_embed())
 
-    def where(self, chosen: Tensor, other: GaussianPosteriors) -> GaussianPosteriors:
+    def where(self, chosen: Tensor, other: "GaussianPosteriors") -> "GaussianPosteriors":
         """These where ``chosen`` (n,), the others elsewhere."""
         return GaussianPosteriors(
-            torch.where(chosen[:, None], self.mean, other.mean),
-            torch.where(chosen[:, None, None], self.scale_tril, other.scale_tril),
+            self.mean.where(chosen[:, None], other.mean),
+            self.scale_tril.where(chosen[:, None, None], other.scale_tril),
         )
 
 
@@ -72,6 +94,7 @@ def as_gaussian(q: Any) -> GaussianPosteriors:
     )
 
 
+@torch.no_grad()
 def log_weights_at(joint: Joint, q: GaussianPosteriors, noise: Tensor) -> Tensor:
     """log p(x, z) − log q(z) at z = m + A ε, (S, n): their mean is the ELBO of q."""
     z = q.at(noise)
@@ -79,7 +102,7 @@ def log_weights_at(joint: Joint, q: GaussianPosteriors, noise: Tensor) -> Tensor
 
 
 def best_gaussians(
-    joint: Joint, start: GaussianPosteriors, family: Family, num_particles: int, max_steps: int, tolerance: float
+    joint: Joint, start: GaussianPosteriors, family: Family, search: SearchOptions
 ) -> tuple[GaussianPosteriors, int]:
     """The q of every datum whose ELBO is highest, from a start, by stochastic gradient ascent.
 
@@ -89,16 +112,14 @@ def best_gaussians(
 
     It stops by a monitor, the ELBO of each datum at noise that never changes and no step sees.  When 50 steps raise its
     mean by less than ``tolerance``, the learning rate goes down to the next of four, and after the last the search
-    ends, or after ``max_steps``.  A datum whose start was better than its end keeps the start, so that none ends below
-    it but for the monitor's noise.
+    ends, or after ``max_steps``.  A datum whose end is no better than its start keeps the start, so that none ends
+    below it but for the monitor's noise.
 
     Args:
         joint: log p(x, z) of n data.
         start: Where to start.
         family: ``"diag"`` or ``"full"``.
-        num_particles: Particles of a step.
-        max_steps: Most steps.
-        tolerance: Nats.
+        search: How.
 
     Returns:
         The best q, and the number of steps taken.
@@ -125,9 +146,9 @@ def best_gaussians(
     end, elbo = start, start_elbo
     optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATES[0])
     lower_rates = iter(LEARNING_RATES[1:])
-    num_steps, half = 0, math.ceil(num_particles / 2)
-    while num_steps < max_steps:
-        for _ in range(min(STRETCH, max_steps - num_steps)):
+    num_steps, half = 0, math.ceil(search.step_particles / 2)
+    while num_steps < search.max_steps:
+        for _ in range(min(STRETCH, search.max_steps - num_steps)):
             noise = torch.randn(half, num_data, latent_dim, dtype=shift.dtype, device=shift.device)
             optimizer.zero_grad()
             _ascend(joint, current(), torch.cat([noise, -noise]))
@@ -136,23 +157,23 @@ def best_gaussians(
         before = elbo.mean()
         with torch.no_grad():
             end = current()
-            elbo = log_weights_at(joint, end, monitor).mean(0)
-        if not elbo.mean() - before >= tolerance:
+        elbo = log_weights_at(joint, end, monitor).mean(0)
+        if not elbo.mean() - before >= search.tolerance:
             rate = next(lower_rates, None)
             if rate is None:
                 break
             optimizer.param_groups[0]["lr"] = rate
-    return end.where(elbo > start_elbo, start), num_steps
+    rounding = ROUNDING * torch.finfo(elbo.dtype).eps * elbo.abs()
+    return end.where(elbo - start_elbo > rounding, start), num_steps
 
 
 def _ascend(joint: Joint, q: GaussianPosteriors, noise: Tensor) -> None:
     """Leave the gradient of −Σ_n ELBO_n in the parameters of q: first that in z, tile by tile, then that of z."""
 
-    def gradient(inputs: Inputs, z: Tensor) -> tuple[Tensor, ...]:
-        with torch.enable_grad():
-            z = z.detach().requires_grad_()
-            log_joint = sum(joint.terms(inputs, z))
-            return torch.autograd.grad(log_joint.sum(), z)  # type: ignore[union-attr]
+    def gradient(inputs: Inputs, latents: Latents) -> tuple[Tensor, ...]:
+        z = latents["z"].detach().requires_grad_()
+        likelihood, prior = joint.terms(inputs, {"z": z})
+        return torch.autograd.grad((likelihood + prior).sum(), z)
 
     with torch.enable_grad():
         z = q.at(noise)

@@ -3,8 +3,7 @@
 For a model whose posterior is known every figure here is exact, and the ground truth of what is estimated elsewhere.
 """
 
-from __future__ import annotations
-
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyrovae.data import Observations
-from pyrovae.evaluate.gaps.local import as_gaussian
+from pyrovae.evaluate.gaps.best_gaussian import as_gaussian
 from pyrovae.evaluate.latents.encoding import is_continuous, posteriors
 from pyrovae.models.base import LatentVariableModel, Program
 from pyrovae.models.tractable import TractableModel
@@ -23,8 +22,8 @@ from pyrovae.models.tractable import TractableModel
 class EMDecomposition:
     """One iteration of EM, from θ to θ', per datum; nats, each shape (N,).
 
-    With q = p(z|x; θ), the bound touches log p(x; θ).  The M step raises it, which opens KL(q ‖ p(z|x;
-    θ')); the E step of the next iteration closes that: log p(x; θ') = log p(x; θ) + ``raised`` + ``closed``.
+    With q = p(z|x; θ), the bound touches log p(x; θ).  The M step raises it, which opens KL(q ‖ p(z|x; θ')); the E step
+    of the next iteration closes that: log p(x; θ') = log p(x; θ) + ``raised`` + ``closed``.
 
     Attributes:
         log_prob_before: log p(x; θ), where the bound starts.
@@ -72,8 +71,7 @@ def posterior_gap(model: LatentVariableModel, data: Observations | Tensor, *, gu
         >>> posterior_gap(ppca, torch.zeros(2, 3)).abs().max().item() < 1e-12
         True
     """
-    pairs = zip(*guide_and_posterior(model, data, guide), strict=True)
-    return torch.cat([exact_kl(q, p) for q, p in pairs])
+    return torch.cat([exact_kl(q, p) for q, p in guide_and_posterior(model, data, guide)])
 
 
 @torch.no_grad()
@@ -86,7 +84,7 @@ def em_decomposition(before: TractableModel, after: TractableModel, data: Observ
         data: N data.
 
     Returns:
-        The ledger.
+        What each of the two steps changed.
 
     Raises:
         TypeError: If a model's posterior is not known.
@@ -108,12 +106,12 @@ def em_decomposition(before: TractableModel, after: TractableModel, data: Observ
 
 def guide_and_posterior(
     model: LatentVariableModel, data: Observations | Tensor, guide: Program | None
-) -> tuple[Any, Any]:
+) -> Iterator[tuple[Any, Any]]:
     """q and the exact posterior, block after block of data."""
-    return posteriors(model, data, guide=guide or model.guide), exact_posteriors(model, data)
+    return zip(posteriors(model, data, guide=guide or model.guide), exact_posteriors(model, data), strict=True)
 
 
-def exact_posteriors(model: LatentVariableModel, data: Observations | Tensor) -> Any:
+def exact_posteriors(model: LatentVariableModel, data: Observations | Tensor) -> Iterator[Any]:
     """The exact posterior, block after block of data."""
     if not hasattr(model, "posterior"):
         raise TypeError(

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from pyrovae import PPCA, VAE, Bernoulli, FullGaussian, Gaussian, GaussianMixture, evaluate
+from pyrovae import PPCA, VAE, AISOptions, Bernoulli, FullGaussian, Gaussian, GaussianMixture, evaluate
 from pyrovae.data import Observations
 from pyrovae.engine.capture import NotStatic, compiler_found
 from pyrovae.engine.replay import Replayed
-from pyrovae.evaluate.likelihood import scoring
+from pyrovae.evaluate.likelihood import tiles
 from pyrovae.models.base import Program
 from pyrovae.models.networks import CategoricalEncoder, LinearGaussianEncoder
 
@@ -42,8 +42,8 @@ def data_for(model):
 @pytest.fixture
 def captured(monkeypatch):
     """How often a graph was replayed, with capture from the first tile on."""
-    monkeypatch.setattr(scoring, "TILES_TO_CAPTURE", 0)
-    monkeypatch.setattr(scoring, "FEW", 0)
+    monkeypatch.setattr(tiles, "TILES_TO_CAPTURE", 0)
+    monkeypatch.setattr(tiles, "FEW", 0)
     replays = []
     replay = Replayed._replay
     monkeypatch.setattr(Replayed, "_replay", lambda self, *args: replays.append(self.backend) or replay(self, *args))
@@ -60,19 +60,19 @@ def test_captured_weights_are_the_interpreted_ones_to_the_bit(model, chunk_size,
     x = data_for(model)
     values = everything(model, x, chunk_size)
     assert set(captured) == ({"graph"} if chunk_size < 10**6 else set())  # the third tile of a shape is the first
-    monkeypatch.setattr(scoring, "TILES_TO_CAPTURE", math.inf)
+    monkeypatch.setattr(tiles, "TILES_TO_CAPTURE", math.inf)
     assert (values == everything(model, x, chunk_size)).all()
 
 
 @pytest.mark.skipif(not compiler_found(), reason="no C++ compiler")
 def test_compiled_weights_are_the_interpreted_ones(captured, monkeypatch):
     """To rounding: in float32 sums over D = 4 of numbers of size 1 to 10, a few parts in 10⁷ each."""
-    monkeypatch.setattr(scoring, "FLOATS_TO_COMPILE", 1)
+    monkeypatch.setattr(tiles, "FLOATS_TO_COMPILE", 1)
     model = VAE(2, D, Bernoulli(), hidden=(8,))
     x = (torch.randn(N, D) > 0).float()
     values = everything(model, x, 30)
     assert set(captured) == {"inductor"}
-    monkeypatch.setattr(scoring, "TILES_TO_CAPTURE", math.inf)
+    monkeypatch.setattr(tiles, "TILES_TO_CAPTURE", math.inf)
     torch.testing.assert_close(values, everything(model, x, 30), rtol=1e-6, atol=1e-5)
 
 
@@ -80,11 +80,11 @@ def test_compiled_weights_are_the_interpreted_ones(captured, monkeypatch):
 def test_captured_annealing_is_the_interpreted_one_to_the_bit(start, captured, monkeypatch):
     model = VAE(2, D, Bernoulli(), hidden=(8,)).double()
     x = (torch.randn(N, D, dtype=torch.float64) > 0).double()
-    options = {"num_chains": 4, "num_temperatures": 6, "num_leapfrog": 3, "start": start, "chunk_size": 9}
-    values = evaluate.ais(model, x, **options).log_weights
+    options = AISOptions(4, 6, start, num_leapfrog=3)
+    values = evaluate.ais(model, x, options, chunk_size=9).log_weights
     assert set(captured) == {"graph"}
-    monkeypatch.setattr(scoring, "TILES_TO_CAPTURE", math.inf)
-    assert (values == evaluate.ais(model, x, **options).log_weights).all()
+    monkeypatch.setattr(tiles, "TILES_TO_CAPTURE", math.inf)
+    assert (values == evaluate.ais(model, x, options, chunk_size=9).log_weights).all()
 
 
 def test_a_program_that_branches_on_values_is_interpreted(captured, monkeypatch):
@@ -101,30 +101,34 @@ def test_a_program_that_branches_on_values_is_interpreted(captured, monkeypatch)
     x = (torch.randn(N, D) > 0).float()
     values = everything(model, x, 30)
     assert captured == []
-    monkeypatch.setattr(scoring, "TILES_TO_CAPTURE", math.inf)
+    monkeypatch.setattr(tiles, "TILES_TO_CAPTURE", math.inf)
     assert (values == everything(model, x, 30)).all()
 
 
 def test_few_tiles_are_not_captured(monkeypatch):
-    monkeypatch.setattr(scoring, "Replayed", None)  # would fail
+    monkeypatch.setattr(tiles, "Replayed", None)  # would fail
     model = VAE(2, D, Bernoulli(), hidden=(8,))
     assert everything(model, (torch.randn(N, D) > 0).float(), None).shape == (S, N)
 
 
+def one_tile(loop, function, z):
+    """The function at one tile of a single datum, whose latents are z (S,)."""
+    return loop(lambda inputs, latents: function(latents["z"]), (torch.zeros(1),), {"z": z[:, None]})[0][:, 0]
+
+
 def test_a_shape_that_occurs_seldom_has_no_graph(monkeypatch):
-    monkeypatch.setattr(scoring, "TILES_TO_CAPTURE", 0)
-    tiles, calls = scoring.Tiles(1, 1, 1), []
+    monkeypatch.setattr(tiles, "TILES_TO_CAPTURE", 0)
+    loop, calls = tiles.Tiles(10), []
 
     def double(x):
         calls.append(x)
         return (2 * x,)
 
-    for each in range(scoring.FEW + 10):
-        (value,) = tiles.values(double, [torch.full((2,), float(each))])
-        assert (value == 2.0 * each).all()
-    assert len(calls) == scoring.FEW + 3  # of which the last three are interpreted, captured and compared
-    tiles.values(double, [torch.zeros(3)])
-    assert len(calls) == scoring.FEW + 4
+    for each in range(tiles.FEW + 10):
+        assert (one_tile(loop, double, torch.full((2,), float(each))) == 2.0 * each).all()
+    assert len(calls) == tiles.FEW + 3  # of which the last three are interpreted, captured and compared
+    one_tile(loop, double, torch.zeros(3))
+    assert len(calls) == tiles.FEW + 4
 
 
 def test_graphs_hold_parameters_by_reference():
@@ -141,14 +145,14 @@ def test_what_the_function_refuses_is_refused_in_a_graph_too(captured):
     """A graph validates nothing, so where it gives NaN the function itself is asked."""
 
     def log_prob(x):
-        return (torch.distributions.Normal(x, 1.0).log_prob(torch.zeros(2)),)
+        return (torch.distributions.Normal(x, 1.0).log_prob(torch.zeros(2, 1)),)
 
-    tiles = scoring.Tiles(1, 1, 1)
+    loop = tiles.Tiles(10)
     for _ in range(5):
-        tiles.values(log_prob, [torch.ones(2)])
+        one_tile(loop, log_prob, torch.ones(2))
     assert captured
     with pytest.raises(ValueError, match="Expected parameter loc"):
-        tiles.values(log_prob, [torch.tensor([1.0, torch.nan])])
+        one_tile(loop, log_prob, torch.tensor([1.0, torch.nan]))
 
 
 @pytest.mark.parametrize(

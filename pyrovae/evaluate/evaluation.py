@@ -1,0 +1,123 @@
+"""What every evaluator works in: evaluation mode, and the data block after block, each with draws of its own."""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from pyrovae.data import Observations
+from pyrovae.engine.execution import DEFAULT, Execution
+from pyrovae.engine.processes import ProcessGroup
+from pyrovae.engine.progress import progress_bar
+from pyrovae.engine.seeding import block_seed, seeded
+from pyrovae.models.base import LatentVariableModel, Program, check_model
+
+Inputs = tuple[Tensor, ...]
+Latents = dict[str, Tensor]
+
+
+@contextmanager
+def evaluating(*programs: nn.Module) -> Iterator[None]:
+    """A block in which modules are in evaluation mode, and Pyro's parameter store is the block's own."""
+    modes = [(module, module.training) for program in programs for module in program.modules()]
+    try:
+        for program in programs:
+            program.eval()
+        with pyro.get_param_store().scope():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """One model on some data, and how an evaluator goes through them.
+
+    Attributes:
+        model, data: What is evaluated, on which N data.
+        given_guide: q; None for ``model.guide``.
+        chunk_size: (particle, datum) pairs decoded at once; None for the default.
+        seed: Seed of all draws.
+        progress: Whether to show a progress bar.
+        execution: ``distributed`` shares the blocks among processes.
+
+    Raises:
+        TypeError: If ``model`` is no model of this package's form.
+        ValueError: If ``chunk_size`` is below 1, or there is no process group.
+    """
+
+    model: LatentVariableModel
+    data: Observations | Tensor
+    given_guide: Program | None = None
+    chunk_size: int | None = None
+    seed: int = 0
+    progress: bool | None = None
+    execution: Execution = DEFAULT
+
+    def __post_init__(self) -> None:
+        check_model(self.model)
+        if self.chunk_size is not None and self.chunk_size < 1:
+            raise ValueError(f"`chunk_size` must be at least 1, got {self.chunk_size}.")
+        self.execution.process_group()
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        """What the programs are called with, x (N, ...) first."""
+        return self.model.program_inputs(self.data)
+
+    @property
+    def guide(self) -> Program:
+        return self.given_guide or self.model.guide
+
+    @cached_property
+    def group(self) -> ProcessGroup:
+        return self.execution.process_group()
+
+    def bar(self, total: int, desc: str, unit: str = "datum") -> tqdm:
+        """The progress bar, which only the first process shows."""
+        return progress_bar(total=total, desc=desc, unit=unit, progress=self.progress, rank=self.group.rank)
+
+    def blocks(self, size: int) -> Iterable[tuple[int, Inputs]]:
+        """Number and inputs of the blocks of so many data that are this process's part."""
+        every = enumerate(zip(*(each.split(size) for each in self.inputs), strict=True))
+        return itertools.islice(every, self.group.rank, None, self.group.number)
+
+    @contextmanager
+    def at(self, number: int) -> Iterator[None]:
+        """Evaluation mode, with the random state of one block."""
+        with evaluating(self.model, self.guide), seeded(block_seed(self.seed, number)):
+            yield
+
+    def joined(self, parts: Sequence[Sequence[Tensor]]) -> Iterator[tuple[Tensor, ...]]:
+        """From some tensors of each block of this process, each of these tensors for the blocks of all, in order."""
+        return zip(*self.group.joined(parts, self.inputs[0].device), strict=True)
+
+
+@torch.no_grad()
+def simulated(
+    model: LatentVariableModel, num_data: int, labels: Tensor | int | None, seed: int
+) -> tuple[Observations, Latents]:
+    """Data from the model itself, and the z that each came from, by site."""
+    with evaluating(model):
+        sites = model._generate(num_data, labels, seed)
+    given = model._labels_to_generate(num_data, labels)
+    data = Observations(sites["x"]["value"], labels=given[0] if given else None)
+    return data, {name: site["value"] for name, site in sites.items() if is_latent(site) and name != "x"}
+
+
+def is_random(site: Any) -> bool:
+    """Whether a node of a trace is a random variable, and no plate."""
+    return site["type"] == "sample" and type(site["fn"]).__name__ != "_Subsample"
+
+
+def is_latent(site: Any) -> bool:
+    """Whether a node of a trace is a random variable that is not observed."""
+    return is_random(site) and not site["is_observed"]

@@ -1,0 +1,76 @@
+"""What an encoder and a decoder return, the user's own as well: checked once, when a model is built."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from pyrovae.data.observations import Support
+
+
+def checked_output(
+    encoder: nn.Module, decoder: nn.Module, latent_dim: int, data_shape: tuple[int, ...], num_classes: int | None
+) -> Any:
+    """What the decoder returns for two z, after a look at that and at what the encoder returns for two x.
+
+    Args:
+        encoder: x → q(z|x), or with classes (x, y) → q(z|x, y).
+        decoder: z → p(x|z), or with classes (z, y) → p(x|z, y).
+        latent_dim: L.
+        data_shape: Shape of one datum; () where only the decoder knows.
+        num_classes: Number of classes, or None.
+
+    Raises:
+        ValueError: If one of them returns no distribution of the right batch and event shapes.
+    """
+    p = _output_for_two("decoder", decoder, (latent_dim,), num_classes)
+    if data_shape and p.event_shape != torch.Size(data_shape):
+        raise ValueError(
+            f"`decoder` must return a distribution of event shape {data_shape}, got {tuple(p.event_shape)}; "
+            "declare the data dimensions with .to_event()."
+        )
+    q = _output_for_two("encoder", encoder, tuple(p.event_shape), num_classes)
+    if q.event_shape != (latent_dim,):
+        raise ValueError(
+            f"`encoder` must return a distribution of event shape ({latent_dim},), `latent_dim` numbers, got "
+            f"{tuple(q.event_shape)}; give both the same."
+        )
+    return p
+
+
+@torch.no_grad()
+def _output_for_two(name: str, module: nn.Module, input_shape: tuple[int, ...], num_classes: int | None) -> Any:
+    """The distribution for two inputs of zeros, with labels 0 where there are classes."""
+    training = module.training
+    like = next(module.parameters(), torch.zeros(()))
+    inputs = [torch.zeros(2, *input_shape, device=like.device, dtype=like.dtype)]
+    if num_classes is not None:
+        inputs.append(torch.zeros(2, device=like.device, dtype=torch.long))
+    try:
+        output = module.eval()(*inputs)
+    finally:
+        module.train(training)
+    given, over, dimensions = ("z", "x", "data") if name == "decoder" else ("x", "z", "latent")
+    if not isinstance(output, torch.distributions.Distribution):
+        raise ValueError(f"`{name}` must return a distribution over {over}, got {type(output).__name__}.")
+    if (batch_shape := tuple(output.batch_shape)) != (2,):
+        raise ValueError(
+            f"`{name}` must return a distribution of batch shape (2,) for two {given}, got {batch_shape}; "
+            f"declare the {dimensions} dimensions with .to_event()."
+        )
+    return output
+
+
+def values_of(p: Any) -> Any:
+    """The constraint on one number of x ~ p, from inside the wrapping of ``to_event``."""
+    values = p.support
+    while hasattr(values, "base_constraint"):
+        values = values.base_constraint
+    return values
+
+
+def support_of(values: Any) -> Support:
+    """What kind of data a distribution with this constraint on one number is a density or mass of."""
+    if "Boolean" in type(values).__name__:
+        return "boolean"
+    return "integer" if values.is_discrete else "real"
