@@ -1,14 +1,22 @@
-"""The layers: imports go down only, and `fit` and `evaluate` know neither each other nor a concrete model."""
+"""The layers: imports go down only, in no circle; `fit` and `evaluate` know neither each other nor a concrete model.
+
+An import counts wherever it stands: in a function, and for types only, too.
+"""
 
 import ast
+import inspect
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from importlib.util import resolve_name
 from pathlib import Path
 
 import pytest
 
+from pyrovae import models
+
 PACKAGE = Path(__file__).parents[1] / "pyrovae"
 FILES = sorted(PACKAGE.rglob("*.py"))
+LOOSE = {"__init__.py", "__main__.py", "py.typed"}
 LEVEL = {
     "engine": 0,
     "data": 1,
@@ -23,30 +31,81 @@ LEVEL = {
     "cli": 6,
     "__main__": 7,
 }
-CONCRETE = {"GaussianMixture", "PPCA", "VAE"}
-CONCRETE_MODULES = {"pyrovae.models.gmm", "pyrovae.models.ppca", "pyrovae.models.vae"}
+
+
+def concrete_models() -> set[type]:
+    """Every model that `pyrovae.models` exports and that can be built."""
+    return {
+        each
+        for each in vars(models).values()
+        if inspect.isclass(each)
+        and issubclass(each, models.LatentVariableModel)
+        and each is not models.LatentVariableModel
+        and not inspect.isabstract(each)
+    }
+
+
+CONCRETE = {model.__name__ for model in concrete_models()}
+CONCRETE_MODULES = {model.__module__ for model in concrete_models()}
 
 
 def module_name(path: Path) -> str:
     return ".".join(("pyrovae", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
 
 
-def imported(source: str, package: str) -> Iterator[str]:
-    """Every pyrovae module or name that the code imports when it runs, dotted and absolute, wherever it does."""
-    tree = ast.parse(source)
-    for_types = [n for n in ast.walk(tree) if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"]
-    skipped = {inner for block in for_types for inner in ast.walk(block)}
+MODULES = {module_name(path): path for path in FILES}
+
+
+def import_statements(tree: ast.AST, package: str) -> Iterator[tuple[str, str]]:
+    """The dotted, absolute name of every import of pyrovae, and the name that it gets; those by a string included."""
     for node in ast.walk(tree):
-        if node in skipped:
-            continue
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = resolve_name("." * node.level + (node.module or ""), package)
-            names = [f"{base}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        yield from (name for name in names if name.split(".")[0] == "pyrovae")
+        names: list[tuple[str, str]] = []
+        match node:
+            case ast.Import():
+                names = [(alias.name, alias.asname or alias.name) for alias in node.names]
+            case ast.ImportFrom():
+                base = resolve_name("." * node.level + (node.module or ""), package)
+                names = [(f"{base}.{alias.name}", alias.asname or alias.name) for alias in node.names]
+            case ast.Call(func=ast.Attribute(attr="import_module"), args=[ast.Constant(value=str(name))]):
+                names = [(name, "")]
+        yield from (each for each in names if each[0].split(".")[0] == "pyrovae")
+
+
+def imported(source: str, package: str) -> Iterator[str]:
+    """Every pyrovae module or name that the code imports, dotted and absolute."""
+    return (name for name, _ in import_statements(ast.parse(source), package))
+
+
+def package_of(name: str) -> str:
+    return name if MODULES[name].stem == "__init__" else name.rpartition(".")[0]
+
+
+def defining_module(name: str) -> str:
+    """The module of a dotted name; what a package re-exports belongs to the module that the package has it from."""
+    if name in MODULES:
+        return name
+    base, _, last = name.rpartition(".")
+    while base not in MODULES:
+        base, _, last = base.rpartition(".")
+    if MODULES[base].stem == "__init__":
+        given = {given: name for name, given in import_statements(ast.parse(MODULES[base].read_text()), base)}
+        if last in given:
+            return defining_module(given[last])
+    return base
+
+
+def import_graph() -> dict[str, set[str]]:
+    """The modules that each module imports."""
+    return {name: {defining_module(each) for each in imports_of(path)} - {name} for name, path in MODULES.items()}
+
+
+def cycle(graph: dict[str, set[str]]) -> list[str]:
+    """A circle in the graph, if there is one."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
 
 
 def unit(name: str) -> str:
@@ -57,8 +116,7 @@ def unit(name: str) -> str:
 
 
 def imports_of(path: Path) -> set[str]:
-    name = module_name(path)
-    return set(imported(path.read_text(), name if path.stem == "__init__" else name.rpartition(".")[0]))
+    return set(imported(path.read_text(), package_of(module_name(path))))
 
 
 def goes_down(upper: str, lower: str) -> bool:
@@ -86,6 +144,23 @@ def test_imports_go_down(path):
     assert not upward, f"{module_name(path)} (level {LEVEL[upper]}) imports {sorted(upward)}; imports go down only"
 
 
+def test_no_module_imports_itself_by_a_detour():
+    assert cycle(import_graph()) == []
+
+
+def test_every_room_has_a_level_and_nothing_else_stands_in_the_root():
+    names = {path.name for path in PACKAGE.iterdir()} - {"__pycache__"}
+    rooms = {name for name in names if (PACKAGE / name).is_dir()}
+    assert rooms <= LEVEL.keys()
+    assert names - rooms <= LOOSE
+
+
+def test_the_models_are_those_that_the_package_exports():
+    assert {"BernoulliMixture", "FactorAnalysis", "GaussianMixture", "PPCA", "PPCAMixture", "VAE"} <= CONCRETE
+    assert not CONCRETE & {"LatentVariableModel", "TractableModel"}
+    assert {"pyrovae.models.gmm", "pyrovae.models.vae"} <= CONCRETE_MODULES
+
+
 @pytest.mark.parametrize("folder", ["fit", "evaluate"])
 def test_fit_and_evaluate_name_no_concrete_model(folder):
     files = (PACKAGE / folder).rglob("*.py")
@@ -101,6 +176,9 @@ def test_no_module_knows_where_this_project_keeps_its_data():
     [
         ("fit", "from pyrovae.evaluate import elbo", False),
         ("fit", "def f():\n    from .. import evaluate", False),
+        ("fit", "if TYPE_CHECKING:\n    from pyrovae.evaluate import elbo", False),
+        ("models", "importlib.import_module('pyrovae.plots')", False),
+        ("plots", "from pyrovae.io import save", False),
         ("fit", "from pyrovae import VAE", False),
         ("fit", "import pyrovae", False),
         ("fit", "from pyrovae import data", True),
@@ -120,6 +198,8 @@ def test_the_rule_itself(upper, source, allowed):
     [
         ("from pyrovae.models import PPCA", True),
         ("from pyrovae.models.vae import Anything", True),
+        ("from pyrovae.models import FactorAnalysis", True),
+        ("model.BernoulliMixture", True),
         ("isinstance(model, models.VAE)", True),
         ("type(model).__name__ == 'VAE'", True),
         ('"""A VAE, say."""\nfrom pyrovae.models.base import LatentVariableModel', False),
@@ -127,3 +207,16 @@ def test_the_rule_itself(upper, source, allowed):
 )
 def test_the_rule_on_names(source, named):
     assert names_concrete_model(source, "pyrovae.fit") == named
+
+
+def test_a_name_belongs_to_the_module_that_defines_it():
+    assert defining_module("pyrovae.fit.em.em") == "pyrovae.fit.em"
+    assert defining_module("pyrovae.fit.FitResult") == "pyrovae.fit.result"
+    assert defining_module("pyrovae.PPCA.fit") == "pyrovae.models.ppca"
+    assert defining_module("pyrovae.__version__") == "pyrovae"
+    assert defining_module("pyrovae.fit") == "pyrovae.fit"
+
+
+def test_a_circle_is_found():
+    assert cycle({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+    assert set(cycle({"a": {"b"}, "b": {"c"}, "c": {"b"}})) == {"b", "c"}

@@ -22,6 +22,7 @@ from pyrovae.engine.processes import ProcessGroup
 from pyrovae.engine.progress import progress_bar
 from pyrovae.engine.seeding import seeded
 from pyrovae.fit.result import ConvergenceWarning, DegeneracyWarning, DivergenceError, FitResult, Refit, nats, warn
+from pyrovae.fit.select import tied_for_best
 from pyrovae.fit.sources import Source, open_source
 from pyrovae.models.tractable import TractableModel
 
@@ -61,7 +62,7 @@ def em(
         sample_weight: What each datum counts for, shape (N,): a weight of 2 is that datum twice.
         tolerance: On the mean log-likelihood, nats per datum.
         max_iterations: Bound on the iterations of one restart.
-        num_restarts: Starts to try; the best is kept.
+        num_restarts: Starts to try; the best is kept, of those within rounding (1e-9, relative) the first.
         accelerate: Extrapolate from every two EM steps to a third (SQUAREM), and take the point only if log p(x) gains
             by it; on slow fits an order of magnitude fewer E steps.
         warm_start: Start from the parameters of ``model`` rather than from the data.
@@ -108,7 +109,8 @@ def em(
             if not warm_start:
                 restarts[-1].initialize()
             restarts[-1].ascend(accelerate, tolerance, max_iterations)
-    best = max(restarts, key=lambda restart: (not restart.degeneracies, restart.trace[-1]))
+    eligible = [restart for restart in restarts if not restart.degeneracies] or restarts
+    best = tied_for_best((restart.trace[-1], restart) for restart in eligible)[0][1]
     if not best.converged:
         last = best.trace[-1] - best.trace[-2]
         warn(

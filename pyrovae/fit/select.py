@@ -1,8 +1,9 @@
 """Choosing among candidates by their exact likelihood on validation data, or by an information criterion."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 
@@ -12,13 +13,17 @@ from pyrovae.engine.progress import progress_bar
 from pyrovae.fit.result import FitResult
 from pyrovae.models.tractable import TractableModel
 
+TIE = 1e-9  # relative; scores closer than that differ by rounding
+
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, eq=False)
 class Selection:
     """The outcome of :func:`select`.
 
     Attributes:
-        best: The fit that the criterion prefers.
+        best: The fit that the criterion prefers; of equals the first.
         scores: The criterion of every candidate, in the order given: mean log p(x) on validation data, nats per datum,
             or BIC or AIC of the training data.
     """
@@ -37,8 +42,11 @@ def select(
 ) -> Selection:
     """Fit every candidate, and keep the one that gives validation data the highest exact likelihood (or the best BIC).
 
+    Of candidates whose scores are within rounding of the best (1e-9, relative) the first is kept: the last bits of a
+    score depend on the machine, and the choice should not.  So give the simplest first.
+
     Args:
-        candidates: Unfitted models.
+        candidates: Unfitted models, the simplest first.
         fit_function: Fits one, e.g. ``lambda model: fit.em(model, train)``.
         data: Validation data; for ``"bic"`` and ``"aic"`` the data that ``fit_function`` fits to.
         criterion: ``"log_likelihood"`` (higher is better), ``"bic"`` or ``"aic"`` (lower is better).
@@ -59,11 +67,22 @@ def select(
         raise ValueError("`candidates` must hold at least one model, got none.")
     check_choice("criterion", criterion, ("log_likelihood", "bic", "aic"))
     scores: list[float] = []
+    leading: list[tuple[float, FitResult]] = []
     for candidate in progress_bar(candidates, desc="choosing", unit="model", progress=progress):
         result = fit_function(candidate)
         model: Any = result.model
         scores.append(model.score(data) if criterion == "log_likelihood" else getattr(model, criterion)(data))
-        better = max if criterion == "log_likelihood" else min
-        if scores[-1] == better(scores):
-            best = result
-    return Selection(best, tuple(scores))
+        leading = tied_for_best([*leading, (scores[-1] if criterion == "log_likelihood" else -scores[-1], result)])
+    return Selection(leading[0][1], tuple(scores))
+
+
+def tied_for_best(scored: Iterable[tuple[float, T]]) -> list[tuple[float, T]]:
+    """The entries whose score is within rounding of the highest, in the order given; NaN counts as the lowest.
+
+    Example:
+        >>> tied_for_best([(0.2, "a"), (0.1 + 0.2, "b"), (0.3, "c"), (float("nan"), "d")])
+        [(0.30000000000000004, 'b'), (0.3, 'c')]
+    """
+    ranked = [(-math.inf if math.isnan(score) else score, entry) for score, entry in scored]
+    best = max(score for score, _ in ranked)
+    return [(score, entry) for score, entry in ranked if math.isclose(score, best, rel_tol=TIE)]

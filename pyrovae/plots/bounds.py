@@ -19,7 +19,7 @@ def sandwich(results: Sequence[Sandwich], exact: float | None = None) -> Figure:
 
     Returns:
         The figure: on the left both bounds ± 2 standard errors of the chains, on the right their gap ± 2 standard
-        errors, on logarithmic axes.
+        errors, on logarithmic axes (the gap on a linear one where none is positive).
 
     Raises:
         ValueError: If ``results`` is empty, or its data differ.
@@ -60,7 +60,8 @@ def sandwich(results: Sequence[Sandwich], exact: float | None = None) -> Figure:
     left.legend(fontsize=SMALL, frameon=False)
     gaps, errors = [each.gap for each in results], [2 * each.gap_standard_error for each in results]
     right.errorbar(temperatures, gaps, errors, marker=MARKERS[0], color="black", capsize=3)
-    right.set_yscale("log", nonpositive="clip")
+    if max(gaps) > 0:  # chance can leave no gap that has a logarithm
+        right.set_yscale("log", nonpositive="clip")
     right.set_ylabel("gap, nats per datum", fontsize=NORMAL)
     for axes in (left, right):
         axes.set_xscale("log")

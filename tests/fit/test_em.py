@@ -13,7 +13,8 @@ from torch import nn
 
 from pyrovae import PPCA, VAE, BernoulliMixture, FactorAnalysis, GaussianMixture, PPCAMixture, fit
 from pyrovae.data import Observations, Space
-from pyrovae.fit.em import remaining_gain
+from pyrovae.fit.em import Ascent, remaining_gain
+from pyrovae.fit.select import TIE
 
 # Clusters that are flatter than the floor are what these tests are about; the warning has tests of its own.
 pytestmark = pytest.mark.filterwarnings("ignore::pyrovae.fit.DegeneracyWarning")
@@ -408,8 +409,22 @@ def test_the_best_restart_is_kept(iris):
     result = fit.em(GaussianMixture(3, 4, floor=1e-3), iris, num_restarts=5)
     assert len(result.restarts) == 5
     assert len(set(result.restarts)) > 1
-    assert result.trace[-1].item() == max(result.restarts)
+    assert result.trace[-1].item() == pytest.approx(max(result.restarts), rel=TIE)
     assert result.kept == "best of 5 restarts"
+
+
+@pytest.mark.parametrize(("factors", "first"), [((1 + 1e-15, 1, 1 - 1e-15), 0), ((1, 1 - 1e-15, 1 - 3e-9), 2)])
+def test_of_restarts_apart_by_rounding_the_first_is_kept(factors, first, iris, monkeypatch):
+    """Log-likelihoods here are negative, so that the smaller factor is the better one."""
+    ascend, numbers = Ascent.ascend, iter(factors)
+
+    def ascend_to(self, *arguments):
+        ascend(self, *arguments)
+        self.trace[-1] = -2 * next(numbers)
+
+    monkeypatch.setattr(Ascent, "ascend", ascend_to)
+    result = fit.em(GaussianMixture(2, 4, floor=1e-3), iris, num_restarts=3)
+    assert result.trace[-1].item() == result.restarts[first]
 
 
 def test_warm_start_begins_at_the_model_given(model):

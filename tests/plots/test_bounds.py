@@ -29,6 +29,14 @@ def test_bounds_and_gap_are_drawn_as_they_are():
     assert np.ptp(ends) == pytest.approx(4 * short.lower.monte_carlo_standard_error)
 
 
+@pytest.mark.parametrize(("gaps", "scale"), [((0.0, -0.1), "linear"), ((-0.1, 0.2), "log")])
+def test_gaps_that_chance_makes_zero_or_negative_are_drawn(gaps, scale, monkeypatch):
+    (_, both), given = sandwiches(), iter(gaps)
+    monkeypatch.setattr(type(both[0]), "gap", property(lambda self: next(given)))
+    right = plots.sandwich(both).axes[1]
+    assert right.get_yscale() == scale
+
+
 def test_what_cannot_be_drawn_is_refused():
     with pytest.raises(ValueError, match=r"`results` must hold at least one sandwich, got none"):
         plots.sandwich([])

@@ -104,8 +104,9 @@ def test_of_a_linear_model_the_information_is_between_the_bounds():
     assert information.mutual_information - STANDARD_ERRORS * errors["mutual_information"] < truth
     assert truth < information.mutual_information_upper + STANDARD_ERRORS * errors["mutual_information_upper"]
     assert information.mutual_information < information.mutual_information_upper
-    assert abs(information.marginal_kl) < 0.1
-    assert information.mutual_information == pytest.approx(truth, abs=0.15)
+    biased = 0.1  # N draws of q(z) stand for all of it
+    assert abs(information.marginal_kl) < STANDARD_ERRORS * errors["marginal_kl"] + biased
+    assert abs(information.mutual_information - truth) < STANDARD_ERRORS * errors["mutual_information"] + biased
 
 
 def test_codes_that_never_overlap_tell_all_there_is():
@@ -142,7 +143,7 @@ def test_what_has_no_aggregate_is_refused(two_sites):
 @pytest.mark.parametrize("beta", [1.0, 2.5])
 def test_the_forecast_is_the_maximum_of_a_linear_model(beta):
     """Fitted in closed form at a given σ²: the latents in use, the variance of their means, and their KL."""
-    x = torch.randn(200, 5, dtype=torch.float64) * torch.tensor([3.0, 2.0, 1.2, 0.9, 0.3])
+    x = torch.randn(200, 5, dtype=torch.float64) * torch.tensor([3.0, 2.0, 1.2, 0.6, 0.3])  # the fourth below any β
     ppca = PPCA(4, 5, noise_variance=1.0)
     ppca.maximum_likelihood(x, beta=beta)
     forecast = evaluate.linear_forecast(x, 1.0, 4, beta=beta)

@@ -52,7 +52,7 @@ def test_equals_the_dense_witness(images):
         module.train()
     found = evaluate.fid(a, b, module, batch_size=7)
     assert found == pytest.approx(expected, rel=1e-6)
-    assert expected > 1e-3
+    assert expected > 1e-7  # far above the rounding of the square roots, so that the comparison says something
     assert module.training
 
 

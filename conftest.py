@@ -1,4 +1,4 @@
-"""What every test shares: the folder of real data, and the check that a test leaves the world as it found it."""
+"""What tests and doctests share: the folder of real data, the seed, and the check that each leaves the world alone."""
 
 import os
 from collections.abc import Iterator
@@ -29,10 +29,20 @@ def world_unchanged() -> Iterator[None]:
     assert not sites, f"the test left {sites} in the param store; work inside pyro.get_param_store().scope()"
 
 
+def seed() -> None:
+    torch.manual_seed(int(os.environ.get("PYROVAE_TEST_SEED", "0")))
+
+
 @pytest.fixture(autouse=True)
 def fixed_seed() -> None:
-    """Every test starts from the same random state."""
-    torch.manual_seed(0)
+    """Every test starts from the same random state; PYROVAE_TEST_SEED chooses another."""
+    seed()
+
+
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> None:
+    """So does what several tests share, whatever ran before it."""
+    if fixturedef.scope != "function":
+        seed()
 
 
 @pytest.fixture
