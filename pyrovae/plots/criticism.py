@@ -8,6 +8,9 @@ distribution function, and densities by kernels.  So these come from ArviZ, and 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,7 +19,18 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from pyrovae.evaluate import PredictiveCheck, SimulationBasedCalibration
-from pyrovae.plots.common import COLOURS, NORMAL, SMALL, WIDTH, check_count, grid, tidy, wrapped
+from pyrovae.plots.common import (
+    COLOURS,
+    NORMAL,
+    SMALL,
+    WIDTH,
+    check_count,
+    grid,
+    headline,
+    legend_below,
+    tidy,
+    wrapped,
+)
 
 BAND = 0.95
 SIMULATIONS = 500  # for the band
@@ -67,10 +81,8 @@ def calibration(ranks: SimulationBasedCalibration, *, most: int = 9) -> Figure:
         axes.set_xlabel("PIT", fontsize=SMALL)
         tidy(axes)
     panels[0].set_ylabel("ECDF − PIT", fontsize=SMALL)
-    figure.suptitle(
-        wrapped(f"Ranks of z among {ranks.num_draws} draws of q, {len(ranks.pit):,} simulated data", 90), fontsize=10
-    )
-    _legend(figure, panels[0])
+    headline(figure, f"Ranks of z among {ranks.num_draws} draws of q, {len(ranks.pit):,} simulated data")
+    legend_below(figure, panels[0])
     return figure
 
 
@@ -111,18 +123,13 @@ def predictive_check(check: PredictiveCheck) -> Figure:
         tidy(axes)
     drawn = {"posterior": "z from q(z|x)", "prior": "z from the prior"}[check.latents]
     count = len(next(iter(check.replicated.values())))
-    figure.suptitle(f"The data beside {count:,} replicates, {drawn}", fontsize=10)
-    _legend(figure, first)
+    headline(figure, f"The data beside {count:,} replicates, {drawn}")
+    legend_below(figure, first)
     return figure
 
 
 def _p_value(p: float) -> str:
     return f"p = {p:.3f}" if p >= 1e-3 else "p < 0.001"
-
-
-def _legend(figure: Figure, axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=SMALL, frameon=False)
 
 
 def _density(axes: Axes, values: Tensor, colour: str, width: float) -> Line2D:
@@ -133,12 +140,9 @@ def _density(axes: Axes, values: Tensor, colour: str, width: float) -> Line2D:
     if len(few) <= 10:  # no density: a statistic that never changes, or binary data
         [line] = axes.plot(few, counts / len(numbers), "o-", color=colour, linewidth=width, markersize=3)
         return line
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # both versions announce their changes on import
-        import arviz
-
-        if int(arviz.__version__.split(".")[0]) < 1:
-            place, density = arviz.kde(numbers)
+    with _arviz() as old:
+        if old is not None:
+            place, density = old.kde(numbers)
         else:
             from arviz_stats.base import array_stats
 
@@ -150,26 +154,25 @@ def _density(axes: Axes, values: Tensor, colour: str, width: float) -> Line2D:
 def _band(number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where 95% of the empirical distribution functions of so many uniform numbers lie throughout, by ArviZ."""
     points = np.arange(1, POINTS) / POINTS
+    generator = np.random.default_rng(0)
+    with _arviz() as old:
+        if old is not None:
+            from arviz.stats.ecdf_utils import ecdf_confidence_band
+
+            draw = lambda count, random_state: random_state.uniform(size=count)  # noqa: E731
+            options = {"rvs": draw, "num_trials": SIMULATIONS, "random_state": generator}
+            return points, *ecdf_confidence_band(number, points, points, BAND, "simulated", **options)
+        from arviz_stats import ecdf_utils
+
+        each = ecdf_utils.simulate_confidence_bands(number, 1, points, BAND, SIMULATIONS, generator)
+        return points, *ecdf_utils.get_pointwise_confidence_band(each, number, points)
+
+
+@contextmanager
+def _arviz() -> Iterator[Any]:
+    """ArviZ 0.23, or None for 1.x, whose parts are elsewhere.  Both announce their changes on import: unheard here."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import arviz
 
-        if int(arviz.__version__.split(".")[0]) < 1:
-            from arviz.stats.ecdf_utils import ecdf_confidence_band
-
-            bounds = ecdf_confidence_band(
-                number,
-                points,
-                points,
-                BAND,
-                "simulated",
-                rvs=lambda count, random_state: random_state.uniform(size=count),
-                num_trials=SIMULATIONS,
-                random_state=np.random.default_rng(0),
-            )
-            return points, *bounds
-        from arviz_stats import ecdf_utils
-
-        generator = np.random.default_rng(0)
-        each = ecdf_utils.simulate_confidence_bands(number, 1, points, BAND, SIMULATIONS, generator)
-        return points, *ecdf_utils.get_pointwise_confidence_band(each, number, points)
+        yield arviz if arviz.__version__.startswith("0.") else None
