@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.distributions import Transform, identity_transform
+from torch.distributions import ComposeTransform, Transform, identity_transform
 
 Support = Literal["boolean", "integer", "real"]
 MASSES = ("boolean", "integer")
@@ -162,11 +162,8 @@ class Observations:
         x = self.x.to("cpu", torch.float64)  # where the parameters of a transform live, wherever the data are
         y = transform(x)
         jacobian = transform.log_abs_det_jacobian(x, y).expand(x.shape).masked_fill(x.isnan(), 0.0).flatten(1).sum(1)
-        both = (
-            transform
-            if self.space.transform == identity_transform
-            else torch.distributions.ComposeTransform([self.space.transform, transform])
-        )
+        first = self.space.transform == identity_transform
+        both = transform if first else ComposeTransform([self.space.transform, transform])
         return replace(
             self,
             x=y.to(self.x),
@@ -193,12 +190,7 @@ class Observations:
             space=replace(space, transform=identity_transform, transform_name="as it is"),
             log_abs_det=torch.zeros_like(self.log_abs_det),
         )
-        view = (
-            reference
-            if space.transform == identity_transform
-            else reference.transformed(space.transform, space.transform_name)
-        )
-        return view.to(self.x.dtype)
+        return reference.transformed(space.transform, space.transform_name).to(self.x.dtype)
 
     def bits_per_dim(self, log_prob: Tensor) -> Tensor | None:
         """Convert a log-likelihood in the reference space (nats per datum) to bits per dimension (lower is better).

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from pyrovae.data import Observations
 from pyrovae.evaluate.latents.encoding import encode, is_continuous, posteriors
-from pyrovae.models.base import LatentVariableModel
 from pyrovae.plots.common import (
     CLASS_COLOURS,
     COLOURS,
@@ -20,6 +19,7 @@ from pyrovae.plots.common import (
     NORMAL,
     SMALL,
     Entry,
+    Seen,
     as_seen,
     balanced,
     grid,
@@ -60,17 +60,16 @@ def latents(models: Mapping[str, Entry], data: Observations | Tensor, *, num_axe
         raise ValueError(f"`num_axes` must be 2 or 3, got {num_axes!r}.")
     seen, observations = as_seen(models, data)
     shown = observations[balanced(observations)]
-    means = {name: _latent_means(model, shown.in_space(space)) for name, (model, space) in seen.items()}
-    discrete = [name for name, z in means.items() if z is None]
+    means = _latent_means(seen, shown)
+    discrete = [name for name in seen if name not in means]
     skipped = f"z is discrete: {', '.join(discrete)}"
-    continuous = {name: z for name, z in means.items() if z is not None}
-    if not continuous:
+    if not means:
         figure = sheet(1.2)
         said = wrapped(f"No model has a continuous z to show; {skipped}.", 90)
         figure.text(0.5, 0.5, said, ha="center", va="center")
         return figure
-    figure, panels = grid(len(continuous), min(len(continuous), 2))
-    for index, (name, z) in enumerate(continuous.items()):
+    figure, panels = grid(len(means), min(len(means), 2))
+    for index, (name, z) in enumerate(means.items()):
         if num_axes == 3 and z.shape[1] > 2:
             panels[index] = _in_space(panels[index])
         _latent_panel(panels[index], z, shown.labels)
@@ -108,11 +107,14 @@ def scatter_by_class(axes: Any, points: Tensor, labels: Tensor | None, size: flo
         )
 
 
-def _latent_means(model: LatentVariableModel, data: Observations) -> Tensor | None:
-    """E[z|x], shape (N, L); None where z is discrete."""
-    if not is_continuous(next(posteriors(model, data[:1]))):
-        return None
-    return encode(model, data).mean.to("cpu", torch.float64)
+def _latent_means(models: Seen, data: Observations) -> dict[str, Tensor]:
+    """E[z|x], shape (N, L), of every model with a continuous z."""
+    means = {}
+    for name, (model, space) in models.items():
+        view = data.in_space(space)
+        if is_continuous(next(posteriors(model, view[:1]))):
+            means[name] = encode(model, view).mean.to("cpu", torch.float64)
+    return means
 
 
 def _in_space(axes: Axes) -> Any:
