@@ -13,8 +13,9 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,6 @@ import torch
 from torch import Tensor
 
 TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
-NAMES = ("digits", *TORCHVISION, "binarized_mnist", "frey", "celeba")
 LABELS = ("label", "labels", "class", "target", "y")
 PARTS = ("train", "valid", "test")
 
@@ -54,20 +54,6 @@ class Source:
     ordered: bool = False
 
 
-def read(name: str | Path, root: str | Path | None) -> Source:
-    """The source called ``name``: a known data set but CelebA, or a path."""
-    match name:
-        case "digits":
-            return digits()
-        case "binarized_mnist":
-            return binarized_mnist(places(root))
-        case "frey":
-            return frey(places(root))
-        case str() if name in TORCHVISION:
-            return torchvision_set(name, places(root))
-    return own_file(name, root)
-
-
 def cache_folder() -> Path:
     """Where downloads go: PYROVAE_CACHE, else ``pyrovae`` under XDG_CACHE_HOME or ~/.cache."""
     cache = os.environ.get("PYROVAE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "pyrovae")
@@ -80,7 +66,7 @@ def places(root: str | Path | None) -> list[Path]:
     return [Path(first).expanduser(), cache_folder()] if first else [cache_folder()]
 
 
-def digits() -> Source:
+def digits(folders: Sequence[Path] = ()) -> Source:
     """scikit-learn's 1,797 digits, 8×8, integers 0 to 16."""
     from sklearn.datasets import load_digits
 
@@ -162,14 +148,28 @@ def frey(folders: Sequence[Path]) -> Source:
     return _source("frey", [frames], levels=256, held_out=200, ordered=True)
 
 
+KNOWN: dict[str | Path, Callable[[Sequence[Path]], Source]] = {
+    "digits": digits,
+    **{name: partial(torchvision_set, name) for name in TORCHVISION},
+    "binarized_mnist": binarized_mnist,
+    "frey": frey,
+}
+
+
+def read(name: str | Path, root: str | Path | None) -> Source:
+    """The source called ``name``: a known data set but CelebA, or a path."""
+    return KNOWN[name](places(root)) if name in KNOWN else own_file(name, root)
+
+
 def own_file(name: str | Path, root: str | Path | None) -> Source:
     """The user's .npy, .npz or .csv."""
     path = Path(root or "").expanduser() / Path(name).expanduser()
     readers = {".npy": _npy, ".npz": _npz, ".csv": _csv}
     reader = readers.get(path.suffix.lower())
     if reader is None:
+        known = ", ".join(map(str, KNOWN))
         raise ValueError(
-            f"`name` must be one of {', '.join(NAMES)}, or a path to a .npy, .npz or .csv file, got {name!r}."
+            f"`name` must be one of {known}, celeba, or a path to a .npy, .npz or .csv file, got {name!r}."
         )
     if not path.is_file():
         raise FileNotFoundError(f"`name` must be a file that exists, got {str(path)!r} (looked for from {Path.cwd()}).")

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pyrovae.data import Observations
-from pyrovae.plots.common import COLOURS, NORMAL, SMALL, headline, label, number, panel, tidy, wrapped
+from pyrovae.plots.common import COLOURS, NORMAL, SMALL, check_some, headline, label, number, panel, tidy, wrapped
 
 
 class Board(Protocol):
@@ -48,8 +48,7 @@ def scoreboard(board: Board) -> Figure:
         ['PPCA-8', 'PPCA-2']
     """
     rows = list(board.rows)
-    if not rows:
-        raise ValueError("`board` must hold at least one row, got none; compare at least one model.")
+    check_some("board", rows, "row")
     figure, axes = panel(1.75 + 0.36 * len(rows))
     draws = sorted({_drawn(row) for row in rows if row.kind != "exact"})
     bound = f"lower bound by {', '.join(draws)}: log p(x) lies to the right"

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pyrovae.evaluate.likelihood.annealed import AnnealedLikelihood, Sandwich
-from pyrovae.plots.common import COLOURS, MARKERS, SMALL, label, number, sheet, tidy
+from pyrovae.plots.common import COLOURS, MARKERS, SMALL, check_some, label, number, sheet, tidy
 
 LEAST_GAP = 1e-4  # nats; smaller ones are not told apart by their decade
 
@@ -39,8 +39,7 @@ def sandwich(results: Sequence[Sandwich], exact: float | None = None) -> Figure:
     Reference:
         Grosse, Ghahramani and Adams (2015), Sandwiching the marginal likelihood using bidirectional Monte Carlo.
     """
-    if not results:
-        raise ValueError("`results` must hold at least one sandwich, got none.")
+    check_some("results", results, "sandwich")
     if any(not each.data.x.equal(results[0].data.x) for each in results):
         raise ValueError("`results` must be of one set of data, got several; run each sandwich with one `seed`.")
     results = sorted(results, key=lambda each: each.lower.num_temperatures)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from io import BytesIO
 from typing import Any
 
@@ -50,8 +50,7 @@ def as_seen(models: Mapping[str, Entry], data: Observations | Tensor, seed: int 
         ValueError: If there is no model, or one is of data of another shape.
         TypeError: If an entry is neither a model nor a fit result.
     """
-    if not models:
-        raise ValueError("`models` must hold at least one model, got none.")
+    check_some("models", models, "model")
     observations = as_observations(data).fixed(seed)
     seen: Seen = {}
     for name, entry in models.items():
@@ -65,6 +64,11 @@ def as_seen(models: Mapping[str, Entry], data: Observations | Tensor, seed: int 
             )
         seen[name] = model, space
     return seen, observations
+
+
+def check_some(name: str, values: Collection[Any], what: str) -> None:
+    if not values:
+        raise ValueError(f"`{name}` must hold at least one {what}, got none.")
 
 
 def check_count(name: str, value: int, least: int = 1) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from torch import Tensor
 
 from pyrovae.evaluate import PredictiveCheck, SimulationBasedCalibration
@@ -106,15 +105,14 @@ def predictive_check(check: PredictiveCheck) -> Figure:
     figure, panels = grid(1 + len(check.observed), 3)
     figure.set_size_inches(WIDTH, figure.get_figheight() + 0.2)
     first, *others = panels
-    for replicate in check.replicates[:MOST_REPLICATES]:
-        line = _density(first, replicate, COLOURS[0], 0.8)
-        line.set_alpha(0.5)
-    line.set_label("replicates")
-    _density(first, check.data, "black", 1.4).set_label("data")
+    for index, replicate in enumerate(check.replicates[:MOST_REPLICATES]):
+        text = "_nolegend_" if index else "replicates"
+        _density(first, replicate, color=COLOURS[0], linewidth=0.8, alpha=0.5, label=text)
+    _density(first, check.data, color="black", linewidth=1.4, label="data")
     first.set_title("all numbers", fontsize=NORMAL)
     p_values = check.p_values
     for (name, value), axes in zip(check.observed.items(), others, strict=True):
-        _density(axes, check.replicated[name], COLOURS[0], 1.4)
+        _density(axes, check.replicated[name], color=COLOURS[0], linewidth=1.4)
         axes.axvline(value, color="black", linewidth=1.4)
         axes.set_title(wrapped(f"{name}, {_p_value(p_values[name])}", 34), fontsize=NORMAL)
     for axes in panels:
@@ -132,14 +130,14 @@ def _p_value(p: float) -> str:
     return f"p = {p:.3f}" if p >= 1e-3 else "p < 0.001"
 
 
-def _density(axes: Axes, values: Tensor, colour: str, width: float) -> Line2D:
+def _density(axes: Axes, values: Tensor, **line: Any) -> None:
     """The density of some numbers by ArviZ, or a bar for each where they are few."""
     numbers = values.double().flatten().numpy()
     numbers = numbers[:: max(1, len(numbers) // MOST_NUMBERS)]
     few, counts = np.unique(numbers, return_counts=True)
     if len(few) <= 10:  # no density: a statistic that never changes, or binary data
-        [line] = axes.plot(few, counts / len(numbers), "o-", color=colour, linewidth=width, markersize=3)
-        return line
+        axes.plot(few, counts / len(numbers), "o-", markersize=3, **line)
+        return
     with _arviz() as old:
         if old is not None:
             place, density = old.kde(numbers)
@@ -147,8 +145,7 @@ def _density(axes: Axes, values: Tensor, colour: str, width: float) -> Line2D:
             from arviz_stats.base import array_stats
 
             place, density, _ = array_stats.kde(numbers)
-    [line] = axes.plot(place, density, color=colour, linewidth=width)
-    return line
+    axes.plot(place, density, **line)
 
 
 def _band(number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -170,7 +167,7 @@ def _band(number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @contextmanager
 def _arviz() -> Iterator[Any]:
-    """ArviZ 0.23, or None for 1.x, whose parts are elsewhere.  Both announce their changes on import: unheard here."""
+    """ArviZ 0.23, or None for 1.x, where functions lie elsewhere.  Both warn of their changes on import; not here."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import arviz

@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, SymmetricalLogLocator
 from torch import Tensor
 
 from pyrovae.fit.result import FitResult
-from pyrovae.plots.common import NORMAL, label, legend_beside, number, sheet, style, tidy, wrapped
+from pyrovae.plots.common import NORMAL, check_some, label, legend_beside, number, sheet, style, tidy, wrapped
 
 PATTERNS = [(0, (1, 1.2)), (0, (7, 2, 1, 2)), (0, (12, 3)), (0, (3, 2, 1, 2, 1, 2))]  # of horizontal lines
 
@@ -47,8 +47,7 @@ def training_curves(results: Mapping[str, FitResult]) -> Figure:
         >>> figure.axes[0].get_xlabel()
         'EM iteration'
     """
-    if not results:
-        raise ValueError("`results` must hold at least one fit result, got none.")
+    check_some("results", results, "fit result")
     families: dict[tuple[str, str, str], dict[str, FitResult]] = {}
     for name, result in results.items():
         _check(name, result)

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pyrovae.evaluate import ELBOTerms
-from pyrovae.plots.common import COLOURS, NORMAL, SMALL, label, legend_beside, number, panel, style, tidy, wrapped
-
-
-class History(Protocol):
-    """What :func:`fid_by_epoch` reads of a :class:`pyrovae.evaluate.FIDHistory`."""
-
-    @property
-    def epochs(self) -> Sequence[int]: ...
-
-    @property
-    def values(self) -> Sequence[float]: ...
+from pyrovae.evaluate import ELBOTerms, FIDHistory
+from pyrovae.plots.common import (
+    COLOURS,
+    NORMAL,
+    SMALL,
+    check_some,
+    label,
+    legend_beside,
+    number,
+    panel,
+    style,
+    tidy,
+    wrapped,
+)
 
 
 def rate_distortion(terms: Mapping[str, ELBOTerms]) -> Figure:
@@ -51,8 +53,7 @@ def rate_distortion(terms: Mapping[str, ELBOTerms]) -> Figure:
     Reference:
         Alemi, Poole, Fischer, Dillon, Saurous and Murphy (2018), Fixing a broken ELBO.
     """
-    if not terms:
-        raise ValueError("`terms` must hold at least one model's terms, got none.")
+    check_some("terms", terms, "model's terms")
     points, bars = [], []
     for name, each in terms.items():
         if not isinstance(each, ELBOTerms):
@@ -91,7 +92,7 @@ def _equal_elbo(axes: Axes) -> None:
     axes.set(xlim=(left, right), ylim=(low, high))
 
 
-def fid_by_epoch(histories: Mapping[str, History]) -> Figure:
+def fid_by_epoch(histories: Mapping[str, FIDHistory]) -> Figure:
     """Fréchet inception distance after epochs of a fit; lower is better, and a ring marks the lowest.
 
     Args:
@@ -109,8 +110,7 @@ def fid_by_epoch(histories: Mapping[str, History]) -> Figure:
         >>> figure.axes[0].get_ylabel()
         'FID (lower is better)'
     """
-    if not histories:
-        raise ValueError("`histories` must hold at least one history, got none.")
+    check_some("histories", histories, "history")
     figure, axes = panel(3.4)
     top = 0.0
     for index, (name, history) in enumerate(histories.items()):
