@@ -219,18 +219,18 @@ def _continuous(
         as_observations(source.x.to(dtype), source.name)
         return source.x, Space(f"{source.name}, as given", "real")
     x = torch.empty(source.x.shape, dtype=dtype)
-    blocks = list(zip(x.split(PIXEL_ROWS), source.x.split(PIXEL_ROWS), strict=True))
-    if not dequantize:
-        top = source.levels - 1
-        for block, v in blocks:
-            block.copy_(v.double() / top)
-        return x, Space(f"{source.name}, v/{top} without noise", "real")
+    top = source.levels - 1
     # v + u stays a few roundings away from v and v + 1, so that floor(levels * x) gives v back, in float32 too.
     edge = source.levels * torch.finfo(dtype).eps
-    for block, v in blocks:
-        u = torch.rand(v.shape, generator=generator, dtype=torch.float64).clamp_(edge, 1 - edge)
-        block.copy_(u.add_(v).div_(source.levels))
-    return x, Space(f"{source.name}, (v + u)/{source.levels}", "real", levels=source.levels)
+    for block, v in zip(x.split(PIXEL_ROWS), source.x.split(PIXEL_ROWS), strict=True):
+        if dequantize:
+            u = torch.rand(v.shape, generator=generator, dtype=torch.float64).clamp_(edge, 1 - edge)
+            block.copy_(u.add_(v).div_(source.levels))
+        else:
+            block.copy_(v.double() / top)
+    if dequantize:
+        return x, Space(f"{source.name}, (v + u)/{source.levels}", "real", levels=source.levels)
+    return x, Space(f"{source.name}, v/{top} without noise", "real")
 
 
 def _grey(source: Source) -> tuple[Tensor, Space]:
@@ -243,11 +243,7 @@ def _grey(source: Source) -> tuple[Tensor, Space]:
         return x, Space("binarized MNIST (Larochelle)", "boolean")
     if source.levels is None:
         as_observations(x, source.name)
-        if x.min() < 0 or x.max() > 1:
-            raise ValueError(
-                f"`observations` must be 'continuous' for values outside [0, 1], got 'binary' for {source.name!r} with "
-                f"values from {x.min():g} to {x.max():g}; rescale them."
-            )
+        _check_unit_interval(x, "observations", "'continuous'", f"'binary' for {source.name!r}")
     exact = ((x == 0) | (x == 1)).all()
     return x, Space(f"{source.name}, {'as given' if exact else 'binarized by Bernoulli(x)'}", "boolean")
 
@@ -279,12 +275,16 @@ def _logit(x: Tensor, alpha: float) -> tuple[Transform, str]:
     """logit(α + (1 − 2α) x), and its name."""
     if not 0 < alpha < 0.5:
         raise ValueError(f"`alpha` must be in (0, 0.5), got {alpha}; 1e-6 is usual.")
+    _check_unit_interval(x, "transform", "'standardize' or None", "'logit'")
+    return ComposeTransform([AffineTransform(alpha, 1 - 2 * alpha), Logit()]), f"logit, alpha {alpha:g}"
+
+
+def _check_unit_interval(x: Tensor, argument: str, expected: str, got: str) -> None:
     if x.min() < 0 or x.max() > 1:
         raise ValueError(
-            "`transform` must be 'standardize' or None for values outside [0, 1], got 'logit' for values from "
-            f"{x.min():g} to {x.max():g}; rescale them."
+            f"`{argument}` must be {expected} for values outside [0, 1], got {got} with values from {x.min():g} to "
+            f"{x.max():g}; rescale them."
         )
-    return ComposeTransform([AffineTransform(alpha, 1 - 2 * alpha), Logit()]), f"logit, alpha {alpha:g}"
 
 
 def _standardize(x: Tensor) -> tuple[Transform, str]:

@@ -80,10 +80,7 @@ class Observations:
     resample: bool = False
 
     def __post_init__(self) -> None:
-        if self.x.ndim < 2:
-            raise ValueError(
-                f"`x` must have shape (N, *data_shape), got {tuple(self.x.shape)}; for scalar data pass x[:, None]."
-            )
+        _check_dims("x", self.x)
         if self.log_abs_det is None:
             object.__setattr__(self, "log_abs_det", torch.zeros(len(self.x), dtype=torch.float64, device=self.x.device))
         for name, value in (("labels", self.labels), ("log_abs_det", self.log_abs_det)):
@@ -206,11 +203,10 @@ class Observations:
         Reference:
             Theis, van den Oord and Bethge (2016), A note on the evaluation of generative models.
         """
-        if self.space.support in MASSES:
-            return -log_prob / (self.num_dims * math.log(2))
-        if self.space.levels is None:
+        levels = 1 if self.space.support in MASSES else self.space.levels
+        if levels is None:
             return None
-        return -(log_prob - self.num_dims * math.log(self.space.levels)) / (self.num_dims * math.log(2))
+        return -(log_prob - self.num_dims * math.log(levels)) / (self.num_dims * math.log(2))
 
 
 @dataclass(frozen=True)
@@ -229,6 +225,13 @@ class DataSet:
         return iter((self.train, self.valid, self.test))
 
 
+def _check_dims(name: str, x: Tensor) -> None:
+    if x.ndim < 2:
+        raise ValueError(
+            f"`{name}` must have shape (N, *data_shape), got {tuple(x.shape)}; for scalar data pass x[:, None]."
+        )
+
+
 def as_observations(data: Observations | Tensor, name: str = "data", *, allow_nan: bool = False) -> Observations:
     """Check data once, at the public boundary, and give them the one form that everything below expects.
 
@@ -242,10 +245,7 @@ def as_observations(data: Observations | Tensor, name: str = "data", *, allow_na
         ValueError: If it is empty, or holds NaN or infinite values.
     """
     if isinstance(data, Tensor):
-        if data.ndim < 2:
-            raise ValueError(
-                f"`{name}` must have shape (N, *data_shape), got {tuple(data.shape)}; for scalar data pass x[:, None]."
-            )
+        _check_dims(name, data)
         data = Observations(data)
     if not isinstance(data, Observations):
         raise TypeError(

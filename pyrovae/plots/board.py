@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pyrovae.data import Observations
-from pyrovae.plots.common import COLOURS, NORMAL, SMALL, check_some, headline, label, number, panel, tidy, wrapped
+from pyrovae.plots.common import COLOURS, NORMAL, SMALL, check_some, headline, label, number, panel, wrapped
 
 
 class Board(Protocol):
@@ -61,7 +61,6 @@ def scoreboard(board: Board) -> Figure:
     axes.set_yticks(range(len(rows)), [wrapped(row.name, 26) for row in rows], fontsize=NORMAL)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(axis="x", color="0.88")
-    tidy(axes)
     _print_numbers(axes, rows)
     headline(figure, f"{board.data.space.reference}: N = {len(board.data):,} held-out data")
     entries = zip(*axes.get_legend_handles_labels(), strict=True)

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pyrovae.evaluate.likelihood.annealed import AnnealedLikelihood, Sandwich
-from pyrovae.plots.common import COLOURS, MARKERS, SMALL, check_some, label, number, sheet, tidy
+from pyrovae.plots.common import COLOURS, SMALL, check_some, label, number, sheet, tidy
 
 LEAST_GAP = 1e-4  # nats; smaller ones are not told apart by their decade
 
@@ -52,7 +52,7 @@ def sandwich(results: Sequence[Sandwich], exact: float | None = None) -> Figure:
         left.axhline(exact, color="black", linestyle="--", linewidth=1, label=f"exact, {number(exact)}")
     left.legend(fontsize=SMALL, frameon=False)
     gaps, errors = np.array([(each.gap, 2 * each.gap_standard_error) for each in results]).T
-    right.errorbar(temperatures, gaps, errors, marker=MARKERS[0], color="black", capsize=3)
+    right.errorbar(temperatures, gaps, errors, marker="o", color="black", capsize=3)
     _scale_gaps(right, gaps, errors)
     for axes, name in ((left, "log p(x), nats per datum"), (right, "gap, nats per datum")):
         axes.set_xscale("log")

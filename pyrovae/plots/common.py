@@ -24,12 +24,7 @@ WIDTH = 7.6  # inches
 SMALL, NORMAL = 8, 9  # points
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito (2008)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-CLASS_COLOURS = (  # after Paul Tol's "muted", its palest two darkened for thin strokes
-    *("#332288", "#CC6677", "#117733", "#4C9BD6", "#882255", "#999933", "#AA4499", "#44AA99", "#B8860B"),
-    "#000000",
-)
 MOST_POINTS = 1000  # in one scatter plot
-MOST_CLASSES = 20  # more labels than these are not told apart
 
 
 class Picture(Figure):
@@ -109,9 +104,11 @@ def sheet(height: float) -> Picture:
 
 
 def panel(height: float) -> tuple[Picture, Axes]:
-    """A figure of one panel."""
+    """A figure of one panel without a box around it."""
     figure = sheet(height)
-    return figure, figure.add_subplot()
+    axes = figure.add_subplot()
+    tidy(axes)
+    return figure, axes
 
 
 def grid(number: int, columns: int) -> tuple[Picture, list[Axes]]:
@@ -127,8 +124,9 @@ def grid(number: int, columns: int) -> tuple[Picture, list[Axes]]:
 
 
 def style(index: int) -> dict[str, Any]:
-    """Colour and marker of the curve at an index; they are told apart without colour, too."""
-    return {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
+    """How the curve at an index is drawn; the markers tell curves apart without colour, too."""
+    colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+    return {"color": colour, "marker": marker, "markersize": 4.5, "linewidth": 1.4}
 
 
 def label(axes: Axes, x: str, y: str) -> None:

@@ -18,18 +18,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyrovae.evaluate import PredictiveCheck, SimulationBasedCalibration
-from pyrovae.plots.common import (
-    COLOURS,
-    NORMAL,
-    SMALL,
-    WIDTH,
-    check_count,
-    grid,
-    headline,
-    legend_below,
-    tidy,
-    wrapped,
-)
+from pyrovae.plots.common import COLOURS, NORMAL, SMALL, check_count, grid, headline, legend_below, tidy, wrapped
 
 BAND = 0.95
 SIMULATIONS = 500  # for the band
@@ -103,7 +92,7 @@ def predictive_check(check: PredictiveCheck) -> Figure:
         'mean, p '
     """
     figure, panels = grid(1 + len(check.observed), 3)
-    figure.set_size_inches(WIDTH, figure.get_figheight() + 0.2)
+    figure.set_figheight(figure.get_figheight() + 0.2)
     first, *others = panels
     for index, replicate in enumerate(check.replicates[:MOST_REPLICATES]):
         text = "_nolegend_" if index else "replicates"

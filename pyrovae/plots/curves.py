@@ -97,14 +97,9 @@ def _draw(axes: Axes, name: str, result: FitResult, style: dict[str, Any]) -> It
             values = trace.double().cpu()
             updates = torch.arange(start, start + len(values), dtype=torch.float64)
             fill = style["color"] if line == "-" else "white"
-            options: dict[str, Any] = {
-                "markersize": 4.5,
-                "markerfacecolor": fill,
-                "markevery": _spread(len(values)),
-                "linewidth": 1.4,
-            }
+            look = {**style, "markerfacecolor": fill, "markevery": _spread(len(values))}
             text = wrapped(f"{name}: {result.objective}, {part}", 30)
-            axes.plot(updates.numpy(), values.numpy(), line, label=text, **style, **options)
+            axes.plot(updates.numpy(), values.numpy(), line, label=text, **look)
             yield updates, values
 
 

@@ -13,9 +13,7 @@ from torch import Tensor
 from pyrovae.data import Observations
 from pyrovae.evaluate.latents.encoding import encode, is_continuous, posteriors
 from pyrovae.plots.common import (
-    CLASS_COLOURS,
     COLOURS,
-    MOST_CLASSES,
     NORMAL,
     SMALL,
     Entry,
@@ -27,6 +25,12 @@ from pyrovae.plots.common import (
     sheet,
     wrapped,
 )
+
+CLASS_COLOURS = (  # after Paul Tol's "muted", its palest two darkened for thin strokes
+    *("#332288", "#CC6677", "#117733", "#4C9BD6", "#882255", "#999933", "#AA4499", "#44AA99", "#B8860B"),
+    "#000000",
+)
+MOST_CLASSES = 20  # more labels than these are not told apart
 
 
 def latents(models: Mapping[str, Entry], data: Observations | Tensor, *, num_axes: int = 2) -> Figure:

@@ -12,7 +12,7 @@ from pyrovae.data import Observations, as_observations
 from pyrovae.evaluate.latents.encoding import posteriors
 from pyrovae.evaluate.likelihood.quadrature import PosteriorGrid, posterior_grid
 from pyrovae.models.base import LatentVariableModel, Program
-from pyrovae.plots.common import COLOURS, NORMAL, WIDTH, check_count, grid, headline, label
+from pyrovae.plots.common import COLOURS, NORMAL, check_count, grid, headline, label
 
 MASSES = (0.95, 0.68, 0.3)  # inside the contours, outermost first
 DEPTHS = (0.2, 0.4, 0.6)  # of their fill
@@ -67,7 +67,7 @@ def posterior_contours(
         parts = exact.z.split([q.batch_shape[0] for q in every_q], dim=-2)
         by_guide = torch.cat([each.log_prob(part) for each, part in zip(every_q, parts, strict=True)], dim=-1)
     figure, panels = grid(len(shown), min(3, len(shown)))
-    figure.set_size_inches(WIDTH, figure.get_figheight() + 0.4)
+    figure.set_figheight(figure.get_figheight() + 0.4)
     draw = _curves if exact.z.shape[-1] == 1 else _contours
     for n, axes in enumerate(panels):
         p, q = exact.log_density[..., n].double().cpu(), by_guide[..., n].double().cpu()

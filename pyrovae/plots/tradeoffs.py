@@ -11,19 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pyrovae.evaluate import ELBOTerms, FIDHistory
-from pyrovae.plots.common import (
-    COLOURS,
-    NORMAL,
-    SMALL,
-    check_some,
-    label,
-    legend_beside,
-    number,
-    panel,
-    style,
-    tidy,
-    wrapped,
-)
+from pyrovae.plots.common import COLOURS, NORMAL, SMALL, check_some, label, legend_beside, number, panel, style, wrapped
 
 
 def rate_distortion(terms: Mapping[str, ELBOTerms]) -> Figure:
@@ -74,7 +62,6 @@ def rate_distortion(terms: Mapping[str, ELBOTerms]) -> Figure:
     axes.set_xlim(left=max(axes.get_xlim()[0], min(0.0, rate.min())))
     axes.set_title("dotted: equal ELBO = −(rate + distortion), better towards lower left", loc="left", fontsize=NORMAL)
     label(axes, "rate KL(q(z|x) ‖ p(z)), nats per datum", "distortion −E[log p(x|z)], nats per datum")
-    tidy(axes)
     _equal_elbo(axes)
     return figure
 
@@ -120,7 +107,7 @@ def fid_by_epoch(histories: Mapping[str, FIDHistory]) -> Figure:
         best = int(values.argmin())
         text = f"{wrapped(name, 30)}\nlowest {values[best]:,.1f}, epoch {epochs[best]}"
         every = max(1, len(values) // 12)
-        axes.plot(epochs, values, "-", **style(index), markersize=4.5, markevery=every, linewidth=1.4, label=text)
+        axes.plot(epochs, values, "-", **style(index), markevery=every, label=text)
         ring = {**style(index), "marker": "o", "markersize": 10, "markerfacecolor": "none"}
         axes.plot(epochs[best], values[best], linestyle="", **ring)
         top = max(top, values.max())
@@ -128,6 +115,5 @@ def fid_by_epoch(histories: Mapping[str, FIDHistory]) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
     label(axes, "epoch", "FID (lower is better)")
     axes.grid(color="0.9")
-    tidy(axes)
     legend_beside(axes)
     return figure
