@@ -66,8 +66,8 @@ def places(root: str | Path | None) -> list[Path]:
     return [Path(first).expanduser(), cache_folder()] if first else [cache_folder()]
 
 
-def digits(folders: Sequence[Path] = ()) -> Source:
-    """scikit-learn's 1,797 digits, 8×8, integers 0 to 16."""
+def digits(folders: Sequence[Path]) -> Source:
+    """scikit-learn's 1,797 digits, 8×8, integers 0 to 16; they come with it, so no folder is looked in."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()

@@ -90,13 +90,13 @@ class Gallery:
     image_shape: tuple[int, ...]
 
     @classmethod
-    def of(cls, models: Mapping[str, Entry], data: Observations | Tensor, number: int, seed: int = 0) -> Self:
+    def of(cls, models: Mapping[str, Entry], data: Observations | Tensor, number: int) -> Self:
         """So many of the data, evenly spread.
 
         Raises:
             ValueError: If the data are no images, or of neither one nor three channels; and as ``as_seen``.
         """
-        seen, observations = as_seen(models, data, seed)
+        seen, observations = as_seen(models, data)
         shape = observations.image_shape
         if shape is None:
             raise ValueError(
