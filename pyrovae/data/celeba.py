@@ -3,19 +3,17 @@
 The images are decoded once, and kept as uint8 (12,288 bytes an image, 2.5 GB in all) in the cache folder.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from pyrovae.data.readers import PARTS, Source, cache_folder, missing, reading
+from pyrovae.engine.files import written_whole
+from pyrovae.engine.progress import progress_bar
 
 WIDTH, HEIGHT = 178, 218  # of an aligned image
 CROP, SIDE = 148, 64
@@ -31,10 +29,25 @@ def celeba(folders: Sequence[Path], max_images: int | None = None) -> Source:
     """
     if max_images is not None and not (isinstance(max_images, int) and max_images >= len(PARTS)):
         raise ValueError(f"`max_images` must be a whole number of at least 3, one a part, or None, got {max_images!r}.")
+    folder = _folder(folders)
+    parts = _parts(folder)
+    total = sum(map(len, parts))
+    if max_images is not None and max_images < total:
+        parts = [files[: max(1, len(files) * max_images // total)] for files in parts]
+    x = torch.from_numpy(_pixels([folder / IMAGES / file for files in parts for file in files])).flatten(1)
+    return Source("celeba", x, None, 256, (3, SIDE, SIDE), tuple(map(len, parts)), ordered=True)
+
+
+def _folder(folders: Sequence[Path]) -> Path:
+    """The first folder with images, which must have the partition, too."""
     folder = next((f / "celeba" for f in folders if (f / "celeba" / IMAGES).is_dir()), None)
     if folder is None or not (folder / PARTITION).is_file():
-        files = f"the aligned images as {IMAGES}/*.jpg, and {PARTITION},"
-        raise missing("celeba", folders[0], "celeba", files)
+        raise missing("celeba", folders[0], "celeba", f"the aligned images as {IMAGES}/*.jpg, and {PARTITION},")
+    return folder
+
+
+def _parts(folder: Path) -> list[list[str]]:
+    """File names of train, valid and test, of the images that are there."""
     there = {entry.name for entry in os.scandir(folder / IMAGES)}
     parts = [[file for file in files if file in there] for files in _verified(folder) or _listed(folder / PARTITION)]
     if not all(parts):
@@ -43,11 +56,7 @@ def celeba(folders: Sequence[Path], max_images: int | None = None) -> Source:
             f"`name` 'celeba' must have images of every part in {folder / IMAGES}, got {counts}; add images that "
             f"{PARTITION} lists."
         )
-    if max_images is not None and max_images < (total := sum(map(len, parts))):
-        parts = [files[: max(1, len(files) * max_images // total)] for files in parts]
-    paths = [folder / IMAGES / file for files in parts for file in files]
-    x = torch.from_numpy(_pixels(paths).reshape(len(paths), -1))
-    return Source("celeba", x, None, 256, (3, SIDE, SIDE), tuple(map(len, parts)), ordered=True)
+    return parts
 
 
 def _verified(folder: Path) -> list[list[str]] | None:
@@ -71,19 +80,18 @@ def _listed(path: Path) -> list[list[str]]:
 
 def _pixels(paths: Sequence[Path]) -> np.ndarray:
     """All images, (N, 3, 64, 64), uint8: from the cache if these very files were decoded before."""
-    stats = [path.stat() for path in paths]
-    said = "\n".join(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in zip(paths, stats, strict=True))
+    stats = ((path, path.stat()) for path in paths)
+    said = "\n".join(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats)
     key = hashlib.sha256(said.encode()).hexdigest()[:16]
     cache = cache_folder() / "celeba" / f"{SIDE}x{SIDE}-{len(paths)}-{key}.npy"
     if cache.is_file():
         return np.load(cache, allow_pickle=False)
     pixels = np.empty((len(paths), 3, SIDE, SIDE), dtype=np.uint8)
-    for row, path in enumerate(tqdm(paths, desc="decoding CelebA", unit="image", delay=1.0, leave=False)):
+    for row, path in enumerate(progress_bar(paths, desc="decoding CelebA", unit="image", progress=None)):
         pixels[row] = decode(path)
     cache.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=cache.parent, suffix=".part", delete=False) as file:
+    with written_whole(cache) as temporary, temporary.open("wb") as file:
         np.save(file, pixels)
-    os.replace(file.name, cache)  # whole or not at all
     return pixels
 
 

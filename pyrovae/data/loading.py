@@ -7,12 +7,10 @@ likelihood that is a mass on these levels.  The same values as a density, withou
 comparison with older work: their likelihood is unbounded, and comparable with nothing else.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -22,6 +20,7 @@ from pyrovae.data import readers
 from pyrovae.data.celeba import celeba
 from pyrovae.data.observations import DataSet, Observations, Space, as_observations
 from pyrovae.data.readers import Source
+from pyrovae.engine.checks import check_choice
 
 PIXEL_ROWS = 4096  # images made continuous together
 
@@ -101,45 +100,35 @@ def load(
         Papamakarios, Pavlakou and Murray (2017), Masked autoregressive flow for density estimation (logit).
         Larochelle and Murray (2011), The neural autoregressive distribution estimator (binarized MNIST).
     """
-    _check("observations", observations, (None, "continuous", "binary", "integer"))
-    _check("transform", transform, (None, "logit", "standardize"))
-    _check("split", split, (None, "random", "contiguous"))
-    _check("dtype", dtype, (torch.float32, torch.float64))
-    if max_images is not None and name != "celeba":
-        raise ValueError(f"`max_images` must be None for {str(name)!r}, got {max_images}; it is for 'celeba' alone.")
-    source = celeba(readers.places(root), max_images) if name == "celeba" else readers.read(name, root)
+    check_choice("observations", observations, (None, "continuous", "binary", "integer"))
+    check_choice("transform", transform, (None, "logit", "standardize"))
+    check_choice("split", split, (None, "random", "contiguous"))
+    check_choice("dtype", dtype, (torch.float32, torch.float64))
+    source = _read(name, root, max_images)
     observations = observations or ("binary" if source.levels == 2 else "continuous")
     _check_combination(source, observations, transform, resample)
 
     generator = torch.Generator().manual_seed(seed)
     indices = _split(source, split, num_valid, generator)
-    if observations == "binary":
-        grey, space = _grey(source)
-        x = grey if source.levels == 2 else torch.bernoulli(grey, generator=generator)
-    elif observations == "integer":
-        top = cast(int, source.levels) - 1
-        space = Space(f"{source.name}, integers v as v/{top}", "integer", levels=top + 1)
-        x = source.x.double() / top
-    else:
-        x, space = _continuous(source, dequantize, dtype, generator)
-
-    def part(index: Tensor) -> Observations:
-        labels = None if source.labels is None else source.labels[index]
-        return Observations(x[index].to(dtype), labels, space, image_shape=source.image_shape)
-
-    parts = [part(index) for index in indices]
+    x, space = _observed(source, observations, dequantize, dtype, generator)
+    whole = Observations(x, source.labels, space, image_shape=source.image_shape)
+    parts = [whole[index].to(dtype) for index in indices]
     if resample:
-        parts[0] = replace(parts[0], x=grey[indices[0]].to(dtype), resample=True)
+        grey, _ = _grey(replace(source, x=source.x[indices[0]]))
+        parts[0] = replace(parts[0], x=grey.to(dtype), resample=True)
     if transform is not None:
         view, view_name = _logit(x, alpha) if transform == "logit" else _standardize(parts[0].x)
-        parts = [each.transformed(view, view_name) for each in parts]
+        parts = [part.transformed(view, view_name) for part in parts]
     train, valid, test = parts
     return DataSet(source.name, train, valid if len(valid) else None, test)
 
 
-def _check(argument: str, value: Any, allowed: Sequence[Any]) -> None:
-    if value not in allowed:
-        raise ValueError(f"`{argument}` must be one of {', '.join(map(repr, allowed))}, got {value!r}.")
+def _read(name: str | Path, root: str | Path | None, max_images: int | None) -> Source:
+    if name == "celeba":
+        return celeba(readers.places(root), max_images)
+    if max_images is not None:
+        raise ValueError(f"`max_images` must be None for {str(name)!r}, got {max_images}; it is for 'celeba' alone.")
+    return readers.read(name, root)
 
 
 def _check_combination(source: Source, observations: str, transform: str | None, resample: bool) -> None:
@@ -149,8 +138,9 @@ def _check_combination(source: Source, observations: str, transform: str | None,
             f"`observations` must be 'binary' or None for {source.name!r}, which holds only zeros and ones, got "
             "'continuous'; they have a mass and no density."
         )
-    if observations == "integer" and source.levels in (None, 2):
-        kind = "only zeros and ones" if source.levels == 2 else "values as given, not integer pixels"
+    kinds = {2: "only zeros and ones", None: "values as given, not integer pixels"}
+    if observations == "integer" and source.levels in kinds:
+        kind = kinds[source.levels]
         raise ValueError(f"`observations` must not be 'integer' for {source.name!r}, which holds {kind}; leave it out.")
     if observations != "continuous" and transform is not None:
         raise ValueError(
@@ -167,20 +157,31 @@ def _split(source: Source, split: str | None, num_valid: int | None, generator: 
     """Sorted indices of train, valid and test: disjoint, and together all data."""
     n = len(source.x)
     if len(source.parts) == 3:
-        if split is not None or num_valid is not None:
+        if (split, num_valid) != (None, None):
             raise ValueError(
                 f"`split` and `num_valid` must be None for {source.name!r}, which comes in train, valid and test, got "
                 f"{split!r} and {num_valid!r}; leave them out."
             )
         return torch.arange(n).split(source.parts)
+    num_train, num_valid, num_test = _sizes(source, num_valid)
+    pool = source.parts[0] if len(source.parts) == 2 else n  # an established test set stays
+    order = torch.randperm(pool, generator=generator)  # drawn always, so that the noise is the same for either split
+    if split == "contiguous" or (split is None and source.ordered):
+        order = torch.arange(pool)
+    order = torch.cat([order, torch.arange(pool, n)])
+    return [index.sort().values for index in order.split([num_train, num_valid, num_test])]
+
+
+def _sizes(source: Source, num_valid: int | None) -> tuple[int, int, int]:
+    """Numbers of data to train, validate and test, of a source that does not come in three parts."""
+    n = len(source.x)
+    if n < 5 and len(source.parts) == 1:
+        raise ValueError(f"`name` must hold at least 5 data to be split, got {n} in {source.name!r}; give more.")
     if len(source.parts) == 2:
         pool, num_test = source.parts
         default = max(pool // 6, 1)  # 10,000 of the 60,000 of MNIST
     else:
-        pool, num_test = n, source.held_out or n // 5
-        default = num_test
-        if n < 5:
-            raise ValueError(f"`name` must hold at least 5 data to be split, got {n} in {source.name!r}; give more.")
+        default = num_test = source.held_out or n // 5
     num_valid = default if num_valid is None else num_valid
     num_train = n - num_test - num_valid
     if not isinstance(num_valid, int) or num_valid < 0 or num_train < 1:
@@ -188,11 +189,20 @@ def _split(source: Source, split: str | None, num_valid: int | None, generator: 
             f"`num_valid` must be a whole number that leaves data to train, got {num_valid} of {n} with {num_test} to "
             "test; choose another size."
         )
-    order = torch.randperm(pool, generator=generator)  # drawn always, so that the noise is the same for either split
-    if split == "contiguous" or (split is None and source.ordered):
-        order = torch.arange(pool)
-    order = torch.cat([order, torch.arange(pool, n)])
-    return [index.sort().values for index in order.split([num_train, num_valid, num_test])]
+    return num_train, num_valid, num_test
+
+
+def _observed(
+    source: Source, observations: str, dequantize: bool, dtype: torch.dtype, generator: torch.Generator
+) -> tuple[Tensor, Space]:
+    """All data as ``observations`` says, and their space."""
+    if observations == "continuous":
+        return _continuous(source, dequantize, dtype, generator)
+    if observations == "integer" and source.levels is not None:
+        top = source.levels - 1
+        return source.x.double() / top, Space(f"{source.name}, integers v as v/{top}", "integer", levels=top + 1)
+    grey, space = _grey(source)
+    return grey if source.levels == 2 else torch.bernoulli(grey, generator=generator), space
 
 
 def _continuous(
@@ -203,18 +213,18 @@ def _continuous(
         as_observations(source.x.to(dtype), source.name)
         return source.x, Space(f"{source.name}, as given", "real")
     x = torch.empty(source.x.shape, dtype=dtype)
-    blocks = list(zip(x.split(PIXEL_ROWS), source.x.split(PIXEL_ROWS), strict=True))
-    if not dequantize:
-        top = source.levels - 1
-        for block, v in blocks:
-            block.copy_(v.double() / top)
-        return x, Space(f"{source.name}, v/{top} without noise", "real")
+    top = source.levels - 1
     # v + u stays a few roundings away from v and v + 1, so that floor(levels * x) gives v back, in float32 too.
     edge = source.levels * torch.finfo(dtype).eps
-    for block, v in blocks:
-        u = torch.rand(v.shape, generator=generator, dtype=torch.float64).clamp_(edge, 1 - edge)
-        block.copy_(u.add_(v).div_(source.levels))
-    return x, Space(f"{source.name}, (v + u)/{source.levels}", "real", levels=source.levels)
+    for block, v in zip(x.split(PIXEL_ROWS), source.x.split(PIXEL_ROWS), strict=True):
+        if dequantize:
+            u = torch.rand(v.shape, generator=generator, dtype=torch.float64).clamp_(edge, 1 - edge)
+            block.copy_(u.add_(v).div_(source.levels))
+        else:
+            block.copy_(v.double() / top)
+    if dequantize:
+        return x, Space(f"{source.name}, (v + u)/{source.levels}", "real", levels=source.levels)
+    return x, Space(f"{source.name}, v/{top} without noise", "real")
 
 
 def _grey(source: Source) -> tuple[Tensor, Space]:
@@ -227,11 +237,7 @@ def _grey(source: Source) -> tuple[Tensor, Space]:
         return x, Space("binarized MNIST (Larochelle)", "boolean")
     if source.levels is None:
         as_observations(x, source.name)
-        if x.min() < 0 or x.max() > 1:
-            raise ValueError(
-                f"`observations` must be 'continuous' for values outside [0, 1], got 'binary' for {source.name!r} with "
-                f"values from {x.min():g} to {x.max():g}; rescale them."
-            )
+        _check_unit_interval(x, "observations", "'continuous'", f"'binary' for {source.name!r}")
     exact = ((x == 0) | (x == 1)).all()
     return x, Space(f"{source.name}, {'as given' if exact else 'binarized by Bernoulli(x)'}", "boolean")
 
@@ -263,12 +269,16 @@ def _logit(x: Tensor, alpha: float) -> tuple[Transform, str]:
     """logit(α + (1 − 2α) x), and its name."""
     if not 0 < alpha < 0.5:
         raise ValueError(f"`alpha` must be in (0, 0.5), got {alpha}; 1e-6 is usual.")
+    _check_unit_interval(x, "transform", "'standardize' or None", "'logit'")
+    return ComposeTransform([AffineTransform(alpha, 1 - 2 * alpha), Logit()]), f"logit, alpha {alpha:g}"
+
+
+def _check_unit_interval(x: Tensor, argument: str, expected: str, got: str) -> None:
     if x.min() < 0 or x.max() > 1:
         raise ValueError(
-            "`transform` must be 'standardize' or None for values outside [0, 1], got 'logit' for values from "
-            f"{x.min():g} to {x.max():g}; rescale them."
+            f"`{argument}` must be {expected} for values outside [0, 1], got {got} with values from {x.min():g} to "
+            f"{x.max():g}; rescale them."
         )
-    return ComposeTransform([AffineTransform(alpha, 1 - 2 * alpha), Logit()]), f"logit, alpha {alpha:g}"
 
 
 def _standardize(x: Tensor) -> tuple[Transform, str]:

@@ -6,15 +6,13 @@ that led from there to the tensor a model sees.  With y = t(x) and J = dt/dx, a 
 |det J| in the reference space; ``log_abs_det`` holds log|det J| per datum, in nats.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.distributions import Transform, identity_transform
+from torch.distributions import ComposeTransform, Transform, identity_transform
 
 Support = Literal["boolean", "integer", "real"]
 MASSES = ("boolean", "integer")
@@ -48,7 +46,7 @@ class Space:
     transform: Transform = field(default_factory=lambda: identity_transform, repr=False, compare=False)
     transform_name: str = "as it is"
 
-    def comparable_with(self, other: Space) -> bool:
+    def comparable_with(self, other: "Space") -> bool:
         """Whether densities on the two spaces can be brought to one scale."""
         return self.reference == other.reference and self.support == other.support
 
@@ -80,10 +78,7 @@ class Observations:
     resample: bool = False
 
     def __post_init__(self) -> None:
-        if self.x.ndim < 2:
-            raise ValueError(
-                f"`x` must have shape (N, *data_shape), got {tuple(self.x.shape)}; for scalar data pass x[:, None]."
-            )
+        _check_dims("x", self.x)
         if self.log_abs_det is None:
             object.__setattr__(self, "log_abs_det", torch.zeros(len(self.x), dtype=torch.float64, device=self.x.device))
         for name, value in (("labels", self.labels), ("log_abs_det", self.log_abs_det)):
@@ -95,7 +90,7 @@ class Observations:
     def __len__(self) -> int:
         return len(self.x)
 
-    def __getitem__(self, index: Any) -> Observations:
+    def __getitem__(self, index: Any) -> "Observations":
         """The subset at a slice, a boolean mask or an index tensor."""
         return replace(
             self,
@@ -123,7 +118,7 @@ class Observations:
         x = self.x if index is None else self.x.index_select(0, index)
         return torch.bernoulli(x) if self.resample else x
 
-    def fixed(self, seed: int = 0) -> Observations:
+    def fixed(self, seed: int = 0) -> "Observations":
         """The same data with nothing left to chance: a resampled set is binarized once, by ``seed``."""
         if not self.resample:
             return self
@@ -131,13 +126,13 @@ class Observations:
             torch.manual_seed(seed)
             return replace(self, x=self.draw(), resample=False)
 
-    def to(self, *args: Any, **kwargs: Any) -> Observations:
+    def to(self, *args: Any, **kwargs: Any) -> "Observations":
         """The same data on another device or of another floating-point type, by the arguments of ``Tensor.to``."""
         x = self.x.to(*args, **kwargs)
         labels = None if self.labels is None else self.labels.to(x.device)
         return replace(self, x=x, labels=labels, log_abs_det=self.log_abs_det.to(x.device))
 
-    def images(self) -> Observations:
+    def images(self) -> "Observations":
         """The same data as images: ``x`` of shape (N, channels, height, width).
 
         Raises:
@@ -147,7 +142,7 @@ class Observations:
             raise ValueError("`image_shape` of these observations is None, so they cannot be shown as images.")
         return replace(self, x=self.x.reshape(len(self), *self.image_shape))
 
-    def transformed(self, transform: Transform, name: str) -> Observations:
+    def transformed(self, transform: Transform, name: str) -> "Observations":
         """The same data seen through one more elementwise transform, its log|det J| added.
 
         Args:
@@ -162,11 +157,8 @@ class Observations:
         x = self.x.to("cpu", torch.float64)  # where the parameters of a transform live, wherever the data are
         y = transform(x)
         jacobian = transform.log_abs_det_jacobian(x, y).expand(x.shape).masked_fill(x.isnan(), 0.0).flatten(1).sum(1)
-        both = (
-            transform
-            if self.space.transform == identity_transform
-            else torch.distributions.ComposeTransform([self.space.transform, transform])
-        )
+        first = self.space.transform == identity_transform
+        both = transform if first else ComposeTransform([self.space.transform, transform])
         return replace(
             self,
             x=y.to(self.x),
@@ -174,7 +166,7 @@ class Observations:
             log_abs_det=self.log_abs_det + jacobian.to(self.log_abs_det.device),
         )
 
-    def in_space(self, space: Space) -> Observations:
+    def in_space(self, space: Space) -> "Observations":
         """The same data as a model of ``space`` sees them: back to the reference, then through the other transform.
 
         Raises:
@@ -193,12 +185,7 @@ class Observations:
             space=replace(space, transform=identity_transform, transform_name="as it is"),
             log_abs_det=torch.zeros_like(self.log_abs_det),
         )
-        view = (
-            reference
-            if space.transform == identity_transform
-            else reference.transformed(space.transform, space.transform_name)
-        )
-        return view.to(self.x.dtype)
+        return reference.transformed(space.transform, space.transform_name).to(self.x.dtype)
 
     def bits_per_dim(self, log_prob: Tensor) -> Tensor | None:
         """Convert a log-likelihood in the reference space (nats per datum) to bits per dimension (lower is better).
@@ -214,11 +201,10 @@ class Observations:
         Reference:
             Theis, van den Oord and Bethge (2016), A note on the evaluation of generative models.
         """
-        if self.space.support in MASSES:
-            return -log_prob / (self.num_dims * math.log(2))
-        if self.space.levels is None:
+        levels = 1 if self.space.support in MASSES else self.space.levels
+        if levels is None:
             return None
-        return -(log_prob - self.num_dims * math.log(self.space.levels)) / (self.num_dims * math.log(2))
+        return -(log_prob - self.num_dims * math.log(levels)) / (self.num_dims * math.log(2))
 
 
 @dataclass(frozen=True)
@@ -237,6 +223,13 @@ class DataSet:
         return iter((self.train, self.valid, self.test))
 
 
+def _check_dims(name: str, x: Tensor) -> None:
+    if x.ndim < 2:
+        raise ValueError(
+            f"`{name}` must have shape (N, *data_shape), got {tuple(x.shape)}; for scalar data pass x[:, None]."
+        )
+
+
 def as_observations(data: Observations | Tensor, name: str = "data", *, allow_nan: bool = False) -> Observations:
     """Check data once, at the public boundary, and give them the one form that everything below expects.
 
@@ -250,10 +243,7 @@ def as_observations(data: Observations | Tensor, name: str = "data", *, allow_na
         ValueError: If it is empty, or holds NaN or infinite values.
     """
     if isinstance(data, Tensor):
-        if data.ndim < 2:
-            raise ValueError(
-                f"`{name}` must have shape (N, *data_shape), got {tuple(data.shape)}; for scalar data pass x[:, None]."
-            )
+        _check_dims(name, data)
         data = Observations(data)
     if not isinstance(data, Observations):
         raise TypeError(

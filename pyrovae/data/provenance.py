@@ -5,23 +5,21 @@ generates back to the reference space without the data, and brings the data, onc
 model sees.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import torch
 from torch import Tensor
-from torch.distributions import AffineTransform, ComposeTransform, Transform, identity_transform
+from torch.distributions import AffineTransform, ComposeTransform, Transform
 
 from pyrovae import data
-from pyrovae.data import DataSet, Observations, Space
+from pyrovae.data import DataSet, Space
 from pyrovae.data.loading import Logit
 
-OBSERVATIONS: dict[str, Any] = {"boolean": "binary", "integer": "integer", "real": "continuous"}
+OBSERVATIONS: dict[str | None, Any] = {"boolean": "binary", "integer": "integer", "real": "continuous"}
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 ROUNDING = 1e-5  # relative, of the magnitude of data in float32 that were brought to a view and back
 BLOCK = 1024  # data looked at together
@@ -94,8 +92,7 @@ class Provenance:
                 f"`name` must be {Path(self.name).name!r}, the data that the model was fitted to, got {name!r}; no "
                 "Jacobian joins the spaces of different data: fit a model to these."
             )
-        observations = OBSERVATIONS[cast(str, self.space.support)]
-        dtype = DTYPES[self.dtype]
+        observations, dtype = OBSERVATIONS[self.space.support], DTYPES[self.dtype]
         loaded = data.load(name, observations=observations, max_images=self.max_images, seed=self.seed, dtype=dtype)
         found = Provenance.of(loaded, name, seed=self.seed)
         same = found.space.comparable_with(self.space) and found.sizes == self.sizes
@@ -104,16 +101,13 @@ class Provenance:
                 f"`name` must lead to the data that the model was fitted to, {self._described()}, got "
                 f"{found._described()}; fit a model to these."
             )
-        return DataSet(loaded.name, *(cast(Observations, part and part.in_space(self.space)) for part in loaded))
+        return DataSet(loaded.name, *(part and part.in_space(self.space) for part in loaded))
 
     def to_plain(self) -> dict[str, Any]:
         """Strings, numbers and lists only."""
-        space = {
-            **{name: getattr(self.space, name) for name in ("reference", "support", "levels", "transform_name")},
-            "transform": _steps(self.space.transform),
-        }
-        shape = None if self.image_shape is None else list(self.image_shape)
-        return {**self.__dict__, "image_shape": shape, "sizes": list(self.sizes), "space": space}
+        space = {**vars(self.space), "transform": _steps(self.space.transform)}
+        shape = self.image_shape and list(self.image_shape)
+        return {**vars(self), "image_shape": shape, "sizes": list(self.sizes), "space": space}
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Self:
@@ -123,11 +117,9 @@ class Provenance:
             ValueError: If it is no such description.
         """
         try:
-            space = dict(plain["space"])
-            space["transform"] = _transform(space["transform"])
-            shape = plain["image_shape"]
-            provenance = cls(**{**plain, "space": Space(**space)})
-            provenance = replace(provenance, image_shape=shape and tuple(shape), sizes=tuple(plain["sizes"]))
+            space = Space(**{**plain["space"], "transform": _transform(plain["space"]["transform"])})
+            shape = plain["image_shape"] and tuple(plain["image_shape"])
+            provenance = cls(**{**plain, "space": space, "image_shape": shape, "sizes": tuple(plain["sizes"])})
             if provenance.space.support not in OBSERVATIONS or provenance.dtype not in DTYPES:
                 raise ValueError(f"{provenance.space.support}, {provenance.dtype}")
         except (KeyError, TypeError, ValueError) as error:
@@ -146,6 +138,9 @@ def in_reference(x: Tensor, space: Space) -> Tensor:
     return space.transform.inv(x.detach().to("cpu", torch.float64))
 
 
+TRANSFORMS = {"affine": AffineTransform, "logit": Logit}
+
+
 def _steps(transform: Transform) -> list[list[Any]]:
     """A transform of ``data.load`` as names and numbers."""
     match transform:
@@ -159,10 +154,9 @@ def _steps(transform: Transform) -> list[list[Any]]:
 
 
 def _transform(steps: list[list[Any]]) -> Transform:
-    """The transform that :func:`_steps` described."""
-    makers: dict[str, Any] = {"affine": AffineTransform, "logit": Logit}
-    parts = [
-        makers[name](*(torch.tensor(each, dtype=torch.float64) if isinstance(each, list) else each for each in numbers))
-        for name, *numbers in steps
-    ]
-    return ComposeTransform(parts) if parts else identity_transform
+    """The transform that :func:`_steps` described: a list of numbers is one for each dimension."""
+
+    def parameter(plain: Any) -> Any:
+        return torch.tensor(plain, dtype=torch.float64) if isinstance(plain, list) else plain
+
+    return ComposeTransform([TRANSFORMS[name](*map(parameter, numbers)) for name, *numbers in steps])

@@ -4,8 +4,6 @@ A source is what the files say, before any choice of split, noise or scale: inte
 is drawn.  Heavy readers (torchvision, scipy.io, pandas, scikit-learn) are imported where they are used.
 """
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import http.client
@@ -13,8 +11,10 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
-NAMES = ("digits", *TORCHVISION, "binarized_mnist", "frey", "celeba")
 LABELS = ("label", "labels", "class", "target", "y")
 PARTS = ("train", "valid", "test")
 
@@ -53,19 +52,6 @@ class Source:
     ordered: bool = False
 
 
-def read(name: str | Path, root: str | Path | None) -> Source:
-    """The source called ``name``: a known data set, or a path."""
-    if name == "digits":
-        return digits()
-    if name in TORCHVISION:
-        return torchvision_set(str(name), places(root))
-    if name == "binarized_mnist":
-        return binarized_mnist(places(root))
-    if name == "frey":
-        return frey(places(root))
-    return own_file(name, root)
-
-
 def cache_folder() -> Path:
     """Where downloads go: PYROVAE_CACHE, else ``pyrovae`` under XDG_CACHE_HOME or ~/.cache."""
     cache = os.environ.get("PYROVAE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "pyrovae")
@@ -78,8 +64,8 @@ def places(root: str | Path | None) -> list[Path]:
     return [Path(first).expanduser(), cache_folder()] if first else [cache_folder()]
 
 
-def digits() -> Source:
-    """scikit-learn's 1,797 digits, 8×8, integers 0 to 16."""
+def digits(folders: Sequence[Path]) -> Source:
+    """scikit-learn's 1,797 digits, 8×8, integers 0 to 16; they come with it, so no folder is looked in."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -160,14 +146,28 @@ def frey(folders: Sequence[Path]) -> Source:
     return _source("frey", [frames], levels=256, held_out=200, ordered=True)
 
 
+KNOWN: dict[str | Path, Callable[[Sequence[Path]], Source]] = {
+    "digits": digits,
+    **{name: partial(torchvision_set, name) for name in TORCHVISION},
+    "binarized_mnist": binarized_mnist,
+    "frey": frey,
+}
+
+
+def read(name: str | Path, root: str | Path | None) -> Source:
+    """The source called ``name``: a known data set but CelebA, or a path."""
+    return KNOWN[name](places(root)) if name in KNOWN else own_file(name, root)
+
+
 def own_file(name: str | Path, root: str | Path | None) -> Source:
     """The user's .npy, .npz or .csv."""
     path = Path(root or "").expanduser() / Path(name).expanduser()
     readers = {".npy": _npy, ".npz": _npz, ".csv": _csv}
     reader = readers.get(path.suffix.lower())
     if reader is None:
+        known = ", ".join(map(str, KNOWN))
         raise ValueError(
-            f"`name` must be one of {', '.join(NAMES)}, or a path to a .npy, .npz or .csv file, got {name!r}."
+            f"`name` must be one of {known}, celeba, or a path to a .npy, .npz or .csv file, got {name!r}."
         )
     if not path.is_file():
         raise FileNotFoundError(f"`name` must be a file that exists, got {str(path)!r} (looked for from {Path.cwd()}).")
@@ -195,34 +195,41 @@ def _npz(path: Path) -> Source:
 
 
 def _csv(path: Path) -> Source:
-    """A table of numbers.  Its first line is a header if it has no number in it, or names a column of labels."""
-    import pandas as pd
-
+    """A table of numbers, and perhaps a column of labels, which may be words."""
     with reading(path, "a table of numbers between commas"):
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            first = [cell.strip() for cell in next(csv.reader(file), [])]
-        header = not any(_is_number(cell) for cell in first) or any(cell.lower() in LABELS for cell in first)
-        table = pd.read_csv(path, header=None, skiprows=int(header), low_memory=False, skipinitialspace=True)
-        names = first if header else [f"column {i + 1}" for i in range(len(first))]
-        if "" in names:
-            raise ValueError("a column without a name in the header; an index is no datum: write it with index=False")
-        if len(names) != table.shape[1]:
-            raise ValueError(f"{len(names)} names, but {table.shape[1]} columns")
-    is_label = [cell.lower() in LABELS for cell in names]
-    for column, label in enumerate(is_label):
-        if not label and not pd.api.types.is_numeric_dtype(table[column]):
-            bad = next((cell for cell in table[column] if not _is_number(cell)), table[column].dtype)
-            raise ValueError(
-                f"`name` must be a table of numbers, got {bad!r} in {names[column]!r} of {str(path)!r}; a column "
-                "called label, labels, class, target or y in the header may hold words."
-            )
+        names, table = _table(path)
+    is_label = [name.lower() in LABELS for name in names]
     if sum(is_label) > 1:
         raise ValueError(
             f"`name` must be a table with at most one column of labels, got {sum(is_label)} in {str(path)!r}."
         )
-    values = table.loc[:, [not label for label in is_label]].to_numpy(np.float64)
-    labels = [table[is_label.index(True)].to_numpy()] if any(is_label) else None
-    return _own(path, [values], labels)
+    label = table.pop(is_label.index(True)).to_numpy() if any(is_label) else None
+    for column, cells in table.select_dtypes(exclude=["number", "bool"]).items():
+        bad = next((cell for cell in cells if not _is_number(cell)), cells.dtype)
+        raise ValueError(
+            f"`name` must be a table of numbers, got {bad!r} in {names[column]!r} of {str(path)!r}; a column "
+            "called label, labels, class, target or y in the header may hold words."
+        )
+    return _own(path, [table.to_numpy(np.float64)], None if label is None else [label])
+
+
+def _table(path: Path) -> tuple[list[str], Any]:
+    """Names of the columns, and a pandas table of the rest.
+
+    The first line is a header if it has no number in it, or names a column of labels.
+    """
+    import pandas as pd
+
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        first = [cell.strip() for cell in next(csv.reader(file), [])]
+    header = not any(map(_is_number, first)) or any(cell.lower() in LABELS for cell in first)
+    table = pd.read_csv(path, header=None, skiprows=int(header), low_memory=False, skipinitialspace=True)
+    names = first if header else [f"column {i + 1}" for i in range(len(first))]
+    if "" in names:
+        raise ValueError("a column without a name in the header; an index is no datum: write it with index=False")
+    if len(names) != table.shape[1]:
+        raise ValueError(f"{len(names)} names, but {table.shape[1]} columns")
+    return names, table
 
 
 def _is_number(cell: Any) -> bool:
@@ -235,24 +242,27 @@ def _is_number(cell: Any) -> bool:
 
 def _own(path: Path, parts: Sequence[np.ndarray], labels: Sequence[np.ndarray] | None = None) -> Source:
     """Check the user's arrays; uint8 counts as pixels, of 2 levels if there are only zeros and ones, else of 256."""
-    for part in parts:
-        if part.ndim not in (2, 3, 4) or part.size == 0 or part.shape[1:] != parts[0].shape[1:]:
-            raise ValueError(
-                f"`name` must hold data of shape (N, D), (N, H, W) or (N, C, H, W), got {part.shape} in {str(path)!r}; "
-                "reshape them."
-            )
-        if part.dtype.kind not in "biuf":
-            raise ValueError(f"`name` must hold numbers, got {part.dtype} in {str(path)!r}; convert them.")
-    for part, values in zip(parts, labels or [], strict=False):
-        if values.shape != (len(part),):
-            raise ValueError(
-                f"`name` must hold one label a datum, got labels of shape {values.shape} for {len(part)} data in "
-                f"{str(path)!r}; give labels of shape ({len(part)},)."
-            )
+    for part, values in zip_longest(parts, labels or []):
+        _check_part(path, part, parts[0].shape[1:], values)
     if all(part.dtype in (np.uint8, np.bool_) for part in parts):
         levels = 2 if max(part.max() for part in parts) <= 1 else 256
         return _source(path.name, [part.astype(np.uint8) for part in parts], labels, levels=levels)
     return _source(path.name, [part.astype(np.float64) for part in parts], labels)
+
+
+def _check_part(path: Path, x: np.ndarray, shape: tuple[int, ...], labels: np.ndarray | None) -> None:
+    if x.ndim not in (2, 3, 4) or x.size == 0 or x.shape[1:] != shape:
+        raise ValueError(
+            f"`name` must hold data of shape (N, D), (N, H, W) or (N, C, H, W), got {x.shape} in {str(path)!r}; "
+            "reshape them."
+        )
+    if x.dtype.kind not in "biuf":
+        raise ValueError(f"`name` must hold numbers, got {x.dtype} in {str(path)!r}; convert them.")
+    if labels is not None and labels.shape != (len(x),):
+        raise ValueError(
+            f"`name` must hold one label a datum, got labels of shape {labels.shape} for {len(x)} data in "
+            f"{str(path)!r}; give labels of shape ({len(x)},)."
+        )
 
 
 def _source(

@@ -1,16 +1,14 @@
 """The scoreboard as a dot plot."""
 
-from __future__ import annotations
-
-import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pyrovae.data import Observations
-from pyrovae.plots.common import COLOURS, NORMAL, SMALL, WIDTH, Picture, number, tidy, wrapped
+from pyrovae.plots.common import COLOURS, NORMAL, SMALL, check_some, headline, label, number, panel, wrapped
 
 
 class Board(Protocol):
@@ -48,49 +46,26 @@ def scoreboard(board: Board) -> Figure:
         ['PPCA-8', 'PPCA-2']
     """
     rows = list(board.rows)
-    if not rows:
-        raise ValueError("`board` must hold at least one row, got none; compare at least one model.")
-    figure = Picture(figsize=(WIDTH, 1.75 + 0.36 * len(rows)), layout="constrained")
-    axes = figure.add_subplot()
+    check_some("board", rows, "row")
+    figure, axes = panel(1.75 + 0.36 * len(rows))
     draws = sorted({_drawn(row) for row in rows if row.kind != "exact"})
-    styles = [
-        (True, "o", COLOURS[0], COLOURS[0], "exact log p(x)"),
-        (False, ">", COLOURS[1], "white", f"lower bound by {', '.join(draws)}: log p(x) lies to the right"),
-    ]
-    for exact, marker, colour, fill, label in styles:
-        chosen = [(y, row) for y, row in enumerate(rows) if (row.kind == "exact") == exact]
-        if not chosen:
-            continue
-        axes.errorbar(
-            [row.mean if math.isfinite(row.mean) else math.nan for _, row in chosen],
-            [y for y, _ in chosen],
-            xerr=[1.96 * row.standard_error if math.isfinite(row.standard_error) else 0.0 for _, row in chosen],
-            fmt=marker,
-            color=colour,
-            markerfacecolor=fill,
-            markeredgewidth=1.4,
-            markersize=7,
-            elinewidth=1.4,
-            label=label,
-        )
+    bound = f"lower bound by {', '.join(draws)}: log p(x) lies to the right"
+    _points(axes, rows, True, "exact log p(x)", fmt="o", color=COLOURS[0])
+    _points(axes, rows, False, bound, fmt=">", color=COLOURS[1], markerfacecolor="white")
     refits = [(mean, y + 0.27) for y, row in enumerate(rows) if len(row.seed_means) > 1 for mean in row.seed_means]
     if refits:
-        x, y = zip(*refits, strict=True)
-        axes.plot(x, y, "|", color="black", markersize=6, label="fits by seed")
+        axes.plot(*zip(*refits, strict=True), "|", color="black", markersize=6, label="fits by seed")
+    label(axes, "held-out log p(x), nats per datum (higher is better)", "")
     axes.set_yticks(range(len(rows)), [wrapped(row.name, 26) for row in rows], fontsize=NORMAL)
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_xlabel("held-out log p(x), nats per datum (higher is better)", fontsize=NORMAL)
-    axes.tick_params(axis="x", labelsize=SMALL)
     axes.grid(axis="x", color="0.88")
-    tidy(axes)
     _print_numbers(axes, rows)
-    space = board.data.space.reference
-    figure.suptitle(wrapped(f"{space}: N = {len(board.data):,} held-out data", 90), fontsize=10)
-    handles, labels = axes.get_legend_handles_labels()
-    first_lines = len(handles) - bool(refits)  # matplotlib lists plain lines first, bars after
+    headline(figure, f"{board.data.space.reference}: N = {len(board.data):,} held-out data")
+    entries = zip(*axes.get_legend_handles_labels(), strict=True)
+    handles, labels = zip(*sorted(entries, key=lambda entry: entry[1] == "fits by seed"), strict=True)
     figure.legend(
-        handles[-first_lines:] + handles[:-first_lines],
-        labels[-first_lines:] + labels[:-first_lines],
+        handles,
+        labels,
         loc="outside lower left",
         title="Bars: 95% (1.96 s.e. over data). Δ: paired datum by datum.",
         title_fontsize=SMALL,
@@ -99,6 +74,16 @@ def scoreboard(board: Board) -> Figure:
         frameon=False,
     )
     return figure
+
+
+def _points(axes: Axes, rows: Sequence[Any], exact: bool, label: str, **style: Any) -> None:
+    """Means and intervals of the exact rows, or of the bounds.  What is not finite has no place on the axis."""
+    chosen = {y: row for y, row in enumerate(rows) if (row.kind == "exact") == exact}
+    if chosen:
+        means, errors = np.array([(row.mean, row.standard_error) for row in chosen.values()]).T
+        places, bars = np.where(np.isfinite(means), means, np.nan), 1.96 * np.where(np.isfinite(errors), errors, 0)
+        shape: dict[str, Any] = {"markeredgewidth": 1.4, "markersize": 7, "elinewidth": 1.4}
+        axes.errorbar(places, list(chosen), xerr=bars, label=label, **shape, **style)
 
 
 def _drawn(row: Any) -> str:
@@ -113,16 +98,7 @@ def _print_numbers(axes: Axes, rows: Sequence[Any]) -> None:
     edge = 2.0
     for header, cells in (("mean ± s.e.", means), ("Δ best ± s.e.", differences)):
         edge += 5.2 * max(map(len, (header, *cells))) + 8  # points; a digit of 9 points is 5.7 wide, a space 2.9
-        entries = [(header, -0.75, "bottom"), *((cell, y, "center") for y, cell in enumerate(cells))]
-        for text, y, align in entries:
-            axes.annotate(
-                text,
-                (1, y),
-                (edge, 0),
-                xycoords=axes.get_yaxis_transform(),
-                textcoords="offset points",
-                ha="right",
-                va=align,
-                fontsize=NORMAL if align == "center" else SMALL,
-                annotation_clip=False,
-            )
+        options: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points", "ha": "right"}
+        axes.annotate(header, (1, -0.75), (edge, 0), va="bottom", fontsize=SMALL, annotation_clip=False, **options)
+        for y, cell in enumerate(cells):
+            axes.annotate(cell, (1, y), (edge, 0), va="center", fontsize=NORMAL, annotation_clip=False, **options)

@@ -1,13 +1,15 @@
 """log p(x) between two bounds."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pyrovae.evaluate import Sandwich
-from pyrovae.plots.common import COLOURS, MARKERS, NORMAL, SMALL, WIDTH, Picture, number, tidy
+from pyrovae.evaluate import AnnealedLikelihood, Sandwich
+from pyrovae.plots.common import COLOURS, SMALL, check_some, label, number, sheet, tidy
+
+LEAST_GAP = 1e-4  # nats; smaller ones are not told apart by their decade
 
 
 def sandwich(results: Sequence[Sandwich], exact: float | None = None) -> Figure:
@@ -19,7 +21,7 @@ def sandwich(results: Sequence[Sandwich], exact: float | None = None) -> Figure:
 
     Returns:
         The figure: on the left both bounds ± 2 standard errors of the chains, on the right their gap ± 2 standard
-        errors, on logarithmic axes (the gap on a linear one where none is positive).
+        errors, on logarithmic axes.  Chance can make a gap zero or negative; then the axis of gaps is linear about 0.
 
     Raises:
         ValueError: If ``results`` is empty, or its data differ.
@@ -27,7 +29,7 @@ def sandwich(results: Sequence[Sandwich], exact: float | None = None) -> Figure:
     Example:
         >>> from pyrovae import PPCA, evaluate
         >>> ppca = PPCA(latent_dim=2, data_shape=(5,))
-        >>> both = [evaluate.sandwich(ppca, 3, evaluate.AISOptions(num_temperatures=t, num_chains=2)) for t in (5, 20)]
+        >>> both = [evaluate.sandwich(ppca, 3, num_temperatures=t, num_chains=2) for t in (5, 20)]
         >>> figure = sandwich(both, ppca.score(both[0].data))
         >>> figure.axes[0].get_xlabel()
         'temperatures'
@@ -35,37 +37,42 @@ def sandwich(results: Sequence[Sandwich], exact: float | None = None) -> Figure:
     Reference:
         Grosse, Ghahramani and Adams (2015), Sandwiching the marginal likelihood using bidirectional Monte Carlo.
     """
-    if not results:
-        raise ValueError("`results` must hold at least one sandwich, got none.")
+    check_some("results", results, "sandwich")
     if any(not each.data.x.equal(results[0].data.x) for each in results):
         raise ValueError("`results` must be of one set of data, got several; run each sandwich with one `seed`.")
     results = sorted(results, key=lambda each: each.lower.num_temperatures)
     temperatures = [each.lower.num_temperatures for each in results]
-    figure = Picture(figsize=(WIDTH, 3.2), layout="constrained")
+    figure = sheet(3.2)
     left, right = figure.subplots(1, 2, width_ratios=[3, 2])
-    for index, (name, marker) in enumerate((("upper", "v"), ("lower", "^"))):
-        bounds = [getattr(each, name) for each in results]
-        left.errorbar(
-            temperatures,
-            [bound.mean for bound in bounds],
-            [2 * bound.monte_carlo_standard_error for bound in bounds],
-            marker=marker,
-            color=COLOURS[index],
-            capsize=3,
-            label=f"{name} bound in expectation",
-        )
+    _draw_bounds(left, temperatures, [each.upper for each in results], "v", COLOURS[0], "upper bound in expectation")
+    _draw_bounds(left, temperatures, [each.lower for each in results], "^", COLOURS[1], "lower bound in expectation")
     if exact is not None:
         left.axhline(exact, color="black", linestyle="--", linewidth=1, label=f"exact, {number(exact)}")
-    left.set_ylabel("log p(x), nats per datum", fontsize=NORMAL)
     left.legend(fontsize=SMALL, frameon=False)
-    gaps, errors = [each.gap for each in results], [2 * each.gap_standard_error for each in results]
-    right.errorbar(temperatures, gaps, errors, marker=MARKERS[0], color="black", capsize=3)
-    if max(gaps) > 0:  # chance can leave no gap that has a logarithm
-        right.set_yscale("log", nonpositive="clip")
-    right.set_ylabel("gap, nats per datum", fontsize=NORMAL)
-    for axes in (left, right):
+    gaps, errors = np.array([(each.gap, 2 * each.gap_standard_error) for each in results]).T
+    right.errorbar(temperatures, gaps, errors, marker="o", color="black", capsize=3)
+    _scale_gaps(right, gaps, errors)
+    for axes, name in ((left, "log p(x), nats per datum"), (right, "gap, nats per datum")):
         axes.set_xscale("log")
-        axes.set_xlabel("temperatures", fontsize=NORMAL)
-        axes.tick_params(labelsize=SMALL)
+        label(axes, "temperatures", name)
         tidy(axes)
     return figure
+
+
+def _draw_bounds(
+    axes: Axes, temperatures: Sequence[int], bounds: Sequence[AnnealedLikelihood], marker: str, colour: str, label: str
+) -> None:
+    means, errors = np.array([(bound.mean, 2 * bound.monte_carlo_standard_error) for bound in bounds]).T
+    axes.errorbar(temperatures, means, errors, marker=marker, color=colour, capsize=3, label=label)
+
+
+def _scale_gaps(axes: Axes, gaps: np.ndarray, errors: np.ndarray) -> None:
+    """A logarithmic axis; where a gap is not positive, one that is linear about zero as far as such gaps may reach."""
+    if (gaps > 0).all():
+        axes.set_yscale("log", nonpositive="clip")
+        return
+    reach = np.fmax(np.abs(gaps), errors)
+    linear = max(np.nanmax(reach[~(gaps > 0)]), LEAST_GAP)
+    if np.nanmax(reach) > 10 * linear:
+        axes.set_yscale("symlog", linthresh=linear)
+    axes.axhline(0, color="0.5", linewidth=0.8)

@@ -1,18 +1,17 @@
 """What the pictures share: sizes, colours, layouts, and the figure that a notebook shows by itself."""
 
-from __future__ import annotations
-
 import math
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from io import BytesIO
+from typing import Any
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pyrovae.data import Observations, Space
+from pyrovae.data import Observations, Space, as_observations
 from pyrovae.fit.result import FitResult
 from pyrovae.models.base import LatentVariableModel
 
@@ -23,12 +22,7 @@ WIDTH = 7.6  # inches
 SMALL, NORMAL = 8, 9  # points
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito (2008)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-CLASS_COLOURS = (  # after Paul Tol's "muted", its palest two darkened for thin strokes
-    *("#332288", "#CC6677", "#117733", "#4C9BD6", "#882255", "#999933", "#AA4499", "#44AA99", "#B8860B"),
-    "#000000",
-)
 MOST_POINTS = 1000  # in one scatter plot
-MOST_CLASSES = 20  # more labels than these are not told apart
 
 
 class Picture(Figure):
@@ -40,35 +34,34 @@ class Picture(Figure):
         return stream.getvalue()
 
 
-def check_models(models: Mapping[str, Entry]) -> None:
-    if not models:
-        raise ValueError("`models` must hold at least one model, got none.")
+def as_seen(models: Mapping[str, Entry], data: Observations | Tensor, seed: int = 0) -> tuple[Seen, Observations]:
+    """The models, each with the space of its x, and the data with nothing left to chance; all checked.
+
+    A fit knows its own space, a model is taken to be one of ``data``.
+
+    Raises:
+        ValueError: If there is no model, or one is of data of another shape.
+        TypeError: If an entry is neither a model nor a fit result.
+    """
+    check_some("models", models, "model")
+    observations = as_observations(data).fixed(seed)
+    seen: Seen = {}
     for name, entry in models.items():
         if not isinstance(entry, FitResult | LatentVariableModel):
             raise TypeError(f"`models[{name!r}]` must be a model or a FitResult, got {type(entry).__name__}.")
-
-
-def as_seen(models: Mapping[str, Entry], data: Observations) -> Seen:
-    """Every model with the space of its x: a fit knows its own, a model is taken to be one of ``data``."""
-    return {
-        name: (entry.model, entry.space) if isinstance(entry, FitResult) else (entry, data.space)
-        for name, entry in models.items()
-    }
-
-
-def check_shapes(models: Seen, data: Observations) -> None:
-    for name, (model, _) in models.items():
-        shape = model.data_shape
-        if shape is not None and math.prod(shape) != data.num_dims:
+        model, space = (entry.model, entry.space) if isinstance(entry, FitResult) else (entry, observations.space)
+        if model.data_shape is not None and math.prod(model.data_shape) != observations.num_dims:
             raise ValueError(
-                f"`models[{name!r}]` must be a model of data of shape {data.data_shape}, got {shape}; "
-                "pass the data that it was fitted to."
+                f"`models[{name!r}]` must be a model of data of shape {observations.data_shape}, got "
+                f"{model.data_shape}; pass the data that it was fitted to."
             )
+        seen[name] = model, space
+    return seen, observations
 
 
-def check_count(name: str, value: int, least: int = 1) -> None:
-    if not isinstance(value, int) or value < least:
-        raise ValueError(f"`{name}` must be a whole number of at least {least}, got {value!r}.")
+def check_some(name: str, values: Collection[Any], what: str) -> None:
+    if not values:
+        raise ValueError(f"`{name}` must hold at least one {what}, got none.")
 
 
 def evenly(length: int, most: int) -> Tensor:
@@ -98,11 +91,23 @@ def principal_axes(x: Tensor, number: int = 2) -> tuple[Tensor, Tensor, list[flo
     return centre, leading, shares.tolist()
 
 
+def sheet(height: float) -> Picture:
+    """An empty figure as wide as a page, so many inches high."""
+    return Picture(figsize=(WIDTH, height), layout="constrained")
+
+
+def panel(height: float) -> tuple[Picture, Axes]:
+    """A figure of one panel without a box around it."""
+    figure = sheet(height)
+    axes = figure.add_subplot()
+    tidy(axes)
+    return figure, axes
+
+
 def grid(number: int, columns: int) -> tuple[Picture, list[Axes]]:
     """Panels in rows of so many columns."""
     rows = math.ceil(number / columns)
-    height = 0.9 + rows * (WIDTH / columns * 0.9 if columns > 1 else 4.5)
-    figure = Picture(figsize=(WIDTH, height), layout="constrained")
+    figure = sheet(0.9 + rows * (WIDTH / columns * 0.9 if columns > 1 else 4.5))
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for spare in panels[number:]:
         spare.remove()
@@ -111,9 +116,39 @@ def grid(number: int, columns: int) -> tuple[Picture, list[Axes]]:
     return figure, panels[:number]
 
 
+def style(index: int) -> dict[str, Any]:
+    """How the curve at an index is drawn; the markers tell curves apart without colour, too."""
+    colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+    return {"color": colour, "marker": marker, "markersize": 4.5, "linewidth": 1.4}
+
+
+def label(axes: Axes, x: str, y: str) -> None:
+    axes.set_xlabel(x, fontsize=NORMAL)
+    axes.set_ylabel(y, fontsize=NORMAL)
+    axes.tick_params(labelsize=SMALL)
+
+
 def tidy(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_axisbelow(True)
+
+
+def headline(figure: Figure, title: str, caption: str = "") -> None:
+    """A title above all panels, and a caption below them."""
+    figure.suptitle(wrapped(title, 90), fontsize=10)
+    if caption:
+        figure.supxlabel(wrapped(caption, 105), fontsize=SMALL)
+
+
+def legend_below(figure: Figure, axes: Axes) -> None:
+    """What is drawn on ``axes``, in one line below all panels."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=SMALL, frameon=False)
+
+
+def legend_beside(axes: Axes, **options: Any) -> None:
+    """What is drawn on ``axes``, to their right."""
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=SMALL, frameon=False, **options)
 
 
 def wrapped(text: str, width: int) -> str:

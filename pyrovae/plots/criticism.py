@@ -5,18 +5,19 @@ ArviZ 0.23 and 1.x draw such pictures by functions of other names and arguments 
 distribution function, and densities by kernels.  So these come from ArviZ, and are drawn here.
 """
 
-from __future__ import annotations
-
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from torch import Tensor
 
+from pyrovae.engine.checks import check_whole
 from pyrovae.evaluate import PredictiveCheck, SimulationBasedCalibration
-from pyrovae.plots.common import COLOURS, NORMAL, SMALL, WIDTH, check_count, grid, tidy, wrapped
+from pyrovae.plots.common import COLOURS, NORMAL, SMALL, grid, headline, legend_below, tidy, wrapped
 
 BAND = 0.95
 SIMULATIONS = 500  # for the band
@@ -51,7 +52,7 @@ def calibration(ranks: SimulationBasedCalibration, *, most: int = 9) -> Figure:
         Säilynoja, Bürkner and Vehtari (2022), Graphical test for discrete uniformity and its applications in
         goodness-of-fit evaluation and multiple sample comparison.
     """
-    check_count("most", most)
+    check_whole("most", most)
     order = ranks.p_values.argsort(stable=True)[:most].tolist()
     p_values = ranks.p_values.tolist()
     points, lower, upper = _band(len(ranks.pit))
@@ -67,10 +68,8 @@ def calibration(ranks: SimulationBasedCalibration, *, most: int = 9) -> Figure:
         axes.set_xlabel("PIT", fontsize=SMALL)
         tidy(axes)
     panels[0].set_ylabel("ECDF − PIT", fontsize=SMALL)
-    figure.suptitle(
-        wrapped(f"Ranks of z among {ranks.num_draws} draws of q, {len(ranks.pit):,} simulated data", 90), fontsize=10
-    )
-    _legend(figure, panels[0])
+    headline(figure, f"Ranks of z among {ranks.num_draws} draws of q, {len(ranks.pit):,} simulated data")
+    legend_below(figure, panels[0])
     return figure
 
 
@@ -92,17 +91,16 @@ def predictive_check(check: PredictiveCheck) -> Figure:
         'mean, p '
     """
     figure, panels = grid(1 + len(check.observed), 3)
-    figure.set_size_inches(WIDTH, figure.get_figheight() + 0.2)
+    figure.set_figheight(figure.get_figheight() + 0.2)
     first, *others = panels
-    for replicate in check.replicates[:MOST_REPLICATES]:
-        line = _density(first, replicate, COLOURS[0], 0.8)
-        line.set_alpha(0.5)
-    line.set_label("replicates")
-    _density(first, check.data, "black", 1.4).set_label("data")
+    for index, replicate in enumerate(check.replicates[:MOST_REPLICATES]):
+        text = "_nolegend_" if index else "replicates"
+        _density(first, replicate, color=COLOURS[0], linewidth=0.8, alpha=0.5, label=text)
+    _density(first, check.data, color="black", linewidth=1.4, label="data")
     first.set_title("all numbers", fontsize=NORMAL)
     p_values = check.p_values
     for (name, value), axes in zip(check.observed.items(), others, strict=True):
-        _density(axes, check.replicated[name], COLOURS[0], 1.4)
+        _density(axes, check.replicated[name], color=COLOURS[0], linewidth=1.4)
         axes.axvline(value, color="black", linewidth=1.4)
         axes.set_title(wrapped(f"{name}, {_p_value(p_values[name])}", 34), fontsize=NORMAL)
     for axes in panels:
@@ -111,8 +109,8 @@ def predictive_check(check: PredictiveCheck) -> Figure:
         tidy(axes)
     drawn = {"posterior": "z from q(z|x)", "prior": "z from the prior"}[check.latents]
     count = len(next(iter(check.replicated.values())))
-    figure.suptitle(f"The data beside {count:,} replicates, {drawn}", fontsize=10)
-    _legend(figure, first)
+    headline(figure, f"The data beside {count:,} replicates, {drawn}")
+    legend_below(figure, first)
     return figure
 
 
@@ -120,56 +118,46 @@ def _p_value(p: float) -> str:
     return f"p = {p:.3f}" if p >= 1e-3 else "p < 0.001"
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=SMALL, frameon=False)
-
-
-def _density(axes: Axes, values: Tensor, colour: str, width: float) -> Line2D:
+def _density(axes: Axes, values: Tensor, **line: Any) -> None:
     """The density of some numbers by ArviZ, or a bar for each where they are few."""
     numbers = values.double().flatten().numpy()
     numbers = numbers[:: max(1, len(numbers) // MOST_NUMBERS)]
     few, counts = np.unique(numbers, return_counts=True)
     if len(few) <= 10:  # no density: a statistic that never changes, or binary data
-        [line] = axes.plot(few, counts / len(numbers), "o-", color=colour, linewidth=width, markersize=3)
-        return line
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # both versions announce their changes on import
-        import arviz
-
-        if int(arviz.__version__.split(".")[0]) < 1:
-            place, density = arviz.kde(numbers)
+        axes.plot(few, counts / len(numbers), "o-", markersize=3, **line)
+        return
+    with _arviz() as old:
+        if old is not None:
+            place, density = old.kde(numbers)
         else:
             from arviz_stats.base import array_stats
 
             place, density, _ = array_stats.kde(numbers)
-    [line] = axes.plot(place, density, color=colour, linewidth=width)
-    return line
+    axes.plot(place, density, **line)
 
 
 def _band(number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where 95% of the empirical distribution functions of so many uniform numbers lie throughout, by ArviZ."""
     points = np.arange(1, POINTS) / POINTS
+    generator = np.random.default_rng(0)
+    with _arviz() as old:
+        if old is not None:
+            from arviz.stats.ecdf_utils import ecdf_confidence_band
+
+            draw = lambda count, random_state: random_state.uniform(size=count)  # noqa: E731
+            options = {"rvs": draw, "num_trials": SIMULATIONS, "random_state": generator}
+            return points, *ecdf_confidence_band(number, points, points, BAND, "simulated", **options)
+        from arviz_stats import ecdf_utils
+
+        each = ecdf_utils.simulate_confidence_bands(number, 1, points, BAND, SIMULATIONS, generator)
+        return points, *ecdf_utils.get_pointwise_confidence_band(each, number, points)
+
+
+@contextmanager
+def _arviz() -> Iterator[Any]:
+    """ArviZ 0.23, or None for 1.x, where functions lie elsewhere.  Both warn of their changes on import; not here."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import arviz
 
-        if int(arviz.__version__.split(".")[0]) < 1:
-            from arviz.stats.ecdf_utils import ecdf_confidence_band
-
-            bounds = ecdf_confidence_band(
-                number,
-                points,
-                points,
-                BAND,
-                "simulated",
-                rvs=lambda count, random_state: random_state.uniform(size=count),
-                num_trials=SIMULATIONS,
-                random_state=np.random.default_rng(0),
-            )
-            return points, *bounds
-        from arviz_stats import ecdf_utils
-
-        generator = np.random.default_rng(0)
-        each = ecdf_utils.simulate_confidence_bands(number, 1, points, BAND, SIMULATIONS, generator)
-        return points, *ecdf_utils.get_pointwise_confidence_band(each, number, points)
+        yield arviz if arviz.__version__.startswith("0.") else None

@@ -1,10 +1,9 @@
 """Objectives over updates, against the exact maximum."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import cycle
+from typing import Any
 
 import torch
 from matplotlib.axes import Axes
@@ -13,7 +12,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, SymmetricalLogLocator
 from torch import Tensor
 
 from pyrovae.fit.result import FitResult
-from pyrovae.plots.common import COLOURS, MARKERS, NORMAL, SMALL, WIDTH, Picture, number, tidy, wrapped
+from pyrovae.plots.common import NORMAL, check_some, label, legend_beside, number, sheet, style, tidy, wrapped
+
+PATTERNS = [(0, (1, 1.2)), (0, (7, 2, 1, 2)), (0, (12, 3)), (0, (3, 2, 1, 2, 1, 2))]  # of horizontal lines
 
 
 def training_curves(results: Mapping[str, FitResult]) -> Figure:
@@ -44,70 +45,60 @@ def training_curves(results: Mapping[str, FitResult]) -> Figure:
         >>> figure.axes[0].get_xlabel()
         'EM iteration'
     """
-    if not results:
-        raise ValueError("`results` must hold at least one fit result, got none.")
-    panels: dict[tuple[str, str, str], dict[str, FitResult]] = {}
+    check_some("results", results, "fit result")
+    families: dict[tuple[str, str, str], dict[str, FitResult]] = {}
     for name, result in results.items():
-        if not isinstance(result, FitResult):
-            raise TypeError(
-                f"`results[{name!r}]` must be a FitResult, got {type(result).__name__}; pass what fit gave."
-            )
-        for trace in (result.trace, result.valid_trace):
-            if trace is not None and not (len(trace) and torch.isfinite(trace).all()):
-                raise ValueError(f"`results[{name!r}]` must have traces of finite values, got {trace.tolist()[:5]}.")
+        _check(name, result)
         family = type(result.model).__name__, result.space.reference, result.space.transform_name
-        panels.setdefault(family, {})[name] = result
-    heights = [2.4 if any(len(r.trace) > 1 for r in members.values()) else 1.2 for members in panels.values()]
-    figure = Picture(figsize=(WIDTH, 0.3 + sum(heights)), layout="constrained")
-    every = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for axes, ((family_name, reference, view), members) in zip(every, panels.items(), strict=True):
+        families.setdefault(family, {})[name] = result
+    heights = [2.4 if any(len(r.trace) > 1 for r in members.values()) else 1.2 for members in families.values()]
+    figure = sheet(0.3 + sum(heights))
+    every = figure.subplots(len(families), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axes, ((family_name, reference, view), members) in zip(every, families.items(), strict=True):
         _panel(axes, members)
         seen = "" if view == "as it is" else f", {view}"
         axes.set_title(f"{family_name}  ({reference}{seen})", loc="left", fontsize=NORMAL)
-        axes.set_ylabel("nats per datum", fontsize=NORMAL)
     return figure
+
+
+def _check(name: str, result: FitResult) -> None:
+    if not isinstance(result, FitResult):
+        raise TypeError(f"`results[{name!r}]` must be a FitResult, got {type(result).__name__}; pass what fit gave.")
+    for trace in (result.trace, result.valid_trace):
+        if trace is not None and not (len(trace) and torch.isfinite(trace).all()):
+            raise ValueError(f"`results[{name!r}]` must have traces of finite values, got {trace.tolist()[:5]}.")
 
 
 def _panel(axes: Axes, members: Mapping[str, FitResult]) -> None:
     """The curves and lines of one family."""
-    curves: list[tuple[Tensor, Tensor]] = []
-    levels: list[float] = []
-    for index, (name, result) in enumerate(members.items()):
-        if len(result.trace) == 1:
-            continue
-        colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
-        start = 0 if result.method == "EM" else 1  # entry 0 of EM is the start, of SVI the first epoch
-        for trace, part, style in ((result.trace, "training", "-"), (result.valid_trace, "validation", "--")):
-            if trace is None:
-                continue
-            updates = torch.arange(start, start + len(trace), dtype=torch.float64)
-            axes.plot(
-                updates.numpy(),
-                trace.cpu().numpy(),
-                style,
-                color=colour,
-                marker=marker,
-                markersize=4.5,
-                markerfacecolor=colour if style == "-" else "white",
-                markevery=_spread(len(trace)),
-                linewidth=1.4,
-                label=wrapped(f"{name}: {result.objective}, {part}", 30),
-            )
-            curves.append((updates, trace.double().cpu()))
-    styles = cycle([(0, (1, 1.2)), (0, (7, 2, 1, 2)), (0, (12, 3)), (0, (3, 2, 1, 2, 1, 2))])
-    for pattern, (label, value) in zip(styles, _maxima(members), strict=False):
-        axes.axhline(value, color="black", linewidth=1.1, linestyle=pattern, label=label, zorder=1.5)
-        levels.append(value)
-    methods = {result.method for result in members.values() if len(result.trace) > 1}
+    moving = [(index, name, result) for index, (name, result) in enumerate(members.items()) if len(result.trace) > 1]
+    curves = [curve for index, name, result in moving for curve in _draw(axes, name, result, style(index))]
+    lines = _maxima(members)
+    for pattern, (text, value) in zip(cycle(PATTERNS), lines, strict=False):
+        axes.axhline(value, color="black", linewidth=1.1, linestyle=pattern, label=text, zorder=1.5)
     units = {("EM",): "EM iteration", ("SVI",): "SVI epoch", (): "no updates to show"}
-    axes.set_xlabel(units.get(tuple(methods), "update (EM iteration or SVI epoch)"), fontsize=NORMAL)
-    hidden = _set_limits(axes, curves, levels)
+    methods = tuple({result.method for _, _, result in moving})
+    label(axes, units.get(methods, "update (EM iteration or SVI epoch)"), "nats per datum")
+    hidden = _set_limits(axes, curves, [value for _, value in lines])
     if hidden is not None:
         axes.plot([], [], " ", label=hidden)
-    axes.tick_params(labelsize=SMALL)
     axes.grid(color="0.9")
     tidy(axes)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=SMALL, frameon=False, handlelength=2.6)
+    legend_beside(axes, handlelength=2.6)
+
+
+def _draw(axes: Axes, name: str, result: FitResult, style: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Draw the traces of a fit; gives the updates and the values of each."""
+    start = 0 if result.method == "EM" else 1  # entry 0 of EM is the start, of SVI the first epoch
+    for trace, part, line in ((result.trace, "training", "-"), (result.valid_trace, "validation", "--")):
+        if trace is not None:
+            values = trace.double().cpu()
+            updates = torch.arange(start, start + len(values), dtype=torch.float64)
+            fill = style["color"] if line == "-" else "white"
+            look = {**style, "markerfacecolor": fill, "markevery": _spread(len(values))}
+            text = wrapped(f"{name}: {result.objective}, {part}", 30)
+            axes.plot(updates.numpy(), values.numpy(), line, label=text, **look)
+            yield updates, values
 
 
 def _maxima(members: Mapping[str, FitResult]) -> list[tuple[str, float]]:
@@ -132,16 +123,8 @@ def _spread(length: int) -> list[int]:
 def _set_limits(axes: Axes, curves: Sequence[tuple[Tensor, Tensor]], levels: Sequence[float]) -> str | None:
     """Scale both axes so that the start of a fit does not flatten the rest; returns a note on what is cut off."""
     if curves:
-        first, last = min(x[0].item() for x, _ in curves), max(x[-1].item() for x, _ in curves)
-        logarithmic = last > 10
-        if logarithmic:
-            axes.set_xscale("symlog", linthresh=1)
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-            axes.xaxis.set_minor_locator(SymmetricalLogLocator(base=10, linthresh=1, subs=range(2, 10)))
-            axes.set_xlim(first - 0.06, last * 1.07)
-        else:
-            axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
-        low = min([*(_low_end((1 + x).log() if logarithmic else x, y) for x, y in curves), *levels])
+        logarithmic = _scale_updates(axes, torch.cat([updates for updates, _ in curves]))
+        low = min([*(_low_end(updates.log1p() if logarithmic else updates, y) for updates, y in curves), *levels])
         high = max([*(y.max().item() for _, y in curves), *levels])
         margin = 0.06 * (high - low) or 1e-3
     else:
@@ -151,10 +134,23 @@ def _set_limits(axes: Axes, curves: Sequence[tuple[Tensor, Tensor]], levels: Seq
     axes.set_ylim(low - margin, high + margin)
     axes.yaxis.set_major_locator(MaxNLocator(6 if curves else 3))
     axes.ticklabel_format(axis="y", useOffset=False)
-    below = torch.cat([y[y < low - margin] for _, y in curves]) if curves else torch.empty(0)
+    below = torch.cat([torch.empty(0), *(y[y < low - margin] for _, y in curves)])
     if len(below) == 0:
         return None
     return f"not shown: {len(below):,} value{'s' * (len(below) > 1)} below,\ndown to {number(below.min().item())}"
+
+
+def _scale_updates(axes: Axes, updates: Tensor) -> bool:
+    """Make the horizontal axis logarithmic if there are more than 10 updates; returns whether it is."""
+    first, last = updates.min().item(), updates.max().item()
+    if last <= 10:
+        axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+        return False
+    axes.set_xscale("symlog", linthresh=1)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.xaxis.set_minor_locator(SymmetricalLogLocator(base=10, linthresh=1, subs=range(2, 10)))
+    axes.set_xlim(first - 0.06, last * 1.07)
+    return True
 
 
 def _low_end(place: Tensor, y: Tensor) -> float:

@@ -1,9 +1,8 @@
 """Images in rows: what every picture of data, samples, means and reconstructions is laid out with."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from matplotlib.axes import Axes
@@ -12,7 +11,7 @@ from torch import Tensor
 from torch.distributions import identity_transform
 
 from pyrovae.data import Observations, Space
-from pyrovae.plots.common import SMALL, WIDTH, Picture, Seen, wrapped
+from pyrovae.plots.common import SMALL, WIDTH, Entry, Picture, Seen, as_seen, evenly, headline
 
 Limits = tuple[float, float]
 PITCH = 1.08  # from one image to the next, in widths of an image
@@ -63,8 +62,7 @@ def image_rows(
         axes.spines[:].set_visible(False)
         axes.set_ylabel(row.label, rotation=0, ha="right", va="center", fontsize=SMALL)
         every.append(axes)
-    figure.suptitle(wrapped(title, 90), fontsize=10)
-    figure.supxlabel(wrapped(caption, 105), fontsize=SMALL)
+    headline(figure, title, caption)
     return figure, every
 
 
@@ -75,17 +73,57 @@ def shown(x: Tensor, image_shape: tuple[int, ...], limits: Limits) -> list:
     return list((pictures[..., 0] if image_shape[0] == 1 else (pictures - low) / (high - low)).numpy())
 
 
-def check_images(data: Observations) -> tuple[int, ...]:
-    """The shape of an image that can be drawn.
+@dataclass(frozen=True)
+class Gallery:
+    """Real images and models of them, shown in the reference space of the images.
 
-    Raises:
-        ValueError: If the data are no images, or of neither one nor three channels.
+    Args:
+        models: Each with the space of its x.
+        data: The real images.
+        image_shape: Of one and of three channels only.
     """
-    if data.image_shape is None:
-        raise ValueError("`data` must be images, got data without `image_shape`; set it to (channels, height, width).")
-    if data.image_shape[0] not in (1, 3):
-        raise ValueError(f"`data` must be images of 1 or 3 channels to be shown, got {data.image_shape[0]}.")
-    return data.image_shape
+
+    models: Seen
+    data: Observations
+    image_shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, models: Mapping[str, Entry], data: Observations | Tensor, number: int) -> Self:
+        """So many of the data, evenly spread.
+
+        Raises:
+            ValueError: If the data are no images, or of neither one nor three channels; and as ``as_seen``.
+        """
+        seen, observations = as_seen(models, data)
+        shape = observations.image_shape
+        if shape is None:
+            raise ValueError(
+                "`data` must be images, got data without `image_shape`; set it to (channels, height, width)."
+            )
+        if shape[0] not in (1, 3):
+            raise ValueError(f"`data` must be images of 1 or 3 channels to be shown, got {shape[0]}.")
+        return cls(seen, observations[evenly(len(observations), number)], shape)
+
+    @property
+    def real(self) -> Tensor:
+        """The data, flat."""
+        return self.seen(self.data.x, self.data.space)
+
+    @property
+    def limits(self) -> Limits:
+        """Values of black and white."""
+        return grey_limits(self.real)
+
+    def seen(self, x: Tensor, space: Space) -> Tensor:
+        """``x`` of a model in ``space``, flat."""
+        return seen_from(x, space, self.data, reference_of(self.data.space))
+
+    def figure(
+        self, rows: Sequence[Row], title: str, said: str, made: Mapping[str, Tensor]
+    ) -> tuple[Picture, list[Axes]]:
+        """The rows with a title, and a caption on what the models made."""
+        said = f"{said} {caption(self.limits, self.image_shape, made, self.models)}"
+        return image_rows(rows, self.image_shape, self.limits, f"{title}: {self.data.space.reference}", said)
 
 
 def reference_of(space: Space) -> Space:

@@ -1,7 +1,5 @@
 """Latent means by class, in a plane or in space."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,25 +8,27 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pyrovae.data import Observations, as_observations
+from pyrovae.data import Observations
 from pyrovae.evaluate.latents.encoding import encode, is_continuous, posteriors
-from pyrovae.models.base import LatentVariableModel
 from pyrovae.plots.common import (
-    CLASS_COLOURS,
     COLOURS,
-    MOST_CLASSES,
     NORMAL,
     SMALL,
-    WIDTH,
     Entry,
-    Picture,
+    Seen,
     as_seen,
     balanced,
-    check_models,
     grid,
     principal_axes,
+    sheet,
     wrapped,
 )
+
+CLASS_COLOURS = (  # after Paul Tol's "muted", its palest two darkened for thin strokes
+    *("#332288", "#CC6677", "#117733", "#4C9BD6", "#882255", "#999933", "#AA4499", "#44AA99", "#B8860B"),
+    "#000000",
+)
+MOST_CLASSES = 20  # more labels than these are not told apart
 
 
 def latents(models: Mapping[str, Entry], data: Observations | Tensor, *, num_axes: int = 2) -> Figure:
@@ -58,38 +58,28 @@ def latents(models: Mapping[str, Entry], data: Observations | Tensor, *, num_axe
         >>> figure.axes[0].get_xlabel()
         'E[$z_1$|x]'
     """
-    check_models(models)
     if num_axes not in (2, 3):
         raise ValueError(f"`num_axes` must be 2 or 3, got {num_axes!r}.")
-    observations = as_observations(data).fixed()
+    seen, observations = as_seen(models, data)
     shown = observations[balanced(observations)]
-    every = {
-        name: _latent_means(model, shown.in_space(space)) for name, (model, space) in as_seen(models, shown).items()
-    }
-    means = {name: (z, kind) for name, (z, kind) in every.items() if z is not None}
-    reasons = dict.fromkeys(kind for z, kind in every.values() if z is None)
-    skipped = [f"{why}: {', '.join(name for name, (_, kind) in every.items() if kind == why)}" for why in reasons]
+    means = _latent_means(seen, shown)
+    discrete = [name for name in seen if name not in means]
+    skipped = f"z is discrete: {', '.join(discrete)}"
     if not means:
-        figure = Picture(figsize=(WIDTH, 1.2), layout="constrained")
-        figure.text(
-            0.5,
-            0.5,
-            wrapped(f"No model has a continuous z to show; {'; '.join(skipped)}.", 90),
-            ha="center",
-            va="center",
-        )
+        figure = sheet(1.2)
+        said = wrapped(f"No model has a continuous z to show; {skipped}.", 90)
+        figure.text(0.5, 0.5, said, ha="center", va="center")
         return figure
     figure, panels = grid(len(means), min(len(means), 2))
-    for number, (name, (z, kind)) in enumerate(means.items()):
+    for index, (name, z) in enumerate(means.items()):
         if num_axes == 3 and z.shape[1] > 2:
-            panels[number] = _in_space(panels[number])
-        axes = panels[number]
-        _latent_panel(axes, z, shown.labels, 3 if axes.name == "3d" else 2)
-        axes.set_title(f"{wrapped(name, 40)}\n({kind})", fontsize=NORMAL)
-    title = wrapped(f"Latent means E[z|x] of {len(shown):,} data, {observations.space.reference}", 90)
-    if skipped:
-        title += "\n" + wrapped(f"left out, {'; '.join(skipped)}", 90)
-    figure.suptitle(title, fontsize=10)
+            panels[index] = _in_space(panels[index])
+        _latent_panel(panels[index], z, shown.labels)
+        kind = "exact posterior means" if hasattr(seen[name][0], "posterior") else "means of the encoder"
+        panels[index].set_title(f"{wrapped(name, 40)}\n({kind})", fontsize=NORMAL)
+    lines = [f"Latent means E[z|x] of {len(shown):,} data, {observations.space.reference}"]
+    lines += [f"left out, {skipped}"] * bool(discrete)
+    figure.suptitle("\n".join(wrapped(line, 90) for line in lines), fontsize=10)
     class_legend(figure, panels[0])
     return figure
 
@@ -119,12 +109,14 @@ def scatter_by_class(axes: Any, points: Tensor, labels: Tensor | None, size: flo
         )
 
 
-def _latent_means(model: LatentVariableModel, data: Observations) -> tuple[Tensor | None, str]:
-    """E[z|x], shape (N, L), and whose it is; None where z is discrete."""
-    if not is_continuous(next(posteriors(model, data[:1]))):
-        return None, "z is discrete"
-    kind = "exact posterior means" if hasattr(model, "posterior") else "means of the encoder"
-    return encode(model, data).mean.to("cpu", torch.float64), kind
+def _latent_means(models: Seen, data: Observations) -> dict[str, Tensor]:
+    """E[z|x], shape (N, L), of every model with a continuous z."""
+    means = {}
+    for name, (model, space) in models.items():
+        view = data.in_space(space)
+        if is_continuous(next(posteriors(model, view[:1]))):
+            means[name] = encode(model, view).mean.to("cpu", torch.float64)
+    return means
 
 
 def _in_space(axes: Axes) -> Any:
@@ -138,23 +130,26 @@ def _in_space(axes: Axes) -> Any:
     return solid
 
 
-def _latent_panel(axes: Any, z: Tensor, labels: Tensor | None, num_axes: int) -> None:
-    """One scatter of means (N, L), each point drawn as its label."""
-    if z.shape[1] == 1:
-        order = torch.arange(len(z), dtype=torch.float64)
-        if labels is not None:
-            order[labels.cpu().argsort(stable=True)] = order.clone()
-        points = torch.stack([z[:, 0], order], dim=1)
-        names = ["E[z|x]", "datum" if labels is None else "datum, in order of class"]
-    elif z.shape[1] == num_axes:
-        points, names = z, [f"E[$z_{i + 1}$|x]" for i in range(num_axes)]
-    else:
-        centre, axes_of, shares = principal_axes(z, num_axes)
-        points = (z - centre) @ axes_of
-        within = "principal axis {} of E[z|x] ({:.0%} of variance)" if num_axes == 2 else "axis {} ({:.0%})"
-        names = [within.format(i + 1, share) for i, share in enumerate(shares)]
+def _latent_panel(axes: Any, z: Tensor, labels: Tensor | None) -> None:
+    """One scatter of means (N, L), in the plane or in space, each point drawn as its label."""
+    num_axes = 3 if axes.name == "3d" else 2
+    points, names = _coordinates(z, labels, num_axes)
     for name, side in zip(names, "xyz", strict=False):
         getattr(axes, f"set_{side}label")(name, fontsize=NORMAL)
     if z.shape[1] > 1 and num_axes == 2:
         axes.set_aspect("equal", adjustable="datalim")
     scatter_by_class(axes, points, labels)
+
+
+def _coordinates(z: Tensor, labels: Tensor | None, num_axes: int) -> tuple[Tensor, list[str]]:
+    """Where means (N, L) are drawn along so many axes, and what the axes are called."""
+    if z.shape[1] == 1:
+        order = torch.arange(len(z), dtype=z.dtype)
+        if labels is not None:
+            order[labels.cpu().argsort(stable=True)] = order.clone()
+        return torch.cat([z, order[:, None]], 1), ["E[z|x]", "datum" + ", in order of class" * (labels is not None)]
+    if z.shape[1] == num_axes:
+        return z, [f"E[$z_{i + 1}$|x]" for i in range(num_axes)]
+    centre, directions, shares = principal_axes(z, num_axes)
+    name = "principal axis {} of E[z|x] ({:.0%} of variance)" if num_axes == 2 else "axis {} ({:.0%})"
+    return (z - centre) @ directions, [name.format(i, share) for i, share in enumerate(shares, 1)]

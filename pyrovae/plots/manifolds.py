@@ -1,12 +1,10 @@
 """The decoder's manifold over two latents, alone and beside the cloud of codes that it was trained on."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-import torch
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
@@ -15,25 +13,14 @@ from torch import Tensor
 
 from pyrovae import evaluate
 from pyrovae.data import Observations, Space, as_observations
+from pyrovae.engine.checks import check_whole
 from pyrovae.evaluate.samples.decoding import grid_side
 from pyrovae.models.base import LatentVariableModel
-from pyrovae.plots.common import (
-    NORMAL,
-    SMALL,
-    WIDTH,
-    Entry,
-    Picture,
-    as_seen,
-    balanced,
-    check_count,
-    check_models,
-    check_shapes,
-    grid,
-    wrapped,
-)
-from pyrovae.plots.images import Limits, check_images, grey_limits, reference_of, seen_from, shown
+from pyrovae.plots.common import NORMAL, WIDTH, Entry, balanced, grid, headline, label, sheet, wrapped
+from pyrovae.plots.images import Gallery, shown
 from pyrovae.plots.latents import class_legend, scatter_by_class
 
+MOST_REAL = 1000  # images that the range of greys is taken from
 MASSES = (0.5, 0.95)  # of the prior within the circles
 
 
@@ -70,13 +57,14 @@ def manifold(
         >>> figure.axes[0].get_xlabel()
         '$z_{1}$'
     """
-    seen, observations, limits = _checked(models, data, num_steps)
-    figure, panels = grid(len(seen), min(len(seen), 2))
-    for axes, (name, (model, space)) in zip(panels, seen.items(), strict=True):
-        _draw(axes, model, space, observations, limits, num_steps, extent, units, labels)
+    check_whole("num_steps", num_steps, 2)
+    gallery = Gallery.of(models, data, MOST_REAL)
+    mosaic = Mosaic(gallery, num_steps, extent, units, labels)
+    figure, panels = grid(len(models), min(len(models), 2))
+    for axes, (name, (model, space)) in zip(panels, gallery.models.items(), strict=True):
+        mosaic.draw(axes, model, space)
         axes.set_title(wrapped(name, 40), fontsize=NORMAL)
-    figure.suptitle(wrapped(f"E[x|z] over z: {observations.space.reference}", 90), fontsize=10)
-    figure.supxlabel(_said(extent, labels, seen), fontsize=SMALL)
+    headline(figure, f"E[x|z] over z: {gallery.data.space.reference}", mosaic.said)
     return figure
 
 
@@ -107,79 +95,72 @@ def clouds_and_manifolds(
     Raises:
         ValueError, TypeError: As for :func:`manifold`.
     """
-    seen, observations, limits = _checked(models, data, num_steps)
-    chosen = (
-        observations if labels is None or observations.labels is None else observations[observations.labels == labels]
-    )
-    coded = chosen[balanced(chosen)]
-    columns = min(len(seen), 3)
-    lines = math.ceil(len(seen) / columns)
-    side = (WIDTH - 0.7) / max(columns, 2)
-    figure = Picture(figsize=(WIDTH, 0.9 + lines * 2 * side), layout="constrained")
+    check_whole("num_steps", num_steps, 2)
+    coded = as_observations(data).fixed()
+    gallery = Gallery.of(models, coded, MOST_REAL)
+    mosaic = Mosaic(gallery, num_steps, extent, units, labels)
+    if labels is not None and coded.labels is not None:
+        coded = coded[coded.labels == labels]
+    coded = coded[balanced(coded)]
+    columns = min(len(models), 3)
+    lines = math.ceil(len(models) / columns)
+    figure = sheet(0.9 + lines * 2 * (WIDTH - 0.7) / max(columns, 2))
     every = figure.subplots(2 * lines, columns, squeeze=False)
-    for number, (name, (model, space)) in enumerate(seen.items()):
-        line, column = divmod(number, columns)
-        above, below = every[2 * line : 2 * line + 2, column]
+    above, below = every[::2].flatten(), every[1::2].flatten()
+    for spare in (*above[len(models) :], *below[len(models) :]):
+        spare.remove()
+    for cloud, means, (name, (model, space)) in zip(above, below, gallery.models.items(), strict=False):
         z = evaluate.draws(model, coded.in_space(space), 1)[0][0].cpu().double()
-        _cloud(above, z[:, list(units)], coded.labels, units)
-        above.set_title(wrapped(name, 28), fontsize=NORMAL)
-        _draw(below, model, space, observations, limits, num_steps, extent, units, labels)
-    for spare in range(len(seen), lines * columns):
-        line, column = divmod(spare, columns)
-        every[2 * line, column].remove()
-        every[2 * line + 1, column].remove()
-    reference = observations.space.reference
-    figure.suptitle(wrapped(f"Above z ~ q(z|x), below E[x|z] over z: {reference}", 90), fontsize=10)
-    said = f"Circles hold {MASSES[0]:.0%} and {MASSES[1]:.0%} of the prior. " + _said(extent, labels, seen)
-    figure.supxlabel(wrapped(said, 105), fontsize=SMALL)
+        _cloud(cloud, z[:, list(units)], coded.labels)
+        cloud.set_title(wrapped(name, 28), fontsize=NORMAL)
+        _label(cloud, units)
+        mosaic.draw(means, model, space)
+    said = f"Circles hold {MASSES[0]:.0%} and {MASSES[1]:.0%} of the prior. {mosaic.said}"
+    headline(figure, f"Above z ~ q(z|x), below E[x|z] over z: {gallery.data.space.reference}", said)
     class_legend(figure, every[0, 0], beside=True)
     return figure
 
 
-def _checked(
-    models: Mapping[str, Entry], data: Observations | Tensor, num_steps: int
-) -> tuple[dict[str, tuple[LatentVariableModel, Space]], Observations, Limits]:
-    check_models(models)
-    check_count("num_steps", num_steps, 2)
-    observations = as_observations(data).fixed()
-    seen = as_seen(models, observations)
-    check_shapes(seen, observations)
-    check_images(observations)
-    real = seen_from(observations.x[:1000], observations.space, observations[:1000], reference_of(observations.space))
-    return seen, observations, grey_limits(real)
+@dataclass(frozen=True)
+class Mosaic:
+    """Means E[x|z] over a grid of two latents; the fields are the arguments of :func:`manifold`."""
+
+    gallery: Gallery
+    num_steps: int
+    extent: float | None
+    units: tuple[int, int]
+    labels: int | None
+
+    def draw(self, axes: Axes, model: LatentVariableModel, space: Space) -> None:
+        """The means of one model, z rising to the right and upwards."""
+        steps, image_shape, limits = self.num_steps, self.gallery.image_shape, self.gallery.limits
+        height, width = image_shape[1:]
+        means = evaluate.manifold_means(model, steps, extent=self.extent, units=self.units, labels=self.labels)
+        pictures = np.stack(shown(self.gallery.seen(means.reshape(steps**2, -1), space), image_shape, limits))
+        rows = pictures.reshape(steps, steps, *pictures.shape[1:])[::-1]  # the largest z on top
+        mosaic = rows.swapaxes(1, 2).reshape(steps * height, steps * width, *pictures.shape[3:])
+        edge = (0.0, steps * width, 0.0, steps * height)
+        axes.imshow(mosaic, cmap="gray", vmin=limits[0], vmax=limits[1], extent=edge, interpolation="nearest")
+        side = grid_side(steps, self.extent).tolist()
+        gaps = next((number for number in (4, 3, 5, 6, 7, 2) if (steps - 1) % number == 0), 1)
+        ticks = range(0, steps, (steps - 1) // gaps)
+        values = [f"{side[tick]:.1f}".replace("-", "−").replace("−0.0", "0.0") for tick in ticks]
+        axes.set_xticks([(tick + 0.5) * width for tick in ticks], values)
+        axes.set_yticks([(tick + 0.5) * height for tick in ticks], values)
+        _label(axes, self.units)
+
+    @property
+    def said(self) -> str:
+        """How z was chosen."""
+        steps = "at quantiles of the prior"
+        if self.extent is not None:
+            steps = f"in even steps up to {self.extent:g} standard deviations"
+        more = any(model.sample(1)[1].shape[-1] > 2 for model, _ in self.gallery.models.values())
+        given = "" if self.labels is None else f" given class {self.labels}"
+        return f"Images show means{given} {steps}{', other latents at 0' if more else ''}; they are not samples."
 
 
-def _draw(
-    axes: Axes,
-    model: LatentVariableModel,
-    space: Space,
-    data: Observations,
-    limits: Limits,
-    num_steps: int,
-    extent: float | None,
-    units: tuple[int, int],
-    labels: int | None,
-) -> None:
-    """One mosaic, z rising to the right and upwards."""
-    assert data.image_shape is not None
-    means = evaluate.manifold_means(model, num_steps, extent=extent, units=units, labels=labels)
-    flat = seen_from(means.reshape(num_steps**2, -1), space, data, reference_of(data.space))
-    pictures = torch.stack([torch.as_tensor(picture) for picture in shown(flat, data.image_shape, limits)])
-    height, width = data.image_shape[1:]
-    rows = pictures.unflatten(0, (num_steps, num_steps)).flip(0)  # the largest z on top
-    mosaic = rows.transpose(1, 2).reshape(num_steps * height, num_steps * width, *pictures.shape[3:])
-    edge = (0.0, num_steps * width, 0.0, num_steps * height)
-    axes.imshow(mosaic.numpy(), cmap="gray", vmin=limits[0], vmax=limits[1], extent=edge, interpolation="nearest")
-    side = grid_side(num_steps, extent).tolist()
-    gaps = next((number for number in (4, 3, 5, 6, 7, 2) if (num_steps - 1) % number == 0), 1)
-    ticks = range(0, num_steps, (num_steps - 1) // gaps)
-    values = [f"{side[tick]:.1f}".replace("-", "−").replace("−0.0", "0.0") for tick in ticks]
-    axes.set_xticks([(tick + 0.5) * width for tick in ticks], values, fontsize=SMALL)
-    axes.set_yticks([(tick + 0.5) * height for tick in ticks], values, fontsize=SMALL)
-    _label(axes, units)
-
-
-def _cloud(axes: Axes, z: Tensor, labels: Tensor | None, units: tuple[int, int]) -> None:
+def _cloud(axes: Axes, z: Tensor, labels: Tensor | None) -> None:
     """Codes on two units, and circles of the prior."""
     scatter_by_class(axes, z, labels, size=12)
     for mass, style in zip(MASSES, ("-", "--"), strict=True):
@@ -187,20 +168,9 @@ def _cloud(axes: Axes, z: Tensor, labels: Tensor | None, units: tuple[int, int])
         axes.add_patch(Circle((0, 0), radius, fill=False, edgecolor="black", linewidth=1.2, linestyle=style))
     reach = 1.05 * max(z.abs().max().item(), radius)
     axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.tick_params(labelsize=SMALL)
-    _label(axes, units)
+    for side in (axes.xaxis, axes.yaxis):
+        side.set_major_locator(MaxNLocator(5, integer=True))
 
 
-def _label(axes: Axes, units: Sequence[int]) -> None:
-    axes.set_xlabel(f"$z_{{{units[0] + 1}}}$", fontsize=NORMAL)
-    axes.set_ylabel(f"$z_{{{units[1] + 1}}}$", fontsize=NORMAL)
-
-
-def _said(extent: float | None, labels: int | None, seen: Mapping[str, Any]) -> str:
-    """How z was chosen."""
-    steps = "at quantiles of the prior" if extent is None else f"in even steps up to {extent:g} standard deviations"
-    more = any(model.sample(1)[1].shape[-1] > 2 for model, _ in seen.values())
-    given = "" if labels is None else f" given class {labels}"
-    return f"Images show means{given} {steps}{', other latents at 0' if more else ''}; they are not samples."
+def _label(axes: Axes, units: tuple[int, int]) -> None:
+    label(axes, f"$z_{{{units[0] + 1}}}$", f"$z_{{{units[1] + 1}}}$")

@@ -1,7 +1,5 @@
 """What p(z|x) looks like, beside what q makes of it."""
 
-from __future__ import annotations
-
 import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
@@ -9,10 +7,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyrovae.data import Observations, as_observations
+from pyrovae.engine.checks import check_whole
 from pyrovae.evaluate.latents.encoding import posteriors
 from pyrovae.evaluate.likelihood.quadrature import PosteriorGrid, posterior_grid
 from pyrovae.models.base import LatentVariableModel, Program
-from pyrovae.plots.common import COLOURS, NORMAL, SMALL, WIDTH, check_count, grid
+from pyrovae.plots.common import COLOURS, NORMAL, grid, headline, label
 
 MASSES = (0.95, 0.68, 0.3)  # inside the contours, outermost first
 DEPTHS = (0.2, 0.4, 0.6)  # of their fill
@@ -55,30 +54,26 @@ def posterior_contours(
         >>> [axes.get_title() for axes in figure.axes]
         ['datum 0', 'datum 1']
     """
-    check_count("most", most)
-    check_count("num_nodes", num_nodes, 3)
+    check_whole("most", most)
+    check_whole("num_nodes", num_nodes, 3)
     shown = as_observations(data).fixed()[:most]
     every_q = list(posteriors(model, shown, guide=guide or model.guide))
-    means, deviations = (torch.cat([getattr(q, name) for q in every_q]).detach() for name in ("mean", "stddev"))
+    means, deviations = (torch.cat(part).detach() for part in zip(*((q.mean, q.stddev) for q in every_q), strict=True))
     coarse = posterior_grid(model, shown, COARSE_NODES, tolerance=tolerance)
     low, high = _window(coarse, means, deviations)
     exact = posterior_grid(model, shown, num_nodes, tolerance=tolerance, low=low, high=high)
     with torch.no_grad():
         parts = exact.z.split([q.batch_shape[0] for q in every_q], dim=-2)
-        by_guide = torch.cat([q.log_prob(part) for q, part in zip(every_q, parts, strict=True)], dim=-1)
-    num_latents = exact.z.shape[-1]
+        by_guide = torch.cat([each.log_prob(part) for each, part in zip(every_q, parts, strict=True)], dim=-1)
     figure, panels = grid(len(shown), min(3, len(shown)))
-    figure.set_size_inches(WIDTH, figure.get_figheight() + 0.4)
-    draw = _curves if num_latents == 1 else _contours
+    figure.set_figheight(figure.get_figheight() + 0.4)
+    draw = _curves if exact.z.shape[-1] == 1 else _contours
     for n, axes in enumerate(panels):
-        log_densities = [each[..., n].double().cpu() for each in (exact.log_density, by_guide)]
-        draw(axes, log_densities[0], log_densities[1], exact.z[..., n, :].cpu())
+        p, q = exact.log_density[..., n].double().cpu(), by_guide[..., n].double().cpu()
+        draw(axes, p, q, exact.z[..., n, :].cpu())
         axes.set_title(f"datum {n}", fontsize=NORMAL)
-        axes.set_xlabel("$z_1$", fontsize=NORMAL)
-        axes.set_ylabel("density" if num_latents == 1 else "$z_2$", fontsize=NORMAL)
-    shares = ", ".join(f"{mass:.0%}" for mass in reversed(MASSES))
-    inside = f"; regions of {shares} of the mass" if num_latents == 2 else ""
-    figure.suptitle(f"p(z|x) by quadrature, filled; q(z|x), dashed{inside}", fontsize=10)
+    inside = "" if draw is _curves else f"; regions of {', '.join(f'{m:.0%}' for m in reversed(MASSES))} of the mass"
+    headline(figure, f"p(z|x) by quadrature, filled; q(z|x), dashed{inside}")
     return figure
 
 
@@ -105,6 +100,7 @@ def _curves(axes: Axes, exact: Tensor, by_guide: Tensor, z: Tensor) -> None:
     axes.fill_between(z[:, 0].numpy(), exact.exp().numpy(), color=EXACT, alpha=0.35, label="p(z|x)")
     axes.plot(z[:, 0].numpy(), by_guide.exp().numpy(), color=GUIDE, linestyle="--", label="q(z|x)")
     axes.set_ylim(bottom=0)
+    label(axes, "$z_1$", "density")
 
 
 def _contours(axes: Axes, exact: Tensor, by_guide: Tensor, z: Tensor) -> None:
@@ -114,7 +110,7 @@ def _contours(axes: Axes, exact: Tensor, by_guide: Tensor, z: Tensor) -> None:
     axes.contourf(first, second, exact.T.numpy(), levels=filled, colors=[to_rgba(EXACT, depth) for depth in DEPTHS])
     axes.contour(first, second, exact.T.numpy(), levels=filled[:-1], colors=EXACT, linestyles="-", linewidths=0.8)
     axes.contour(first, second, by_guide.T.numpy(), levels=_levels(by_guide), colors=GUIDE, linestyles="--")
-    axes.tick_params(labelsize=SMALL)
+    label(axes, "$z_1$", "$z_2$")
 
 
 def _levels(log_density: Tensor) -> list[float]:

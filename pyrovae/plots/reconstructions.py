@@ -1,7 +1,5 @@
 """What a model makes of images: data beside their reconstructions, and means with the noise that is measured."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch
@@ -9,19 +7,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyrovae import evaluate
-from pyrovae.data import Observations, as_observations
-from pyrovae.plots.common import (
-    SMALL,
-    Entry,
-    Seen,
-    as_seen,
-    check_count,
-    check_models,
-    check_shapes,
-    evenly,
-    wrapped,
-)
-from pyrovae.plots.images import Row, caption, check_images, grey_limits, image_rows, reference_of, seen_from
+from pyrovae.data import Observations
+from pyrovae.engine.checks import check_whole
+from pyrovae.plots.common import SMALL, Entry, wrapped
+from pyrovae.plots.images import Gallery, Row
 
 STEPS = (-2, -1, 0, 1, 2)  # standard deviations from the mean
 
@@ -48,19 +37,16 @@ def reconstructions(models: Mapping[str, Entry], data: Observations | Tensor, *,
         >>> len(figure.axes), len(figure.axes[0].images)
         (2, 5)
     """
-    seen, few, image_shape = _chosen(models, data, num_images)
-    reference = reference_of(few.space)
-    real = seen_from(few.x, few.space, few, reference)
-    limits = grey_limits(real)
+    check_whole("num_images", num_images)
+    gallery = Gallery.of(models, data, num_images)
     made = {
-        name: seen_from(evaluate.reconstruct_means(model, few.in_space(space)), space, few, reference)
-        for name, (model, space) in seen.items()
+        name: gallery.seen(evaluate.reconstruct_means(model, gallery.data.in_space(space)), space)
+        for name, (model, space) in gallery.models.items()
     }
-    rows = [Row("data x", real)]
+    rows = [Row("data x", gallery.real)]
     rows += [Row(f"{wrapped(name, 24)}\nE[x|z]", x, first=len(made) > 1) for name, x in made.items()]
-    said = "Below each datum its reconstruction, the mean at z = E[z|x]. "
-    title = f"Data and reconstructions: {few.space.reference}"
-    return image_rows(rows, image_shape, limits, title, said + caption(limits, image_shape, made, seen))[0]
+    said = "Below each datum its reconstruction, the mean at z = E[z|x]."
+    return gallery.figure(rows, "Data and reconstructions", said, made)[0]
 
 
 def strips(models: Mapping[str, Entry], data: Observations | Tensor, *, num_samples: int = 8, seed: int = 0) -> Figure:
@@ -88,23 +74,21 @@ def strips(models: Mapping[str, Entry], data: Observations | Tensor, *, num_samp
         >>> [axes.get_ylabel() for axes in figure.axes]
         ['μ − 2σ', 'μ − σ', 'PPCA   μ', 'μ + σ', 'μ + 2σ']
     """
-    seen, few, image_shape = _chosen(models, data, num_samples, "num_samples")
-    reference = reference_of(few.space)
-    limits = grey_limits(seen_from(few.x, few.space, few, reference))
+    check_whole("num_samples", num_samples)
+    gallery = Gallery.of(models, data, num_samples)
     rows, made = [], {}
-    for name, (model, space) in seen.items():
+    for name, (model, space) in gallery.models.items():
         means, z = model.sample_means(num_samples, seed=seed)
         turns = None if model.num_classes is None else torch.arange(num_samples) % model.num_classes
         deviations = evaluate.decode_deviations(model, z, turns)
-        moved = [seen_from(means + k * deviations, space, few, reference) for k in STEPS]
+        moved = [gallery.seen(means + k * deviations, space) for k in STEPS]
         made[name] = torch.cat(moved)
         for k, x in zip(STEPS, moved, strict=True):
             sign = "−" if k < 0 else "+"
             label = f"μ {sign} {abs(k) if abs(k) > 1 else ''}σ" if k else f"{wrapped(name, 24)}   μ"
-            rows.append(Row(label, x, first=k == STEPS[0] and len(seen) > 1))
-    said = "A column has one z ~ p(z); μ and σ are the mean and the standard deviation of every pixel given z. "
-    title = f"Means and standard deviations of p(x|z): {few.space.reference}"
-    return image_rows(rows, image_shape, limits, title, said + caption(limits, image_shape, made, seen))[0]
+            rows.append(Row(label, x, first=k == STEPS[0] and len(gallery.models) > 1))
+    said = "A column has one z ~ p(z); μ and σ are the mean and the standard deviation of every pixel given z."
+    return gallery.figure(rows, "Means and standard deviations of p(x|z)", said, made)[0]
 
 
 def sigma_maps(models: Mapping[str, Entry], data: Observations | Tensor, *, num_images: int = 8) -> Figure:
@@ -122,44 +106,25 @@ def sigma_maps(models: Mapping[str, Entry], data: Observations | Tensor, *, num_
     Raises:
         ValueError, TypeError: As for :func:`reconstructions`.
     """
-    seen, few, image_shape = _chosen(models, data, num_images)
-    reference = reference_of(few.space)
-    real = seen_from(few.x, few.space, few, reference)
-    limits = grey_limits(real)
-    maps, made = [], {}
-    for name, (model, space) in seen.items():
-        z = evaluate.encode(model, few.in_space(space)).mean
-        y = None if model.num_classes is None else few.labels
-        made[name] = seen_from(evaluate.decode_means(model, z, y), space, few, reference)
-        sigma = evaluate.decode_deviations(model, z, y).detach().cpu().double().reshape(-1, *image_shape)
+    check_whole("num_images", num_images)
+    gallery = Gallery.of(models, data, num_images)
+    rows, made = [Row("data x", gallery.real)], {}
+    for name, (model, space) in gallery.models.items():
+        z = evaluate.encode(model, gallery.data.in_space(space)).mean
+        y = None if model.num_classes is None else gallery.data.labels
+        made[name] = gallery.seen(evaluate.decode_means(model, z, y), space)
+        sigma = evaluate.decode_deviations(model, z, y).detach().cpu().double().reshape(-1, *gallery.image_shape)
         sigma = sigma.square().mean(1).sqrt().flatten(1)
-        top = sigma.max().item()
-        maps += [
+        rows += [
             Row(f"{wrapped(name, 24)}\nμ(z)", made[name], first=True),
-            Row("σ(z)", sigma, colours="cividis", limits=(0.0, top)),
+            Row("σ(z)", sigma, colours="cividis", limits=(0.0, sigma.max().item())),
         ]
-    said = "At z = E[z|x]. σ in the units of x, dark where the model is sure. "
-    title = f"Standard deviations of p(x|z): {few.space.reference}"
-    rows = [Row("data x", real), *maps]
-    figure, every = image_rows(rows, image_shape, limits, title, said + caption(limits, image_shape, made, seen))
+    said = "At z = E[z|x]. σ in the units of x, dark where the model is sure."
+    figure, every = gallery.figure(rows, "Standard deviations of p(x|z)", said, made)
     for axes in every[2::2]:
         (image,) = axes.images[:1]
-        bar = figure.colorbar(
-            image, cax=axes.inset_axes((1.01, 0.0, 0.012, 1.0))
-        )  # beside, so that columns stay aligned
+        beside = axes.inset_axes((1.01, 0.0, 0.012, 1.0))  # so that columns stay aligned
+        bar = figure.colorbar(image, cax=beside)
         bar.set_ticks(image.get_clim(), labels=[f"{value:.2g}" for value in image.get_clim()])
         bar.ax.tick_params(labelsize=SMALL)
     return figure
-
-
-def _chosen(
-    models: Mapping[str, Entry], data: Observations | Tensor, number: int, argument: str = "num_images"
-) -> tuple[Seen, Observations, tuple[int, ...]]:
-    """The models with their spaces, so many data evenly spread, and the shape of an image; all checked."""
-    check_models(models)
-    check_count(argument, number)
-    observations = as_observations(data).fixed()
-    seen = as_seen(models, observations)
-    check_shapes(seen, observations)
-    image_shape = check_images(observations)
-    return seen, observations[evenly(len(observations), number)], image_shape

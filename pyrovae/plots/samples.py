@@ -1,34 +1,34 @@
 """Data beside what models generate: ancestral samples, and means that are no samples."""
 
-from __future__ import annotations
+from collections.abc import Callable, Mapping
 
-from collections.abc import Mapping
-from typing import Any
-
+import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pyrovae.data import Observations, as_observations
+from pyrovae.data import Observations
+from pyrovae.engine.checks import check_whole
 from pyrovae.plots.common import (
     COLOURS,
     MOST_POINTS,
     NORMAL,
-    SMALL,
     Entry,
     Seen,
     as_seen,
-    check_count,
-    check_models,
-    check_shapes,
     evenly,
     grid,
+    headline,
+    label,
+    legend_below,
     principal_axes,
     tidy,
     wrapped,
 )
-from pyrovae.plots.images import Row, caption, check_images, grey_limits, image_rows, reference_of, seen_from
+from pyrovae.plots.images import Gallery, Row, seen_from
+
+SAMPLES = "samples, x ~ p(x|z)"
 
 
 def samples(
@@ -62,94 +62,70 @@ def samples(
         >>> len(figure.axes), len(figure.axes[0].images)
         (3, 5)
     """
-    check_models(models)
-    check_count("num_samples", num_samples)
-    observations = as_observations(data).fixed(seed)
-    seen = as_seen(models, observations)
-    check_shapes(seen, observations)
+    check_whole("num_samples", num_samples)
+    seen, observations = as_seen(models, data, seed)
     if observations.image_shape is not None:
-        return _image_samples(seen, observations, check_images(observations), num_samples, seed)
+        return _image_samples(Gallery.of(models, observations, num_samples), num_samples, seed)
     return _scatter_samples(seen, observations, seed)
 
 
-def _image_samples(
-    models: Seen, data: Observations, image_shape: tuple[int, ...], num_samples: int, seed: int
-) -> Figure:
-    reference = reference_of(data.space)
-    real = seen_from(data.x[evenly(len(data), num_samples)], data.space, data, reference)
-    rows, generated = [Row("real data", real)], {}
-    for name, (model, space) in models.items():
-        drawn = seen_from(model.sample(num_samples, seed=seed)[0], space, data, reference)
-        means = seen_from(model.sample_means(num_samples, seed=seed)[0], space, data, reference)
+def _image_samples(gallery: Gallery, num_samples: int, seed: int) -> Figure:
+    rows, generated = [Row("real data", gallery.real)], {}
+    for name, (model, space) in gallery.models.items():
+        drawn = gallery.seen(model.sample(num_samples, seed=seed)[0], space)
+        means = gallery.seen(model.sample_means(num_samples, seed=seed)[0], space)
         title = wrapped(name, 24)
-        rows += [
-            Row(f"{title}\nx ~ p(x|z)", drawn, first=True),
-            Row(f"{title}\nE[x|z], not samples", means),
-        ]
+        rows += [Row(f"{title}\nx ~ p(x|z)", drawn, first=True), Row(f"{title}\nE[x|z], not samples", means)]
         generated[name] = torch.cat([drawn, means])
-    limits = grey_limits(real)
-    said = "Within a model, images above one another share their z. " + caption(limits, image_shape, generated, models)
-    return image_rows(rows, image_shape, limits, f"Data and samples: {data.space.reference}", said)[0]
+    said = "Within a model, images above one another share their z."
+    return gallery.figure(rows, "Data and samples", said, generated)[0]
 
 
 def _scatter_samples(models: Seen, data: Observations, seed: int) -> Figure:
+    """One panel a model: samples over data, in the view of the data."""
     shown = data[evenly(len(data), MOST_POINTS)]
-    real = seen_from(shown.x, data.space, data, data.space)
     drawn = {
         name: seen_from(model.sample(len(shown), seed=seed)[0], space, data, data.space)
         for name, (model, space) in models.items()
     }
-    view = "" if data.space.transform_name == "as it is" else f" ({data.space.transform_name})"
-    labels = [f"$x_{d + 1}${view}" for d in range(data.num_dims)]
-    if data.num_dims > 2:
-        everything = data.x.flatten(1).to("cpu", torch.float64)
-        centre, axes_of, shares = principal_axes(everything)
-        real = (real - centre) @ axes_of
-        drawn = {name: (x - centre) @ axes_of for name, x in drawn.items()}
-        labels = [f"axis {i + 1} of the data{view}\n({share:.0%} of variance)" for i, share in enumerate(shares)]
-    low, high = _window(real, torch.cat(list(drawn.values())))
+    project, labels = _projection(data)
+    real = project(seen_from(shown.x, data.space, data, data.space))
+    drawn = {name: project(x) for name, x in drawn.items()}
+    window = _window(real, torch.cat(list(drawn.values())))
     figure, panels = grid(len(drawn), 2 if len(drawn) == 4 else min(len(drawn), 3))
     for axes, (name, x) in zip(panels, drawn.items(), strict=True):
-        title = wrapped(name, 34)
-        axes.set_xlabel(labels[0], fontsize=NORMAL)
-        if data.num_dims == 1:
-            _histograms(axes, real[:, 0], x[:, 0], low.item(), high.item())
-        else:
-            axes.set_ylabel(labels[1], fontsize=NORMAL)
-            axes.scatter(
-                real[:, 0].numpy(),
-                real[:, 1].numpy(),
-                s=16,
-                facecolors="none",
-                edgecolors="0.55",
-                linewidths=0.8,
-                label="data",
-            )
-            axes.scatter(
-                x[:, 0].numpy(),
-                x[:, 1].numpy(),
-                s=14,
-                marker="x",
-                color=COLOURS[0],
-                linewidths=0.9,
-                label="samples, x ~ p(x|z)",
-            )
-            axes.set_ylim(low[1].item(), high[1].item())
-        axes.set_xlim(low[0].item(), high[0].item())
-        outside = int(((x < low) | (x > high)).any(1).sum())
+        label(axes, *labels)
+        (_histograms if data.num_dims == 1 else _points)(axes, real, x, *window)
+        title, outside = wrapped(name, 34), int(((x < window[0]) | (x > window[1])).any(1).sum())
         axes.set_title(f"{title}\n({outside:,} of {len(x):,} outside)" if outside else title, fontsize=NORMAL)
-    figure.suptitle(wrapped(f"Data and samples: {data.space.reference}", 90), fontsize=10)
-    handles, names = panels[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=2, fontsize=SMALL, frameon=False)
+    headline(figure, f"Data and samples: {data.space.reference}")
+    legend_below(figure, panels[0])
     return figure
 
 
-def _histograms(axes: Axes, real: Tensor, x: Tensor, low: float, high: float) -> None:
+def _projection(data: Observations) -> tuple[Callable[[Tensor], Tensor], list[str]]:
+    """What takes data to the one or two coordinates that are drawn, and the labels of both axes."""
+    view = "" if data.space.transform_name == "as it is" else f" ({data.space.transform_name})"
+    if data.num_dims <= 2:
+        return lambda x: x, [f"$x_1${view}", "density" if data.num_dims == 1 else f"$x_2${view}"]
+    centre, directions, shares = principal_axes(data.x.flatten(1).to("cpu", torch.float64))
+    labels = [f"axis {i + 1} of the data{view}\n({share:.0%} of variance)" for i, share in enumerate(shares)]
+    return lambda x: (x - centre) @ directions, labels
+
+
+def _points(axes: Axes, real: Tensor, x: Tensor, low: Tensor, high: Tensor) -> None:
+    (a, b), (c, d) = real.T.numpy(), x.T.numpy()
+    axes.scatter(a, b, s=16, facecolors="none", edgecolors="0.55", linewidths=0.8, label="data")
+    axes.scatter(c, d, s=14, marker="x", color=COLOURS[0], linewidths=0.9, label=SAMPLES)
+    axes.set(xlim=(low[0].item(), high[0].item()), ylim=(low[1].item(), high[1].item()))
+
+
+def _histograms(axes: Axes, real: Tensor, x: Tensor, low: Tensor, high: Tensor) -> None:
     """Scalar data: histograms on common bins."""
-    shared: dict[str, Any] = {"bins": 40, "range": (low, high), "density": True}
-    axes.hist(real.numpy(), color="0.8", label="data", **shared)
-    axes.hist(x.numpy(), histtype="step", color=COLOURS[0], linewidth=1.4, label="samples, x ~ p(x|z)", **shared)
-    axes.set_ylabel("density", fontsize=NORMAL)
+    bins = np.linspace(low.item(), high.item(), 41).tolist()
+    axes.hist(real[:, 0].numpy(), bins, density=True, color="0.8", label="data")
+    axes.hist(x[:, 0].numpy(), bins, density=True, histtype="step", color=COLOURS[0], linewidth=1.4, label=SAMPLES)
+    axes.set_xlim(low.item(), high.item())
     tidy(axes)
 
 

@@ -1,27 +1,15 @@
 """Two numbers against one another, or one against epochs: rate and distortion, FID by epoch."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pyrovae.evaluate import ELBOTerms
-from pyrovae.plots.common import COLOURS, MARKERS, NORMAL, SMALL, WIDTH, Picture, number, tidy, wrapped
-
-
-class History(Protocol):
-    """What :func:`fid_by_epoch` reads of a :class:`pyrovae.evaluate.FIDHistory`."""
-
-    @property
-    def epochs(self) -> Sequence[int]: ...
-
-    @property
-    def values(self) -> Sequence[float]: ...
+from pyrovae.evaluate import ELBOTerms, FIDHistory
+from pyrovae.plots.common import COLOURS, NORMAL, SMALL, check_some, label, legend_beside, number, panel, style, wrapped
 
 
 def rate_distortion(terms: Mapping[str, ELBOTerms]) -> Figure:
@@ -51,8 +39,7 @@ def rate_distortion(terms: Mapping[str, ELBOTerms]) -> Figure:
     Reference:
         Alemi, Poole, Fischer, Dillon, Saurous and Murphy (2018), Fixing a broken ELBO.
     """
-    if not terms:
-        raise ValueError("`terms` must hold at least one model's terms, got none.")
+    check_some("terms", terms, "model's terms")
     points, bars = [], []
     for name, each in terms.items():
         if not isinstance(each, ELBOTerms):
@@ -63,21 +50,16 @@ def rate_distortion(terms: Mapping[str, ELBOTerms]) -> Figure:
         points.append(both.mean(1))
         bars.append(both.std(1, ddof=1) / np.sqrt(both.shape[1]) if both.shape[1] > 1 else np.zeros(2))
     rate, distortion = np.array(points).T
-    figure = Picture(figsize=(WIDTH, 4.4), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = panel(4.4)
     axes.plot(rate, distortion, "-", color="0.6", linewidth=1.2, zorder=1)
     errors = np.array(bars).T
     axes.errorbar(rate, distortion, errors[1], errors[0], fmt="o", color=COLOURS[0], markersize=6, elinewidth=1.2)
     for name, x, y in zip(terms, rate, distortion, strict=True):
-        place = {"xytext": (7, 5), "textcoords": "offset points"}
-        axes.annotate(wrapped(str(name), 28), (x, y), fontsize=NORMAL, **place)  # type: ignore[arg-type]
+        axes.annotate(wrapped(str(name), 28), (x, y), (7, 5), textcoords="offset points", fontsize=NORMAL)
     axes.margins(0.14)
     axes.set_xlim(left=max(axes.get_xlim()[0], min(0.0, rate.min())))
     axes.set_title("dotted: equal ELBO = −(rate + distortion), better towards lower left", loc="left", fontsize=NORMAL)
-    axes.set_xlabel("rate KL(q(z|x) ‖ p(z)), nats per datum", fontsize=NORMAL)
-    axes.set_ylabel("distortion −E[log p(x|z)], nats per datum", fontsize=NORMAL)
-    axes.tick_params(labelsize=SMALL)
-    tidy(axes)
+    label(axes, "rate KL(q(z|x) ‖ p(z)), nats per datum", "distortion −E[log p(x|z)], nats per datum")
     _equal_elbo(axes)
     return figure
 
@@ -89,21 +71,13 @@ def _equal_elbo(axes: Axes) -> None:
     for level in levels:
         axes.plot([left, right], [level - left, level - right], ":", color="0.5", linewidth=0.9, zorder=0.5)
         if low < level - right < high:
-            label = f"ELBO {number(0.0 - level).removesuffix('.00')}"
-            axes.annotate(
-                label,
-                (right, level - right),
-                (3, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=SMALL,
-                color="0.35",
-                annotation_clip=False,
-            )
+            value, place = number(0.0 - level).removesuffix(".00"), (right, level - right)
+            options: dict[str, Any] = {"textcoords": "offset points", "va": "center", "annotation_clip": False}
+            axes.annotate(f"ELBO {value}", place, (3, 0), fontsize=SMALL, color="0.35", **options)
     axes.set(xlim=(left, right), ylim=(low, high))
 
 
-def fid_by_epoch(histories: Mapping[str, History]) -> Figure:
+def fid_by_epoch(histories: Mapping[str, FIDHistory]) -> Figure:
     """Fréchet inception distance after epochs of a fit; lower is better, and a ring marks the lowest.
 
     Args:
@@ -121,36 +95,23 @@ def fid_by_epoch(histories: Mapping[str, History]) -> Figure:
         >>> figure.axes[0].get_ylabel()
         'FID (lower is better)'
     """
-    if not histories:
-        raise ValueError("`histories` must hold at least one history, got none.")
-    figure = Picture(figsize=(WIDTH, 3.4), layout="constrained")
-    axes = figure.add_subplot()
+    check_some("histories", histories, "history")
+    figure, axes = panel(3.4)
     top = 0.0
     for index, (name, history) in enumerate(histories.items()):
         epochs, values = np.asarray(history.epochs), np.asarray(history.values, dtype=float)
         if not len(values) or not np.isfinite(values).all():
             raise ValueError(f"`histories[{name!r}]` must hold finite values, got {values.tolist()[:5]}.")
         best = int(values.argmin())
-        colour = COLOURS[index % len(COLOURS)]
-        axes.plot(
-            epochs,
-            values,
-            "-",
-            color=colour,
-            marker=MARKERS[index % len(MARKERS)],
-            markersize=4.5,
-            markevery=max(1, len(values) // 12),
-            linewidth=1.4,
-            label=f"{wrapped(name, 30)}\nlowest {values[best]:,.1f}, epoch {epochs[best]}",
-        )
-        axes.plot(epochs[best], values[best], "o", markersize=10, markerfacecolor="none", color=colour)
+        text = f"{wrapped(name, 30)}\nlowest {values[best]:,.1f}, epoch {epochs[best]}"
+        every = max(1, len(values) // 12)
+        axes.plot(epochs, values, "-", **style(index), markevery=every, label=text)
+        ring = {**style(index), "marker": "o", "markersize": 10, "markerfacecolor": "none"}
+        axes.plot(epochs[best], values[best], linestyle="", **ring)
         top = max(top, values.max())
     axes.set_ylim(0, 1.06 * top or 1.0)
     axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
-    axes.set_xlabel("epoch", fontsize=NORMAL)
-    axes.set_ylabel("FID (lower is better)", fontsize=NORMAL)
-    axes.tick_params(labelsize=SMALL)
+    label(axes, "epoch", "FID (lower is better)")
     axes.grid(color="0.9")
-    tidy(axes)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=SMALL, frameon=False)
+    legend_beside(axes)
     return figure

@@ -1,15 +1,20 @@
 """The picture of two bounds: what it draws are the numbers of the sandwiches, ordered by their temperatures."""
 
+import math
+from io import BytesIO
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 
 from pyrovae import PPCA, evaluate, plots
 
 
 def sandwiches(temperatures=(20, 4), seed=0):
     ppca = PPCA(2, 5)
-    options = [evaluate.AISOptions(3, t, num_leapfrog=2) for t in temperatures]
-    return ppca, [evaluate.sandwich(ppca, 4, each, seed=seed) for each in options]
+    options = {"num_chains": 3, "num_leapfrog": 2, "seed": seed}
+    return ppca, [evaluate.sandwich(ppca, 4, num_temperatures=t, **options) for t in temperatures]
 
 
 def test_bounds_and_gap_are_drawn_as_they_are():
@@ -29,12 +34,37 @@ def test_bounds_and_gap_are_drawn_as_they_are():
     assert np.ptp(ends) == pytest.approx(4 * short.lower.monte_carlo_standard_error)
 
 
-@pytest.mark.parametrize(("gaps", "scale"), [((0.0, -0.1), "linear"), ((-0.1, 0.2), "log")])
-def test_gaps_that_chance_makes_zero_or_negative_are_drawn(gaps, scale, monkeypatch):
-    (_, both), given = sandwiches(), iter(gaps)
-    monkeypatch.setattr(type(both[0]), "gap", property(lambda self: next(given)))
-    right = plots.sandwich(both).axes[1]
-    assert right.get_yscale() == scale
+def made_up(gap, error, num_temperatures):
+    """A sandwich of one set of data whose bounds lie so far apart, with the standard errors that are wanted."""
+    bound = {"num_temperatures": num_temperatures, "monte_carlo_standard_error": error}
+    lower, upper = SimpleNamespace(mean=-1.0, **bound), SimpleNamespace(mean=-1.0 + gap, **bound)
+    data = SimpleNamespace(x=torch.zeros(1, 1))
+    return SimpleNamespace(lower=lower, upper=upper, gap=gap, gap_standard_error=error, data=data)
+
+
+@pytest.mark.parametrize(
+    ("gaps", "scale"),
+    [
+        ((12.0, 0.04, 1e-3), "log"),
+        ((12.0, 0.04, -4e-3), "symlog"),
+        ((12.0, 0.04, 0.0), "symlog"),
+        ((-12.0, -0.04, -4e-3), "linear"),
+        ((0.0, 0.0, 0.0), "linear"),
+        ((1e-16, 0.0, -1e-16), "linear"),
+    ],
+)
+@pytest.mark.parametrize("error", [0.005, 0.0, math.nan])
+def test_gaps_that_are_not_positive_are_drawn_in_their_place(gaps, error, scale):
+    """Chance or rounding can make a gap zero or negative: all of them are seen, and nothing warns."""
+    figure = plots.sandwich([made_up(gap, error, 4**n) for n, gap in enumerate(gaps, 1)])
+    figure.savefig(BytesIO(), dpi=50)
+    axes = figure.axes[1]
+    assert axes.get_yscale() == scale
+    low, high = axes.get_ylim()
+    drawn = axes.containers[0].lines[0].get_ydata(orig=False)
+    np.testing.assert_array_equal(drawn, gaps)
+    assert ((drawn >= low) & (drawn <= high)).all()
+    assert min(gaps) > 0 or low <= 0 <= high
 
 
 def test_what_cannot_be_drawn_is_refused():
