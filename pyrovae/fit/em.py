@@ -63,8 +63,8 @@ def em(
         tolerance: On the mean log-likelihood, nats per datum.
         max_iterations: Bound on the iterations of one restart.
         num_restarts: Starts to try; the best is kept, of those within rounding (1e-9, relative) the first.
-        accelerate: Extrapolate from every two EM steps to a third (SQUAREM), and take the point only if log p(x) gains
-            by it; on slow fits an order of magnitude fewer E steps.
+        accelerate: Extrapolate from every two EM steps to a third point (SQUAREM), which is taken only if log p(x)
+            does not fall by it; on slow fits an order of magnitude fewer E steps.  Such a pair counts as one iteration.
         warm_start: Start from the parameters of ``model`` rather than from the data.
         chunk_size: Data in one E step; by default as many as keep intermediate values small.
         seed: Seed of the starts.
@@ -139,6 +139,25 @@ def em(
     )
 
 
+def remaining_gain(trace: list[float]) -> float:
+    """Aitken's estimate of the gain still to come after the last entry of a linearly converging trace.
+
+    A gain within rounding is none: log p(x) never falls by more than that.
+
+    Example:
+        >>> round(remaining_gain([0.0, 0.5, 0.75]), 12)  # a geometric series with the limit 1
+        0.25
+    """
+    gain = trace[-1] - trace[-2]
+    rounding = 8 * torch.finfo(torch.float64).eps * max(1.0, abs(trace[-1]))
+    if gain <= rounding:
+        return 0.0
+    if len(trace) < 3:
+        return float("inf")
+    ratio = gain / max(trace[-2] - trace[-3], gain * 1e-12)
+    return gain * ratio / (1 - ratio) if ratio < 1 else float("inf")
+
+
 class Ascent:
     """One ascent of log p(x): the model on its way, the trace, and whether the stopping rule was met."""
 
@@ -154,7 +173,7 @@ class Ascent:
         self.group.copy_from_first(self.model.state_dict().values())
 
     def ascend(self, accelerate: bool, tolerance: float, max_iterations: int) -> None:
-        """Alternate E and M steps until the stopping rule is met."""
+        """Alternate M and E steps until the rule is met; ``statistics`` are always those of the present parameters."""
         statistics = self.e_step()
         self.trace.append(self.mean_log_prob(statistics))
         while not self.converged and len(self.trace) <= max_iterations:
@@ -180,7 +199,11 @@ class Ascent:
 
     @torch.no_grad()
     def squared_extrapolation(self, statistics: Statistics) -> Statistics:
-        """Two EM steps, and the point extrapolated from them or, where that is no better, the second; its sums."""
+        """Two EM steps θ0 → θ1 → θ2, then θ' extrapolated from them; the sums at the point that is kept.
+
+        With α = −``length``, r = ``step`` and v = ``curvature``, θ' = θ0 − 2αr + α²v.  It is kept if log p at θ' is not
+        below that at θ1, so that log p never falls; else θ2 is.
+        """
         parameters = list(self.model.model.parameters())
         start = parameters_to_vector(parameters)
         self.model.maximize(statistics)
@@ -212,23 +235,6 @@ class Ascent:
                 None,
             )
         return value
-
-
-def remaining_gain(trace: list[float]) -> float:
-    """Aitken's estimate of the gain still to come after the last entry of a linearly converging trace.
-
-    Example:
-        >>> round(remaining_gain([0.0, 0.5, 0.75]), 12)  # a geometric series with the limit 1
-        0.25
-    """
-    gain = trace[-1] - trace[-2]
-    rounding = 8 * torch.finfo(torch.float64).eps * max(1.0, abs(trace[-1]))
-    if gain <= rounding:
-        return 0.0
-    if len(trace) < 3:
-        return float("inf")
-    ratio = gain / max(trace[-2] - trace[-3], gain * 1e-12)
-    return gain * ratio / (1 - ratio) if ratio < 1 else float("inf")
 
 
 def _is_given(model: object, step: str) -> bool:

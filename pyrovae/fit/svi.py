@@ -49,7 +49,7 @@ def svi(
 ) -> FitResult:
     """Fit θ and φ together by stochastic ascent of the ELBO.
 
-    This is the loop that a Pyro user would write, ``loss = elbo(model.model, model.guide)(batch)``, a torch optimizer
+    This does what the loop of a Pyro user does, ``loss = elbo(model.model, model.guide)(batch)``, a torch optimizer
     and its schedule, captured as a graph where that pays.  Data, batches and shuffling live on the device.
 
     Args:
@@ -117,10 +117,10 @@ def svi(
             fitted.initialize(feed.start())
         group.copy_from_first(fitted.state_dict().values())
         loss = BatchLoss(fitted, feed, elbo, execution.precision)
-        descent = (optimizer or adam)(loss.parameters, lr=lr)
-        scheduler = schedule_of(schedule)(descent, num_epochs * math.ceil(len(feed) / batch_size))
-        step = make_step(loss, descent, execution, num_epochs, batch_size, seed, group)
-        state = TrainingState(fitted, descent, scheduler)
+        torch_optimizer = (optimizer or adam)(loss.parameters, lr=lr)
+        scheduler = schedule_of(schedule)(torch_optimizer, num_epochs * math.ceil(len(feed) / batch_size))
+        step = make_step(loss, torch_optimizer, execution, num_epochs, batch_size, seed, group)
+        state = TrainingState(fitted, torch_optimizer, scheduler)
         with progress_bar(range(num_epochs), desc="SVI", unit="epoch", progress=progress, rank=group.rank) as bar:
             for _ in bar:
                 try:
@@ -144,26 +144,30 @@ def svi(
 
 
 def train_epoch(state: TrainingState, loss: BatchLoss, step: AnyStep, batch_size: int) -> None:
-    """One pass over the data in random order; the mean ELBO of its batches goes into the trace.
+    """One pass over the data in random order; their mean ELBO, each at its own step, goes into the trace.
 
     Raises:
         NotFinite: If a loss is not finite; it names the step and the first offender.
     """
     state.model.train()
     losses, first = [], state.num_steps + 1
+    # One step, as steps/interpreted.py takes it and the other steps do what it does:
+    #     x = data[index];  optimizer.zero_grad()
+    #     value = elbo(model.model, model.guide)(x)  # minus the ELBO, summed over the batch
+    #     (value / len(index)).backward();  optimizer.step()
     for index in loss.feed.batches(batch_size):
         state.num_steps += 1
         loss.elbo.advance()  # the weight of a warm-up
         with offender_named(state, partial(loss.batch, index)):
-            value, x = step(index)  # minus the ELBO of the batch, its gradients, and a step of the optimizer
+            value, x = step(index)
         state.schedule()
         losses.append(value)
     state.model.eval()
     values = torch.stack(losses).tolist()
     with offender_named(state, partial(loss.batch, index)):
-        for state.num_steps, value in enumerate(values, first):
-            require_finite(value)  # on a GPU nobody has looked before
-        require_finite(step.again(index, x))  # no further step would notice what the last one did
+        for state.num_steps, value in enumerate(values, first):  # so that an error names its step
+            require_finite(value)  # a CUDA graph has not looked at its losses
+        require_finite(step.again(index, x))  # at the parameters that the last step made
     state.trace.append(-sum(values) / len(loss.feed))
 
 

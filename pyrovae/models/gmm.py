@@ -50,6 +50,7 @@ class GaussianMixtureModel(MixtureModel):
         """Normal(μ_k, A_k A_kᵀ + ε I) for every k."""
         return self.form(self.means, self.covariance_factor, self.floor)
 
+    # MixtureModel.forward samples "z" from Categorical(π), enumerated, and "x" from component(z).
     def component(self, k: Any) -> dist.TorchDistribution:
         return self.gaussians().normal(k)
 
@@ -196,6 +197,7 @@ class GaussianMixture(Mixture):
         self._set_covariances(lower.model.gaussians().exact_covariances)
 
     # ------------------------------------------------------------------------------------------------- E step
+    # The responsibilities r = softmax_k _log_joint(x), and N_k = Σr, are made in mixture.py, alike for every mixture.
 
     def _log_joint(self, x: Tensor) -> Tensor:
         """log π_k + log Normal(x; μ_k, Σ_k) for a chunk of data (n, D), shape (K, n)."""
@@ -212,8 +214,8 @@ class GaussianMixture(Mixture):
 
     @derived
     def _whitening(self) -> tuple[Tensor, Tensor]:
-        """What makes component k white, L⁻¹ or 1/σ, and log π_k less its normaliser (K,)."""
-        whitening, log_det = self.model.gaussians().whitening()
+        """L⁻¹, or 1/σ, with Σ = L Lᵀ, which makes component k white; and log π_k − log|L| − ½ D log 2π, (K,)."""
+        whitening, log_det = self.model.gaussians().whitening()  # of L: half of log|Σ|
         log_weights = self.model.logits.double().log_softmax(0)
         constant = log_weights - log_det - 0.5 * self.num_dims * math.log(2 * math.pi)
         return whitening.to(self.means.dtype), constant.to(self.means.dtype)
@@ -241,7 +243,11 @@ class GaussianMixture(Mixture):
 
     @torch.no_grad()
     def maximize(self, statistics: dict[str, Tensor]) -> None:
-        """M step under Σ_k ⪰ ε I: exact, because clipping the eigenvalues of the scatter at ε maximises under it."""
+        """M step under the constraint Σ_k ⪰ ε I, with N_k = Σr, which is ``statistics["mass"]``.
+
+        π_k = N_k / N;  μ_k ← μ_k + δ_k with δ_k = Σr(x − μ_k) / N_k;  Σ_k = Σr(x − μ_k)(x − μ_k)ᵀ / N_k − δ_k δ_kᵀ with
+        its eigenvalues clipped at ε.  The clipped Σ_k is the exact maximum among all Σ ⪰ ε I.
+        """
         shift, scatter = self._scatter(statistics)
         self._set_weights(statistics["mass"])
         self.model.means.add_(shift)
@@ -255,7 +261,7 @@ class GaussianMixture(Mixture):
         return shift, second.sub_(self.model.form.outer(shift))
 
     def _set_covariances(self, covariances: Tensor) -> None:
-        """Set A by Σ, of one shape, with its spectrum clipped at ε."""
+        """Set A so that A Aᵀ + ε I is the given Σ, its eigenvalues clipped at ε."""
         self.model.covariance_factor.copy_(self.model.form.factor_of(covariances, self.floor))
 
     @torch.no_grad()

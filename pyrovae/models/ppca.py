@@ -43,6 +43,7 @@ class PPCA(LinearGaussian):
         Tipping and Bishop (1999), Probabilistic principal component analysis.
     """
 
+    # The program z → x, the posterior of z and the sums of the E step are those of LinearGaussian (linear_gaussian.py).
     noise_is_shared = True
 
     def __init__(
@@ -93,13 +94,13 @@ class PPCA(LinearGaussian):
         σ² is the mean of the D − L discarded eigenvalues, zeros included, and at least ε, unless it is given.  The
         covariance divides by N.  For N < D the eigenvectors come from the N×N Gram matrix.
 
-        With a ``beta`` the objective is E[log p(x|z)] − β KL, its q the best one.  Divided by β it is log p(x)
-        at the noise s = βσ², but for a term in s alone, so that W = U(Λ − βσ²I)₊^½: latents whose eigenvalue is below
-        βσ² collapse.  Where ℓ latents do not, σ² = (sum of the other eigenvalues) / (D − βℓ).
+        With a ``beta`` the objective is E[log p(x|z)] − β KL, at the best q.  Divided by β, it is log p(x) under the
+        noise s = βσ², plus a term that depends on s alone.  So W = U(Λ − βσ²I)₊^½, and latents whose eigenvalue is
+        below βσ² collapse.  If ℓ latents remain, σ² = (sum of the other eigenvalues) / (D − βℓ).
 
         Args:
             x: Data, shape (N, D), nothing missing.
-            weight: What each datum counts for, shape (N,).
+            weight: What each datum counts for, shape (N,); not W, which is ``self.weight``.
             beta: The weight of the KL.
 
         Raises:
@@ -119,13 +120,17 @@ class PPCA(LinearGaussian):
         self._start_guide()
 
     def _best_noise(self, values: Tensor, beta: float) -> Tensor:
-        """The σ² ≥ ε of the highest objective, given all eigenvalues (D,) in descending order."""
+        """The σ² ≥ ε of the highest objective, given all eigenvalues (D,) in descending order.
+
+        With β = 1 that is the mean of the D − L smallest eigenvalues (Tipping and Bishop's σ²), or ε if that is more.
+        With another β fewer latents may be worth their KL, so the best σ² for 0, …, L of them are compared.
+        """
         tail = values.sum() - torch.cat([values.new_zeros(1), values[: self.latent_dim].cumsum(0)])
         active = torch.arange(self.latent_dim + 1, dtype=values.dtype, device=values.device)
         left = self.num_dims - beta * active
         candidates = (tail / left).where(left > 0, self.floor).clamp_min(self.floor)  # stationary for so many latents
         scaled = beta * candidates[:, None]
-        leading = torch.maximum(values[: self.latent_dim], scaled)  # eigenvalues of WWᵀ + βσ²I
+        leading = torch.maximum(values[: self.latent_dim], scaled)  # the L leading eigenvalues of WWᵀ + βσ²I
         rest = values.sum() - values[: self.latent_dim].sum()
         log_det = leading.log().sum(1) + (self.num_dims - self.latent_dim) * scaled[:, 0].log()
         fit = (values[: self.latent_dim] / leading).sum(1) + rest / scaled[:, 0]

@@ -28,7 +28,7 @@ DECODED_FLOATS = 2**22  # numbers decoded at once where a sum over data is taken
 
 
 class VAEModel(Program):
-    """z ~ Normal(0, I);  x ~ decoder(z)."""
+    """z ~ Normal(0, I);  x ~ decoder(z), which is the distribution p(x|z)."""
 
     decoder: nn.Module
     prior_loc: Tensor
@@ -45,6 +45,10 @@ class VAEModel(Program):
         with pyro.plate("data", num_data if x is None else len(x), dim=-1):
             z = pyro.sample("z", dist.Normal(self.prior_loc, self.prior_scale).to_event(1))
             return pyro.sample("x", self.decoder(z), obs=x)
+
+
+# The guide is AmortizedGuide(encoder), of guides.py: z ~ q(z|x) = encoder(x), also a distribution.  The objective, the
+# ELBO of the two, is Pyro's Trace_ELBO; fit.svi ascends it.
 
 
 class ConditionalVAEModel(VAEModel):
@@ -209,10 +213,10 @@ class VAE(LatentVariableModel):
 
     @torch.no_grad()
     def with_optimal_scale(self, data: Observations | Tensor, num_particles: int = 10, *, seed: int = 0) -> Self:
-        """A copy whose shared or per-dimension σ² is the closed-form maximum of the ELBO on these data.
+        """A copy whose shared or per-dimension σ² maximises the ELBO on these data, all other parameters as they are.
 
-        σ² = E_q |x − μ(z)|² / D, averaged over the data, or the same for each dimension, or the floor if that is more.
-        All other parameters stay; p(x) stays a density, because σ is a parameter and not a function of the x at hand.
+        The maximum has a closed form: σ² = E_q |x − μ(z)|² / D, averaged over the data, with the expectation over
+        ``num_particles`` draws of z.  Per dimension it is E_q (x_d − μ_d(z))².  Neither goes below the floor.
 
         Args:
             data: Data to set it by, the training data.

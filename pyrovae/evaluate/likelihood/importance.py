@@ -2,7 +2,8 @@
 
 One array carries the evaluation of a guide q: log w = log p(x, z) − log q(z|x) at z ~ q, per datum, shape (S, N),
 nats.  Its mean over particles is the ELBO, its log-mean-exp the importance-weighted log-likelihood, and its spread
-tells how far either can be trusted.  With the exact posterior as guide every entry equals log p(x).
+tells how far either can be trusted.  With the exact posterior as guide every entry equals log p(x).  The log-mean-exp
+and its errors are taken in :func:`pyrovae.evaluate.likelihood.estimate.summarize`.
 """
 
 from collections.abc import Iterator
@@ -58,18 +59,6 @@ def weigh(run: Evaluation, num_particles: int) -> Iterator[Weights]:
                 log_q_z = {name: site["fn"].log_prob(site["value"]) for name, site in q.items()}
             yield Weights(log_p_x_given_z, log_p_z, total(log_q_z, torch.zeros_like(log_p_z)), z)
             bar.update(len(block[0]))
-
-
-@dataclass(frozen=True, eq=False)
-class ELBOTerms:
-    """The two terms of the ELBO per datum, nats, each shape (N,): ``elbo`` = ``reconstruction`` − ``kl``."""
-
-    reconstruction: Tensor
-    kl: Tensor
-
-    @property
-    def elbo(self) -> Tensor:
-        return self.reconstruction - self.kl
 
 
 @keywords_moved(execution=Execution)
@@ -152,6 +141,18 @@ def elbo(model: LatentVariableModel, x: Observations | Tensor, num_particles: in
     return elbo_terms(model, x, num_particles, **options).elbo
 
 
+@dataclass(frozen=True, eq=False)
+class ELBOTerms:
+    """The two terms of the ELBO per datum, nats, each shape (N,): ``elbo`` = ``reconstruction`` − ``kl``."""
+
+    reconstruction: Tensor
+    kl: Tensor
+
+    @property
+    def elbo(self) -> Tensor:
+        return self.reconstruction - self.kl
+
+
 @keywords_moved(execution=Execution)
 def elbo_terms(
     model: LatentVariableModel,
@@ -164,7 +165,7 @@ def elbo_terms(
     progress: bool | None = None,
     execution: Execution = DEFAULT,
 ) -> ELBOTerms:
-    """Reconstruction E_q[log p(x|z)] and KL(q(z|x) ‖ p(z)) per datum, from the same particles.
+    """Monte-Carlo estimates of E_q[log p(x|z)] and KL(q(z|x) ‖ p(z)) per datum, from the same particles.
 
     Args, Raises: as for :func:`log_weights`.
 
