@@ -29,7 +29,8 @@ def sandwich(results: Sequence[Sandwich], exact: float | None = None) -> Figure:
     Example:
         >>> from pyrovae import PPCA, evaluate
         >>> ppca = PPCA(latent_dim=2, data_shape=(5,))
-        >>> both = [evaluate.sandwich(ppca, 3, num_temperatures=t, num_chains=2) for t in (5, 20)]
+        >>> anneal = [evaluate.AISOptions(num_temperatures=t, num_chains=2) for t in (5, 20)]
+        >>> both = [evaluate.sandwich(ppca, 3, options) for options in anneal]
         >>> figure = sandwich(both, ppca.score(both[0].data))
         >>> figure.axes[0].get_xlabel()
         'temperatures'

@@ -615,13 +615,13 @@ def test_particles_are_counted(num_particles):
 
 
 def test_an_unknown_gradient():
-    with pytest.raises(ValueError, match="`gradient` must be 'reparametrised' or 'doubly_reparametrised', got 'dreg'"):
+    with pytest.raises(ValueError, match="`gradient` must be .reparametrised. or .doubly_reparametrised., got 'dreg'"):
         ImportanceWeightedELBO(2, gradient="dreg")
 
 
 @pytest.mark.parametrize("beta", [0, -1.0, math.inf, math.nan, lambda step: 0.0])
 def test_a_weight_is_positive(beta):
-    with pytest.raises(ValueError, match="`beta` must be a positive number, got"):
+    with pytest.raises(ValueError, match=r"`beta` must be a positive number( at step inf)?, got"):
         BetaELBO(beta)
 
 
@@ -644,5 +644,5 @@ def test_only_what_splits_into_reconstruction_and_kl_is_weighted(elbo):
 
 
 def test_a_warm_up_takes_steps():
-    with pytest.raises(ValueError, match="`num_steps` must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="`num_steps` must be a whole number of at least 1, got 0"):
         LinearWarmup(0)

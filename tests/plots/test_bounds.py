@@ -13,8 +13,8 @@ from pyrovae import PPCA, evaluate, plots
 
 def sandwiches(temperatures=(20, 4), seed=0):
     ppca = PPCA(2, 5)
-    options = {"num_chains": 3, "num_leapfrog": 2, "seed": seed}
-    return ppca, [evaluate.sandwich(ppca, 4, num_temperatures=t, **options) for t in temperatures]
+    options = [evaluate.AISOptions(num_chains=3, num_temperatures=t, num_leapfrog=2) for t in temperatures]
+    return ppca, [evaluate.sandwich(ppca, 4, each, seed=seed) for each in options]
 
 
 def test_bounds_and_gap_are_drawn_as_they_are():

@@ -100,6 +100,7 @@ def degeneracy_report(
         ValueError: If ``factor`` is not above 1, or the data do not fit.
 
     Example:
+        >>> import torch
         >>> from pyrovae import GaussianMixture
         >>> gmm = GaussianMixture(num_components=1, data_shape=(2,), floor=1e-4)  # of unit covariance
         >>> report = degeneracy_report(gmm, torch.zeros(3, 2, dtype=torch.float64))

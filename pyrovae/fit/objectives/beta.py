@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pyrovae.engine.checks import check_positive, check_whole
 
 Program = Callable[..., Any]
+WITHOUT_KL = "without KL use a small one"
 WEIGHTED = (Trace_ELBO, TraceMeanField_ELBO, TraceEnum_ELBO)  # not their subclasses: one that compiles would keep a β
 
 
@@ -117,7 +118,7 @@ class BetaELBO(ELBO):
     def beta_at(self, step: float) -> float:
         """β at a step, 1, 2, …, or at the end, ``math.inf``."""
         beta = self.beta(step) if callable(self.beta) else float(self.beta)
-        check_positive("beta", beta, f"number at step {step}", hint="without KL use a small one")
+        check_positive("beta", beta, f"number at step {step}" if callable(self.beta) else "number", hint=WITHOUT_KL)
         return beta
 
     def __call__(self, model: nn.Module, guide: nn.Module) -> ELBOModule:
