@@ -615,7 +615,7 @@ def test_particles_are_counted(num_particles):
 
 
 def test_an_unknown_gradient():
-    with pytest.raises(ValueError, match="`gradient` must be .reparametrised. or .doubly_reparametrised., got 'dreg'"):
+    with pytest.raises(ValueError, match=r"`gradient` must be .reparametrised. or .doubly_reparametrised., got 'dreg'"):
         ImportanceWeightedELBO(2, gradient="dreg")
 
 
