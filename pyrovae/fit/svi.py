@@ -153,7 +153,7 @@ def train_epoch(state: TrainingState, loss: BatchLoss, step: AnyStep, batch_size
     losses, first = [], state.num_steps + 1
     # One step, as steps/interpreted.py takes it and the other steps do what it does:
     #     x = data[index];  optimizer.zero_grad()
-    #     value = elbo(model.model, model.guide)(x)  # minus the ELBO, summed over the batch
+    #     value = elbo(model.model, model.guide)(x)  # minus the ELBO, summed over the batch; Trace_ELBO by default
     #     (value / len(index)).backward();  optimizer.step()
     for index in loss.feed.batches(batch_size):
         state.num_steps += 1

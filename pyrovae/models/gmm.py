@@ -197,7 +197,8 @@ class GaussianMixture(Mixture):
         self._set_covariances(lower.model.gaussians().exact_covariances)
 
     # ------------------------------------------------------------------------------------------------- E step
-    # The responsibilities r = softmax_k _log_joint(x), and N_k = Σr, are made in mixture.py, alike for every mixture.
+    # Mixture.expected_statistics (mixture.py) takes r = softmax_k of _log_joint(x), N_k = Σr, and the sums of
+    # _component_statistics(x, r).
 
     def _log_joint(self, x: Tensor) -> Tensor:
         """log π_k + log Normal(x; μ_k, Σ_k) for a chunk of data (n, D), shape (K, n)."""
