@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import kl_divergence
 
 from pyrovae.data import Observations
 from pyrovae.evaluate.gaps.best_gaussian import as_gaussian
@@ -123,5 +122,6 @@ def exact_posteriors(model: LatentVariableModel, data: Observations | Tensor) ->
 def exact_kl(q: Any, p: Any) -> Tensor:
     """KL(q ‖ p) of two Gaussians, or of two categorical distributions, (n,)."""
     if not is_continuous(p):
-        return kl_divergence(q, p)
+        # torch's own is infinite where a probability of p underflows, though its logarithm is finite
+        return torch.where(q.probs > 0, q.probs * (q.logits - p.logits), 0.0).sum(-1)
     return as_gaussian(q).kl(as_gaussian(p))

@@ -2,6 +2,7 @@
 
 import math
 
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from pyrovae.data import Observations
 from pyrovae.evaluate import SearchOptions
 from pyrovae.evaluate.gaps import elbo_gap as gaps
 from pyrovae.evaluate.gaps.best_gaussian import GaussianPosteriors, as_gaussian
+from pyrovae.evaluate.gaps.closed_form import exact_kl
 from pyrovae.models.networks import CategoricalEncoder, LinearGaussianEncoder
 
 STANDARD_ERRORS = 4
@@ -214,9 +216,19 @@ def test_blocks_of_data_each_have_their_search(monkeypatch):
 # ------------------------------------------------------------------------------------------------------------------- EM
 
 
+def test_the_kl_of_responsibilities_that_underflow_is_finite():
+    """A probability below the least float64 still has a logarithm."""
+    logits = torch.tensor([0.0, -800.0], dtype=torch.float64)
+    q, p = dist.Categorical(probs=torch.tensor([0.8, 0.2], dtype=torch.float64)), dist.Categorical(logits=logits)
+    expected = 0.8 * math.log(0.8) + 0.2 * (math.log(0.2) + 800.0)
+    assert exact_kl(q, p).item() == pytest.approx(expected, rel=1e-12)
+    assert exact_kl(p, p).item() == 0.0
+    assert exact_kl(p, q).item() == pytest.approx(-math.log(0.8), rel=1e-12)
+
+
 @pytest.mark.parametrize("make", [lambda: GaussianMixture(3, 2, floor=1e-3), lambda: PPCA(1, 2), lambda: PPCA(0, 2)])
 def test_em_is_two_steps(make):
-    """The M step raises the bound, the next E step closes the KL; group they are the change of log p(x)."""
+    """The M step raises the bound, the next E step closes the KL; together they are the change of log p(x)."""
     before = make()
     x = torch.randn(60, 2, dtype=torch.float64) @ torch.tensor([[2.0, 0.0], [1.0, 0.5]], dtype=torch.float64)
     before.initialize(x)
