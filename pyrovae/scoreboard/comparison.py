@@ -14,6 +14,7 @@ from pyrovae.engine.execution import keywords_moved
 from pyrovae.engine.progress import progress_bar
 from pyrovae.evaluate.likelihood.annealed import DEFAULT_OPTIONS, AISOptions
 from pyrovae.fit import FitResult
+from pyrovae.fit.select import TIE
 from pyrovae.models.base import LatentVariableModel
 from pyrovae.scoreboard import table
 from pyrovae.scoreboard.figures import aligned
@@ -21,8 +22,6 @@ from pyrovae.scoreboard.rows import BoundMethod, Entry, Measure, Row, model_of
 
 if TYPE_CHECKING:
     import pandas as pd
-
-TIE = 1e-9  # relative difference of means that is rounding, not rank
 
 
 @dataclass(frozen=True, eq=False)

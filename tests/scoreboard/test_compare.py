@@ -497,3 +497,8 @@ def test_a_row_knows_the_fit_that_it_is_of(board, fits):
     for row in board.rows:
         assert row.entry is fits[row.name]
         assert row.model is fits[row.name].model
+
+
+def test_an_earlier_keyword_names_its_new_place():
+    with pytest.raises(TypeError, match=r"`num_chains` of compare\(\) is now a field of AISOptions: pass ais="):
+        compare({"PPCA": PPCA(1, (3,))}, torch.zeros(4, 3), num_chains=2)
