@@ -5,6 +5,8 @@ from contextlib import contextmanager
 
 import torch
 
+from pyrovae.engine.isolation import LOCK
+
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
@@ -21,7 +23,7 @@ def seeded(seed: int) -> Iterator[None]:
         >>> bool((a == b).all())
         True
     """
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    with LOCK, torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         yield
 

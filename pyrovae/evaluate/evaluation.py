@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import pyro
 import torch
 from pyro import poutine
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from pyrovae.data import Observations
 from pyrovae.engine.checks import check_whole
 from pyrovae.engine.execution import DEFAULT, Execution
+from pyrovae.engine.isolation import evaluating
 from pyrovae.engine.processes import ProcessGroup
 from pyrovae.engine.progress import progress_bar
 from pyrovae.engine.seeding import block_seed, seeded
@@ -23,20 +23,6 @@ from pyrovae.models.base import LatentVariableModel, Program, check_model
 
 Inputs = tuple[Tensor, ...]
 Latents = dict[str, Tensor]
-
-
-@contextmanager
-def evaluating(*programs: nn.Module) -> Iterator[None]:
-    """A block in which modules are in evaluation mode, and Pyro's parameter store is the block's own."""
-    modes = [(module, module.training) for program in programs for module in program.modules()]
-    try:
-        for program in programs:
-            program.eval()
-        with pyro.get_param_store().scope():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import pyro
 import torch
 from pyro.infer import ELBO
 from torch import Tensor
@@ -14,6 +13,7 @@ from torch.optim import Optimizer
 from pyrovae.data import Observations, as_observations
 from pyrovae.engine.checks import check_positive, check_whole
 from pyrovae.engine.execution import DEFAULT, Execution, keywords_moved
+from pyrovae.engine.isolation import alone
 from pyrovae.engine.processes import ProcessGroup
 from pyrovae.engine.progress import progress_bar
 from pyrovae.engine.seeding import seeded
@@ -112,7 +112,7 @@ def svi(
     valid_inputs = () if valid is None else fitted.program_inputs(valid, "valid")
     about = {"space": observations.space, "objective": getattr(elbo, "objective", "ELBO"), "refit": refit}
 
-    with pyro.get_param_store().scope(), seeded(seed):
+    with alone(), seeded(seed):
         if not warm_start:
             fitted.initialize(feed.start())
         group.copy_from_first(fitted.state_dict().values())

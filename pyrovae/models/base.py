@@ -12,7 +12,6 @@ import math
 from dataclasses import replace
 from typing import Any, Literal, Self
 
-import pyro
 import torch
 from pyro import poutine
 from pyro.nn import PyroModule
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from pyrovae.data import Observations, as_observations
 from pyrovae.data.observations import Support
 from pyrovae.engine.checks import check_choice, check_positive, check_whole
+from pyrovae.engine.isolation import evaluating
 from pyrovae.engine.seeding import seeded
 from pyrovae.models.floors import share_at_floor
 
@@ -171,7 +171,7 @@ class LatentVariableModel(nn.Module):
     def _generate(self, num_samples: int, labels: Tensor | int | None, seed: int) -> Any:
         check_whole("num_samples", num_samples)
         inputs = self._labels_to_generate(num_samples, labels)
-        with pyro.get_param_store().scope(), seeded(seed):
+        with evaluating(self), seeded(seed):
             return poutine.trace(self.model).get_trace(None, *inputs, num_data=num_samples).nodes
 
     def _labels_to_generate(self, num_samples: int, labels: Tensor | int | None) -> tuple[Tensor, ...]:

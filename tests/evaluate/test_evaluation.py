@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from pyrovae import PPCA, VAE, evaluate
-from pyrovae.evaluate.evaluation import Evaluation, evaluating
+from pyrovae.engine.isolation import evaluating
+from pyrovae.evaluate.evaluation import Evaluation
 
 
 def frozen_in_part():

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import Observations, as_observations
+from pyrovae.engine.isolation import evaluating
 from pyrovae.engine.seeding import seeded
-from pyrovae.evaluate.evaluation import evaluating, latent_sites
+from pyrovae.evaluate.evaluation import latent_sites
 from pyrovae.models.base import LatentVariableModel, Program
 
 SAME_KL = 1e-6  # nats: units that differ by less stand in the order of their numbers

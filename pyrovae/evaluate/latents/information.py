@@ -9,8 +9,9 @@ from torch import Tensor
 
 from pyrovae.data import Observations
 from pyrovae.engine.checks import check_whole
+from pyrovae.engine.isolation import evaluating
 from pyrovae.engine.seeding import block_seed, seeded
-from pyrovae.evaluate.evaluation import evaluating, latent_sites
+from pyrovae.evaluate.evaluation import latent_sites
 from pyrovae.evaluate.latents.encoding import is_continuous, posteriors
 from pyrovae.evaluate.likelihood.estimate import standard_error
 from pyrovae.models.base import LatentVariableModel, Program

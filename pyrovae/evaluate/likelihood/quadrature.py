@@ -14,8 +14,9 @@ from torch import Tensor
 
 from pyrovae.data import Observations
 from pyrovae.engine.checks import check_positive, check_whole
+from pyrovae.engine.isolation import evaluating
 from pyrovae.engine.seeding import seeded
-from pyrovae.evaluate.evaluation import Evaluation, evaluating
+from pyrovae.evaluate.evaluation import Evaluation
 from pyrovae.evaluate.likelihood.joint import Joint
 from pyrovae.evaluate.likelihood.tiles import Tiles
 from pyrovae.models.base import LatentVariableModel

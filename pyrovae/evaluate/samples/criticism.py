@@ -14,9 +14,10 @@ from torch import Tensor
 
 from pyrovae.data import Observations
 from pyrovae.engine.checks import check_choice, check_whole
+from pyrovae.engine.isolation import evaluating
 from pyrovae.engine.progress import progress_bar
 from pyrovae.engine.seeding import block_seed, seeded
-from pyrovae.evaluate.evaluation import evaluating, simulated
+from pyrovae.evaluate.evaluation import simulated
 from pyrovae.evaluate.latents.encoding import continuous_posteriors, posteriors
 from pyrovae.evaluate.samples.decoding import decode_samples
 from pyrovae.models.base import LatentVariableModel, Program

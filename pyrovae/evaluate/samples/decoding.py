@@ -15,8 +15,8 @@ from torch import Tensor
 
 from pyrovae.data import Observations
 from pyrovae.engine.checks import check_choice, check_positive, check_whole
+from pyrovae.engine.isolation import evaluating
 from pyrovae.engine.seeding import seeded
-from pyrovae.evaluate.evaluation import evaluating
 from pyrovae.evaluate.latents.encoding import continuous_posteriors
 from pyrovae.models.base import LatentVariableModel
 

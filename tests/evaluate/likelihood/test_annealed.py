@@ -11,7 +11,7 @@ from torch import nn
 
 from pyrovae import PPCA, VAE, AISOptions, Bernoulli, Gaussian, GaussianMixture, PPCAMixture, evaluate, exact_guide
 from pyrovae.data import Observations
-from pyrovae.evaluate.evaluation import evaluating
+from pyrovae.engine.isolation import evaluating
 from pyrovae.evaluate.likelihood import annealed
 from pyrovae.evaluate.likelihood.hmc import Path, transition
 from pyrovae.evaluate.likelihood.joint import Joint
