@@ -29,6 +29,7 @@ from pyrovae.evaluate.gaps.closed_form import exact_kl, guide_and_posterior
 from pyrovae.evaluate.latents.encoding import is_continuous, posteriors
 from pyrovae.evaluate.likelihood.estimate import LogLikelihood, error_of_mean
 from pyrovae.evaluate.likelihood.joint import Joint
+from pyrovae.evaluate.likelihood.plates import check_unscaled, plates_of
 from pyrovae.evaluate.likelihood.tiles import Tiles
 from pyrovae.models.base import LatentVariableModel, Program
 from pyrovae.models.linear_algebra import log_det
@@ -191,7 +192,8 @@ def _optimized(
         for (number, block), parameters in zip(run.blocks(BLOCK), every_q, strict=True):
             q = GaussianPosteriors(*parameters)
             with run.at(number):
-                joint = Joint(run.model.model, block, Tiles.of(run))
+                joint = Joint(run.model.model, block, Tiles.of(run), plates_of(run, run.model.model))
+                check_unscaled(joint.plates)
                 best, num_steps = best_gaussians(joint, q, family, search)
                 noise = torch.randn(num_particles, *q.mean.shape, dtype=q.mean.dtype, device=q.mean.device)
                 elbo, best_elbo = (log_weights_at(joint, each, noise) for each in (q, best))

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
@@ -16,7 +15,9 @@ from torch import Tensor
 from pyrovae.engine.capture import NotStatic, compiler_found
 from pyrovae.engine.replay import Backend, Replayed
 from pyrovae.evaluate.evaluation import Evaluation, Inputs, Latents, is_latent, is_random
+from pyrovae.evaluate.likelihood.plates import Plates
 from pyrovae.models.base import Program
+from pyrovae.models.sites import GivenData, log_density
 
 TileFunction = Callable[[Inputs, Latents], Sequence[Any]]
 
@@ -105,28 +106,30 @@ class Tiles:
         return "inductor" if pays and compiler_found() else "graph"
 
 
-def log_densities(program: Program, inputs: Inputs, latents: Latents) -> tuple[Tensor, Tensor]:
+def log_densities(program: Program, inputs: Inputs, latents: Latents, plates: Plates) -> tuple[Tensor, Tensor]:
     """log p(x|z) and log p(z) of a program at given latents, each (S, n); nothing is drawn, and gradients flow."""
     num_particles = max(map(len, latents.values()), default=1)
-    with pyro.plate("particles", num_particles, dim=-2):
-        nodes: dict[str, Any] = poutine.trace(poutine.condition(program, latents)).get_trace(*inputs).nodes
+    scored = poutine.trace(poutine.condition(program, plates.given(latents, inputs)))
+    with plates.particles(num_particles), GivenData(len(inputs[0])):
+        nodes: dict[str, Any] = scored.get_trace(*inputs).nodes
     if missing := [name for name, site in nodes.items() if is_latent(site)]:
         raise ValueError(
             f"`guide` must sample every latent site of the model, got none for {missing}; "
             "pass exact_guide(model), or build the model with an encoder."
         )
-    log_probs = {name: site["fn"].log_prob(site["value"]) for name, site in nodes.items() if is_random(site)}
+    log_probs = {name: log_density(site) for name, site in nodes.items() if is_random(site)}
     prior = {name: log_probs.pop(name) for name in nodes if name in latents}
     zeros = inputs[0].new_zeros(num_particles, len(inputs[0]))
-    return total(log_probs, zeros), total(prior, zeros)
+    return total(log_probs, zeros, plates), total(prior, zeros, plates)
 
 
-def total(log_probs: Latents, zeros: Tensor) -> Tensor:
-    """Sum of log-densities by site, each and all (S, n)."""
+def total(log_probs: Latents, zeros: Tensor, plates: Plates) -> Tensor:
+    """Sum (S, n) of log-densities by site, each of the shape of the plates, over all but particles and data."""
     for name, log_prob in log_probs.items():
-        if log_prob.ndim != 2 or log_prob.shape[1] != zeros.shape[1]:
+        if not plates.hold(log_prob.shape, zeros.shape[1]):
             raise ValueError(
                 f"`model` must have every site inside the plate over data, got site {name!r} with log-densities of "
                 f"shape {tuple(log_prob.shape)} for {tuple(zeros.shape)} particles and data."
             )
-    return sum(log_probs.values(), zeros)
+    every = (plates.data_first(each).reshape(len(each), zeros.shape[1], -1).sum(-1) for each in log_probs.values())
+    return sum(every, zeros)

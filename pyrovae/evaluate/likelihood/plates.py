@@ -1,0 +1,97 @@
+"""Where the data are among the plates of a program, so that a figure for each datum can be had.
+
+Evaluators add a plate over particles, to the left of all plates of the program, as Pyro's own ELBOs do.  A value at a
+site then has the shape (S, *plates, *event).  What goes from one evaluator to another has particles and data first,
+(S, n, ...), whatever the order of the plates in the program.
+"""
+
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyrovae.evaluate.evaluation import Evaluation, Inputs, is_random
+from pyrovae.models.base import Program
+from pyrovae.models.sites import GivenData, data_plate
+
+FEW = 256  # data on which a program is run to see its plates
+
+
+class Plates(NamedTuple):
+    """The plates of a program.
+
+    Attributes:
+        depth: Plates inside one another, at most.
+        dim: Of the plate over data, from the right: −1 where it is the innermost.
+        subsampled: Its name, if it stands for more data than are given, so that Pyro draws indices; else None.
+        scaled: The sites whose log-density is scaled, by ``poutine.scale`` or by a plate with a part of its size.
+    """
+
+    depth: int = 1
+    dim: int = -1
+    subsampled: str | None = None
+    scaled: tuple[str, ...] = ()
+
+    def particles(self, number: int) -> Any:
+        """The plate over so many particles."""
+        return pyro.plate("particles", number, dim=-self.depth - 1)
+
+    def given(self, latents: dict[str, Tensor], inputs: Inputs) -> dict[str, Tensor]:
+        """What a program is conditioned on: latents (S, n, ...) in the shapes that it has them, and its indices."""
+        values = {name: value.movedim(1, 1 + self.depth + self.dim) for name, value in latents.items()}
+        if self.subsampled:
+            values[self.subsampled] = torch.arange(len(inputs[0]), device=inputs[0].device)
+        return values
+
+    def data_first(self, value: Tensor) -> Tensor:
+        """(S, n, ...) from what a program has at a site, (S, *plates, ...)."""
+        return value.movedim(1 + self.depth + self.dim, 1)
+
+    def hold(self, shape: torch.Size, num_data: int) -> bool:
+        """Whether a batch shape is that of a site inside the plates over particles and so many data."""
+        return len(shape) == 1 + self.depth and shape[self.dim] == num_data
+
+
+def plates_of(run: Evaluation, *programs: Program) -> Plates:
+    """The plates of programs, each run once on a few data, with the latents of those before it.
+
+    Raises:
+        ValueError: If the plate over data holds only some of the data given.
+    """
+    few = tuple(each[: min(FEW, run.chunk_size or FEW)] for each in run.inputs)
+    trace, sites = poutine.Trace(), []
+    for program in programs:
+        with GivenData(len(few[0])):
+            trace = poutine.trace(poutine.replay(program, trace)).get_trace(*few)
+        sites += [(name, site) for name, site in trace.nodes.items() if is_random(site)]
+    frames = [frame for _, site in sites for frame in site["cond_indep_stack"] if frame.vectorized]
+    data = next((plate for _, site in sites if (plate := data_plate(site)) is not None), None)
+    if data is None:
+        return Plates()
+    if data.size not in (len(few[0]), data.full_size):
+        raise ValueError(
+            f"`model` must have all data in its plate {data.name!r} to give a figure for each, got {data.size} of "
+            f"{len(few[0])}; write plate({data.name!r}, len(x)), and let `batch_size` of fit.svi subsample."
+        )
+    drawn = any(node["fn"].size != len(few[0]) for name, node in trace.nodes.items() if name == data.name)
+    return Plates(
+        depth=max(-frame.dim for frame in frames),
+        dim=data.dim,
+        subsampled=data.name if drawn else None,
+        scaled=tuple(name for name, site in sites if torch.as_tensor(site["scale"] != 1).any()),
+    )
+
+
+def check_unscaled(plates: Plates) -> None:
+    """Check that what a program counts is a density, as log p(x) needs.
+
+    Raises:
+        ValueError: If a site is scaled.
+    """
+    if plates.scaled:
+        raise ValueError(
+            f"`model` must have no scaled site for log p(x), got a scale at {plates.scaled[0]!r}, with which there is "
+            "no density; leave out the poutine.scale, or watch its bound with evaluate.elbo."
+        )
