@@ -17,9 +17,16 @@ LOCK = threading.RLock()
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """A block that no other thread enters meanwhile, with a parameter store of its own."""
-    with LOCK, pyro.get_param_store().scope():
-        yield
+    """A block that no other thread enters meanwhile, with a parameter store of its own.
+
+    It begins with what the caller has made by ``pyro.param``; what belongs to modules comes with these.
+    """
+    store = pyro.get_param_store()
+    with LOCK:
+        own = {name: each for name, each in store._params.items() if not isinstance(each, nn.Parameter)}
+        constraints = {name: store._constraints[name] for name in own}
+        with store.scope({"params": own, "constraints": constraints}):
+            yield
 
 
 @contextmanager

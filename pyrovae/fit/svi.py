@@ -114,9 +114,10 @@ def svi(
 
     with alone(), seeded(seed):
         if not warm_start:
+            fitted.forget_parameters()
             fitted.initialize(feed.start())
-        group.copy_from_first(fitted.state_dict().values())
         loss = BatchLoss(fitted, feed, elbo, execution.precision)
+        group.copy_from_first(fitted.state_dict().values())
         torch_optimizer = (optimizer or adam)(loss.parameters, lr=lr)
         scheduler = schedule_of(schedule)(torch_optimizer, num_epochs * math.ceil(len(feed) / batch_size))
         step = make_step(loss, torch_optimizer, execution, num_epochs, batch_size, seed, group)
@@ -185,7 +186,7 @@ def validate(
     with seeded(seed):
         for batch in zip(*(each.split(max(batch_size, 1024)) for each in inputs), strict=True):
             with offender_named(state, partial(tuple, batch)):
-                value = loss.module(*batch).item()
+                value = loss.on(*batch).item()
                 require_finite(value)
             total -= value
     return group.gathered(total / len(inputs[0]))[0]  # so that all processes decide alike

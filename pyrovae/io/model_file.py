@@ -46,6 +46,8 @@ def save(model: LatentVariableModel, path: str | Path, *, description: Mapping[s
         described = json.dumps(description)
     except (TypeError, ValueError) as error:
         raise TypeError(f"`description` must hold plain values, as JSON does, got others: {error}.") from error
+    model = model.copy()
+    model.hold_parameters()
     content = {
         "format": FORMAT,
         "model": type(model).__name__,

@@ -3,10 +3,10 @@
 from typing import Any
 
 from pyro.distributions.util import scale_and_mask
-from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+FEW = 256  # data on which programs are run once to see what they are
 PARTICLES = ("particles", "num_particles_vectorized")  # the plates over particles, ours and Pyro's
 
 
@@ -15,10 +15,15 @@ def log_density(site: Any) -> Tensor:
     return scale_and_mask(site["fn"].log_prob(site["value"]), site["scale"], site["mask"])
 
 
-def data_plate(site: Any) -> CondIndepStackFrame | None:
+def data_plate(site: Any) -> Any:
     """The plate over data around a site: the one of the name "data", else the outermost; None outside of all plates."""
-    plates = [each for each in site["cond_indep_stack"] if each.vectorized and each.name not in PARTICLES]
+    plates = [each for each in vectorized(site) if each.name not in PARTICLES]
     return next((each for each in plates if each.name == "data"), plates[0] if plates else None)
+
+
+def vectorized(*sites: Any) -> list[Any]:
+    """The plates around sites that are dimensions of their values, those of a site from the outermost inwards."""
+    return [each for site in sites for each in site["cond_indep_stack"] if each.vectorized]
 
 
 class GivenData(Messenger):

@@ -60,7 +60,7 @@ class Path:
         likelihood, prior = log_densities(self.joint.program, inputs, values, self.joint.plates)
         base, rise = prior, likelihood
         if self.guide is not None:
-            base = sum(log_densities(self.guide, inputs, values, self.joint.plates))
+            base = torch.add(*log_densities(self.guide, inputs, values, self.joint.plates))
             rise = likelihood + prior - base
         base = base + volume
         gradients = [

@@ -14,9 +14,10 @@ from torch.distributions.mixture_same_family import MixtureSameFamilyConstraint
 from torch.distributions.transforms import IndependentTransform
 
 from pyrovae.evaluate.evaluation import Inputs, Latents, latent_sites
-from pyrovae.evaluate.likelihood.plates import FEW, Plates
+from pyrovae.evaluate.likelihood.plates import Plates
 from pyrovae.evaluate.likelihood.tiles import TileFunction, Tiles, log_densities
 from pyrovae.models.base import Program
+from pyrovae.models.sites import FEW
 
 
 class Joint:

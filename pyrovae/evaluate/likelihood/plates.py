@@ -14,9 +14,7 @@ from torch import Tensor
 
 from pyrovae.evaluate.evaluation import Evaluation, Inputs, is_random
 from pyrovae.models.base import Program
-from pyrovae.models.sites import GivenData, data_plate
-
-FEW = 256  # data on which a program is run to see its plates
+from pyrovae.models.sites import FEW, GivenData, data_plate, vectorized
 
 
 class Plates(NamedTuple):
@@ -61,12 +59,12 @@ def plates_of(run: Evaluation, *programs: Program) -> Plates:
         ValueError: If the plate over data holds only some of the data given.
     """
     few = tuple(each[: min(FEW, run.chunk_size or FEW)] for each in run.inputs)
-    trace, sites = poutine.Trace(), []
+    trace: Any = poutine.Trace()
+    sites: list[tuple[str, Any]] = []
     for program in programs:
         with GivenData(len(few[0])):
             trace = poutine.trace(poutine.replay(program, trace)).get_trace(*few)
         sites += [(name, site) for name, site in trace.nodes.items() if is_random(site)]
-    frames = [frame for _, site in sites for frame in site["cond_indep_stack"] if frame.vectorized]
     data = next((plate for _, site in sites if (plate := data_plate(site)) is not None), None)
     if data is None:
         return Plates()
@@ -77,7 +75,7 @@ def plates_of(run: Evaluation, *programs: Program) -> Plates:
         )
     drawn = any(node["fn"].size != len(few[0]) for name, node in trace.nodes.items() if name == data.name)
     return Plates(
-        depth=max(-frame.dim for frame in frames),
+        depth=max(-plate.dim for _, site in sites for plate in vectorized(site)),
         dim=data.dim,
         subsampled=data.name if drawn else None,
         scaled=tuple(name for name, site in sites if torch.as_tensor(site["scale"] != 1).any()),

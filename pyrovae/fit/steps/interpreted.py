@@ -52,7 +52,7 @@ class Step:
 
     def again(self, index: Tensor, x: Tensor) -> Tensor:
         """The loss of a batch once more, for the same x, with the current parameters."""
-        return self.loss.module(x, *(each[index] for each in self.loss.feed.given)).detach()
+        return self.loss.on(x, *(each[index] for each in self.loss.feed.given)).detach()
 
 
 def with_gradients(
