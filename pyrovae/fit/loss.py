@@ -56,6 +56,11 @@ class BatchLoss:
         elbo = elbo or suited
         self.module: nn.Module = elbo(model.model, model.guide)
         self.parameters = [each for each in self.module.parameters() if each.requires_grad]
+        if not self.parameters:
+            raise ValueError(
+                "`model` must have a parameter to be fitted, got none that requires a gradient; make one in its "
+                "constructor, or by pyro.param in its program."
+            )
         own = getattr(self.module, "elbo", elbo)  # the module's own counts the steps of a schedule
         self.elbo = WeightedELBO(own, model.like)
 

@@ -22,7 +22,7 @@ from pyrovae.evaluate.evaluation import Evaluation, Latents, is_latent, is_rando
 from pyrovae.evaluate.likelihood.plates import check_unscaled, plates_of
 from pyrovae.evaluate.likelihood.tiles import Tiles, log_densities, total
 from pyrovae.models.base import LatentVariableModel, Program
-from pyrovae.models.sites import GivenData, log_density
+from pyrovae.models.sites import GivenData
 
 PAIRS = 2**16  # (particle, datum) pairs whose z are drawn together; part of the definition of what a seed gives
 
@@ -69,8 +69,8 @@ def weigh(run: Evaluation, num_particles: int, *, density: bool = False) -> Iter
                 q = {name: site for name, site in nodes.items() if is_random(site)}
                 z = {name: plates.data_first(site["value"]) for name, site in q.items() if is_latent(site)}
                 log_p_x_given_z, log_p_z = tiles(score, block, z)
-                log_q_z = {name: log_density(site) for name, site in q.items()}
-            yield Weights(log_p_x_given_z, log_p_z, total(log_q_z, torch.zeros_like(log_p_z), plates), z)
+                log_q_z = total(q, torch.zeros_like(log_p_z), plates)
+            yield Weights(log_p_x_given_z, log_p_z, log_q_z, z)
             bar.update(len(block[0]))
 
 

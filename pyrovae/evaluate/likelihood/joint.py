@@ -53,7 +53,7 @@ class Joint:
                     f"`model` must have continuous latents, got the discrete site {name!r}; sum over it, as the exact "
                     "log_prob of a mixture does."
                 )
-            if not plates.hold(site["fn"].batch_shape, len(few[0])):
+            if not site["fn"].batch_shape == plates.shape(site) or plates.shape(site)[plates.dim] != len(few[0]):
                 raise ValueError(
                     f"`model` must have every site inside the plate over data, got site {name!r} of batch shape "
                     f"{tuple(site['fn'].batch_shape)} for 2 particles and {len(few[0])} data."

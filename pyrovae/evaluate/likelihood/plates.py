@@ -47,9 +47,10 @@ class Plates(NamedTuple):
         """(S, n, ...) from what a program has at a site, (S, *plates, ...)."""
         return value.movedim(1 + self.depth + self.dim, 1)
 
-    def hold(self, shape: torch.Size, num_data: int) -> bool:
-        """Whether a batch shape is that of a site inside the plates over particles and so many data."""
-        return len(shape) == 1 + self.depth and shape[self.dim] == num_data
+    def shape(self, site: Any) -> torch.Size:
+        """The batch shape that the plates around a site give it."""
+        sizes = {plate.dim: plate.size for plate in vectorized(site)}
+        return torch.Size(sizes.get(dim, 1) for dim in range(-self.depth - 1, 0))
 
 
 def plates_of(run: Evaluation, *programs: Program) -> Plates:

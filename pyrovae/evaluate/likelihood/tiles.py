@@ -117,19 +117,22 @@ def log_densities(program: Program, inputs: Inputs, latents: Latents, plates: Pl
             f"`guide` must sample every latent site of the model, got none for {missing}; "
             "pass exact_guide(model), or build the model with an encoder."
         )
-    log_probs = {name: log_density(site) for name, site in nodes.items() if is_random(site)}
-    prior = {name: log_probs.pop(name) for name in nodes if name in latents}
+    sites = {name: site for name, site in nodes.items() if is_random(site)}
+    prior = {name: sites.pop(name) for name in nodes if name in latents}
     zeros = inputs[0].new_zeros(num_particles, len(inputs[0]))
-    return total(log_probs, zeros, plates), total(prior, zeros, plates)
+    return total(sites, zeros, plates), total(prior, zeros, plates)
 
 
-def total(log_probs: Latents, zeros: Tensor, plates: Plates) -> Tensor:
-    """Sum (S, n) of log-densities by site, each of the shape of the plates, over all but particles and data."""
-    for name, log_prob in log_probs.items():
-        if not plates.hold(log_prob.shape, zeros.shape[1]):
+def total(sites: dict[str, Any], zeros: Tensor, plates: Plates) -> Tensor:
+    """Sum (S, n) of the log-densities of sites, each over all plates but those over particles and data."""
+    every = zeros
+    for name, site in sites.items():
+        log_prob, expected = log_density(site), plates.shape(site)
+        if log_prob.shape != expected or expected[plates.dim] != zeros.shape[1]:
             raise ValueError(
                 f"`model` must have every site inside the plate over data, got site {name!r} with log-densities of "
-                f"shape {tuple(log_prob.shape)} for {tuple(zeros.shape)} particles and data."
+                f"shape {tuple(log_prob.shape)} in plates of {tuple(expected)} for {tuple(zeros.shape)} particles and "
+                "data; put every dimension of it in a plate, or in the event by to_event."
             )
-    every = (plates.data_first(each).reshape(len(each), zeros.shape[1], -1).sum(-1) for each in log_probs.values())
-    return sum(every, zeros)
+        every = every + plates.data_first(log_prob).reshape(len(zeros), zeros.shape[1], -1).sum(-1)
+    return every
