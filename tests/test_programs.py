@@ -439,6 +439,22 @@ class OneAfterTheOther(Row):
                 pyro.sample(f"z_{d}", dist.Bernoulli(logits=own.net(x)[..., d]), infer=PARALLEL)
 
 
+@row
+class PixelCoins(Row):
+    """A coin for each pixel, summed over in both plates."""
+
+    elbo = TraceEnum_ELBO(max_plate_nesting=2)
+
+    def p(own, x):
+        with pyro.plate("data", len(x), dim=-2), pyro.plate("pixels", D, dim=-1):
+            z = pyro.sample("z", dist.Bernoulli(torch.tensor(0.4, dtype=x.dtype)))
+            pyro.sample("x", dist.Normal(z * own.b, own.sigma), obs=x)
+
+    def q(own, x):
+        with pyro.plate("data", len(x), dim=-2), pyro.plate("pixels", D, dim=-1):
+            pyro.sample("z", dist.Bernoulli(logits=x * own.b), infer=PARALLEL)
+
+
 # Masks
 
 

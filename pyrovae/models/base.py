@@ -99,7 +99,7 @@ class LatentVariableModel(nn.Module):
 
     def forget_parameters(self) -> None:
         """Hold nothing of ``pyro.param``, so that a fit starts from what the programs or Pyro's store give."""
-        for each in parameters_of(self):
+        for _, each in parameters_of(self):
             each.forget()
 
     def initialize(self, x: Tensor) -> None:

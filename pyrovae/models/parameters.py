@@ -25,7 +25,7 @@ class Parameters(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.constraints: dict[str, Any] = {}
-        self.elsewhere: set[str] = set()
+        self.elsewhere: list[str] = []
         self.complete = False
 
     def forget(self) -> None:
@@ -49,7 +49,7 @@ class Parameters(nn.Module):
                     f"`pyro.param` must make each parameter in the first run of a fit, got {name!r} later; make it "
                     "in every run of the program."
                 )
-            self.elsewhere.add(name)
+            self.elsewhere += [name] * (name not in self.elsewhere)
             return None
         if constraint is None and name not in self.constraints:
             raise ValueError(
@@ -89,20 +89,33 @@ class Held(Messenger):
 def hold(model: nn.Module) -> None:
     """Take into a model what its programs have taken from Pyro's store; what several take is one parameter."""
     store, held = pyro.get_param_store(), dict[str, Any]()
-    for each in parameters_of(model):
-        for name in each.elsewhere & store.keys():
-            each._parameters[_key(name)] = nn.Parameter(store._params[name].detach().clone())
-            each.constraints[name] = store._constraints[name]
-        each.elsewhere, each.complete = set(), True
+    state = taken(model)
+    for prefix, each in parameters_of(model):
+        for name in each.elsewhere:
+            if (key := _key(name, prefix)) in state:
+                each._parameters[_key(name)] = nn.Parameter(state[key].clone())
+                each.constraints[name] = store._constraints[name]
+        each.elsewhere, each.complete = [], True
         for key, parameter in each._parameters.items():
             each._parameters[key] = held.setdefault(key, parameter)
 
 
-def parameters_of(model: nn.Module) -> list[Parameters]:
-    """Those of all programs in a model."""
-    return [each for each in model.modules() if isinstance(each, Parameters)]
+def taken(model: nn.Module) -> dict[str, Tensor]:
+    """What programs have taken from Pyro's store and is there, unconstrained, by its name in the state of the model."""
+    store = pyro.get_param_store()._params
+    return {
+        _key(name, prefix): store[name].detach()
+        for prefix, each in parameters_of(model)
+        for name in each.elsewhere
+        if name in store
+    }
 
 
-def _key(name: str) -> str:
+def parameters_of(model: nn.Module) -> list[tuple[str, Parameters]]:
+    """Those of all programs in a model, each with its own name."""
+    return [(f"{name}.", each) for name, each in model.named_modules() if isinstance(each, Parameters)]
+
+
+def _key(name: str, prefix: str = "") -> str:
     """A name without the dots that mean submodules to torch."""
-    return name.replace(".", "/")
+    return prefix + name.replace(".", "/")

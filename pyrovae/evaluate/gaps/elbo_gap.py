@@ -188,12 +188,16 @@ def _optimized(
     amortized = [as_gaussian(q) for q in posteriors(run.model, run.data, guide=run.guide)]
     every_q = zip(*(torch.cat(part).split(BLOCK) for part in zip(*amortized, strict=True)), strict=True)
     means, errors, most = [], [], 0
+    with run.at(0):
+        plates = plates_of(run, run.guide, run.model.model)
+    check_unscaled(plates)
+    if plates.masked:
+        raise ValueError(f"`model` must have latents without a mask for this gap, got one at {plates.masked[0]!r}.")
     with run.bar(len(run.inputs[0]), "best q of each datum") as bar:
         for (number, block), parameters in zip(run.blocks(BLOCK), every_q, strict=True):
             q = GaussianPosteriors(*parameters)
             with run.at(number):
-                joint = Joint(run.model.model, block, Tiles.of(run), plates_of(run, run.model.model))
-                check_unscaled(joint.plates)
+                joint = Joint(run.model.model, block, Tiles.of(run), plates)
                 best, num_steps = best_gaussians(joint, q, family, search)
                 noise = torch.randn(num_particles, *q.mean.shape, dtype=q.mean.dtype, device=q.mean.device)
                 elbo, best_elbo = (log_weights_at(joint, each, noise) for each in (q, best))

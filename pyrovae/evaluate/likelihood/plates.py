@@ -12,7 +12,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyrovae.evaluate.evaluation import Evaluation, Inputs, is_random
+from pyrovae.evaluate.evaluation import Evaluation, Inputs, is_latent, is_random
 from pyrovae.models.base import Program
 from pyrovae.models.sites import FEW, GivenData, data_plate, vectorized
 
@@ -25,12 +25,14 @@ class Plates(NamedTuple):
         dim: Of the plate over data, from the right: −1 where it is the innermost.
         subsampled: Its name, if it stands for more data than are given, so that Pyro draws indices; else None.
         scaled: The sites whose log-density is scaled, by ``poutine.scale`` or by a plate with a part of its size.
+        masked: The latent sites with a mask.
     """
 
     depth: int = 1
     dim: int = -1
     subsampled: str | None = None
     scaled: tuple[str, ...] = ()
+    masked: tuple[str, ...] = ()
 
     def particles(self, number: int) -> Any:
         """The plate over so many particles."""
@@ -48,8 +50,8 @@ class Plates(NamedTuple):
         return value.movedim(1 + self.depth + self.dim, 1)
 
     def shape(self, site: Any) -> torch.Size:
-        """The batch shape that the plates around a site give it."""
-        sizes = {plate.dim: plate.size for plate in vectorized(site)}
+        """The batch shape that the plates around a site give it; outside of that over data, one of no data."""
+        sizes = {self.dim: 0, **{plate.dim: plate.size for plate in vectorized(site)}}
         return torch.Size(sizes.get(dim, 1) for dim in range(-self.depth - 1, 0))
 
 
@@ -63,7 +65,7 @@ def plates_of(run: Evaluation, *programs: Program) -> Plates:
     trace: Any = poutine.Trace()
     sites: list[tuple[str, Any]] = []
     for program in programs:
-        with GivenData(len(few[0])):
+        with GivenData(len(few[0])), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             trace = poutine.trace(poutine.replay(program, trace)).get_trace(*few)
         sites += [(name, site) for name, site in trace.nodes.items() if is_random(site)]
     data = next((plate for _, site in sites if (plate := data_plate(site)) is not None), None)
@@ -80,6 +82,7 @@ def plates_of(run: Evaluation, *programs: Program) -> Plates:
         dim=data.dim,
         subsampled=data.name if drawn else None,
         scaled=tuple(name for name, site in sites if torch.as_tensor(site["scale"] != 1).any()),
+        masked=tuple(name for name, site in sites if is_latent(site) and site["mask"] is not None),
     )
 
 
