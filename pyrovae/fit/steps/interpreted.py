@@ -58,11 +58,15 @@ class Step:
 def with_gradients(
     function: Callable[..., Sequence[Tensor]], parameters: Sequence[Tensor], *inputs: Any
 ) -> Sequence[Any]:
-    """What a function returns, detached, and the gradients of the first of it."""
+    """What a function returns, detached, and the gradients of the first of it; None for a frozen parameter."""
+    trained = [each for each in parameters if each.requires_grad]
     with torch.enable_grad():
         outputs = function(*inputs)
-        gradients = torch.autograd.grad(outputs[0], parameters, allow_unused=True)
-    return [*(each.detach() for each in outputs), *gradients]
+        gradients = iter(torch.autograd.grad(outputs[0], trained, allow_unused=True) if trained else ())
+    return [
+        *(each.detach() for each in outputs),
+        *(next(gradients) if each.requires_grad else None for each in parameters),
+    ]
 
 
 def set_gradients(parameters: Sequence[Tensor], values: Sequence[Any]) -> Sequence[Tensor]:
