@@ -46,7 +46,8 @@ def evaluating(*programs: nn.Module) -> Iterator[None]:
             for module, training in modes:
                 module.training = training
             for current, own in buffers:
-                current.update(own)
+                for name in own.keys() - {name for name, each in current.items() if each is own.get(name)}:
+                    current[name] = own[name]
             with torch.no_grad():
                 for each, value in values:
                     if not torch.equal(each, value):
