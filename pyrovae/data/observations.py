@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.distributions import ComposeTransform, Transform, identity_transform
 
+from pyrovae.engine.seeding import seeded
+
 Support = Literal["boolean", "integer", "real"]
 MASSES = ("boolean", "integer")
 CHECKED_FLOATS = 2**22  # numbers that are looked at together
@@ -122,8 +124,7 @@ class Observations:
         """The same data with nothing left to chance: a resampled set is binarized once, by ``seed``."""
         if not self.resample:
             return self
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
+        with seeded(seed):
             return replace(self, x=self.draw(), resample=False)
 
     def to(self, *args: Any, **kwargs: Any) -> "Observations":

@@ -136,7 +136,7 @@ class PythonState:
             if name in ("_parameters", "_buffers"):
                 for key, each in value.items():
                     self._alive.append(each)
-                    self.values[f"{place}.{key}"] = (id(each), each is not None and each.requires_grad)
+                    self.values[f"{place}.{key}"] = id(each)
             elif name == "_modules":
                 for key, each in value.items():
                     self._visit(f"{place}.{key}", each)

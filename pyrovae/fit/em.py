@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from pyrovae.data import Observations
 from pyrovae.engine.checks import check_positive, check_whole
 from pyrovae.engine.execution import DEFAULT, Execution, keywords_moved
+from pyrovae.engine.isolation import alone
 from pyrovae.engine.processes import ProcessGroup
 from pyrovae.engine.progress import progress_bar
 from pyrovae.engine.seeding import seeded
@@ -101,9 +102,9 @@ def em(
     refit = Refit(em, locals())
     _check_arguments(model, tolerance, max_iterations, num_restarts, chunk_size)
     began, group = time.perf_counter(), execution.process_group()
-    source = open_source(model, data, sample_weight, chunk_size, execution.memory_budget, group)
     restarts: list[Ascent] = []
-    with seeded(seed), progress_bar(desc="EM", unit=" it", progress=progress, rank=group.rank) as bar:
+    with alone(), seeded(seed), progress_bar(desc="EM", unit=" it", progress=progress, rank=group.rank) as bar:
+        source = open_source(model, data, sample_weight, chunk_size, execution.memory_budget, group)
         for number in range(1, 2 if warm_start else num_restarts + 1):
             restarts.append(Ascent(model.copy(), source, group, number, bar))
             if not warm_start:

@@ -9,7 +9,7 @@ from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO
 from torch import Tensor, nn
 
 from pyrovae.engine.execution import Precision
-from pyrovae.engine.isolation import alone
+from pyrovae.engine.isolation import evaluating
 from pyrovae.engine.precision import layers_in
 from pyrovae.engine.seeding import seeded
 from pyrovae.fit.feed import Feed
@@ -54,7 +54,7 @@ class BatchLoss:
     Attributes:
         module: Pyro's ELBO module of model and guide: the loss of given inputs, in full precision.
         elbo: Its ELBO, with the weight of the step.
-        parameters: Those to be optimized, θ and φ.
+        parameters: θ and φ; those frozen at the moment, which get no gradients, among them.
     """
 
     def __init__(self, model: LatentVariableModel, feed: Feed, elbo: ELBO | None, precision: Precision) -> None:
@@ -62,7 +62,7 @@ class BatchLoss:
         enumerated = has_enumerated_site(model, *(each[:2] for each in (feed.observations.x, *feed.given)))
         elbo = elbo or (TraceEnum_ELBO(max_plate_nesting=1) if enumerated else Trace_ELBO())
         self.module: nn.Module = elbo(model.model, model.guide)
-        self.parameters = [each for each in self.module.parameters() if each.requires_grad]
+        self.parameters = [each for each in self.module.parameters() if each.is_floating_point()]
         own = getattr(self.module, "elbo", elbo)  # the module's own counts the steps of a schedule
         self.elbo = WeightedELBO(own, next(model.parameters()))
 
@@ -82,18 +82,17 @@ def check_elbo(elbo: object) -> None:
     """Refuse what is no ELBO.
 
     Raises:
-        TypeError: If it has no ``differentiable_loss``.
+        TypeError: If it has no ``differentiable_loss``, or is a class.
     """
-    if not hasattr(elbo, "differentiable_loss"):
-        raise TypeError(
-            f"`elbo` must be a Pyro ELBO with a differentiable_loss, got {type(elbo).__name__}; use e.g. Trace_ELBO."
-        )
+    if isinstance(elbo, type) or not hasattr(elbo, "differentiable_loss"):
+        given = f"the class {elbo.__name__}" if isinstance(elbo, type) else type(elbo).__name__
+        raise TypeError(f"`elbo` must be a Pyro ELBO with a differentiable_loss, got {given}; use e.g. Trace_ELBO().")
 
 
 @torch.no_grad()
 def has_enumerated_site(model: LatentVariableModel, *inputs: Tensor) -> bool:
     """Whether the model or its guide marks a site for enumeration."""
-    with alone(), seeded(0):
+    with evaluating(model), seeded(0):  # a BatchNorm in training would count these data
         return any(site["infer"].get("enumerate") for site in sample_sites(model, *inputs))
 
 

@@ -91,7 +91,8 @@ class LatentVariableModel(nn.Module):
         """
         x = self.checked(data, name).x
         like = next(itertools.chain(self.parameters(), self.buffers()))
-        return x.to(device=like.device, dtype=like.dtype)
+        x = x.to(device=like.device, dtype=like.dtype)
+        return x.clone() if x.is_inference() else x  # else no gradient could use it
 
     def checked(self, data: Observations | Tensor, name: str = "x") -> Observations:
         """Check that ``data`` are of this model's shape and support, and return them with nothing left to chance.
@@ -238,7 +239,12 @@ class LatentVariableModel(nn.Module):
 
     def copy(self) -> Self:
         """An independent copy, with names of its own in Pyro's parameter store."""
-        return copy.deepcopy(self)
+        with torch.inference_mode(False):
+            copied = copy.deepcopy(self)
+        for parameter in copied.parameters():
+            if not parameter.is_leaf:  # a copy of a module in TorchScript hangs on the gradients of the first
+                parameter.detach_().requires_grad_()
+        return copied
 
 
 def _as_labels(labels: Tensor, num_classes: int, num_data: int, name: str) -> Tensor:

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,16 +19,30 @@ from pyrovae.models.linear_algebra import chunk_rows
 Result = TypeVar("Result")
 
 
+class _Derived(threading.local):
+    """What is derived from the parameters of a model in a block of ``unchanged()``, by model: each thread has its own.
+
+    It is no attribute of the model: a copy of it made meanwhile would keep these values for good.
+    """
+
+    def __init__(self) -> None:
+        self.of: dict[TractableModel, dict[str, Any]] = {}
+
+
+_derived = _Derived()
+
+
 def derived(method: Callable[[Any], Result]) -> Callable[[Any], Result]:
     """For a method that computes something from the parameters alone: once in a block of ``model.unchanged()``."""
 
     @functools.wraps(method)
     def once(self: "TractableModel") -> Result:
-        if self._derived is None:
+        known = _derived.of.get(self)
+        if known is None:
             return method(self)
-        if method.__name__ not in self._derived:
-            self._derived[method.__name__] = method(self)
-        return self._derived[method.__name__]
+        if method.__name__ not in known:
+            known[method.__name__] = method(self)
+        return known[method.__name__]
 
     return once
 
@@ -43,7 +58,6 @@ class TractableModel(LatentVariableModel, ABC):
     floor: float
     floats_per_datum: int  # numbers that an E step holds for each datum
     smallest_chunk: int = 1  # data below which the sums of a chunk cost more to add up than to compute
-    _derived: dict[str, Any] | None = None
 
     @abstractmethod
     def log_prob(self, x: Observations | Tensor) -> Tensor:
@@ -128,12 +142,14 @@ class TractableModel(LatentVariableModel, ABC):
     @contextmanager
     def unchanged(self) -> Iterator[None]:
         """A block in which no parameter changes, so that what is derived from them alone is computed once."""
-        outer = self._derived
-        self._derived = {} if outer is None else outer
+        if self in _derived.of:
+            yield
+            return
+        _derived.of[self] = {}
         try:
             yield
         finally:
-            self._derived = outer
+            del _derived.of[self]
 
     @torch.no_grad()
     def score_samples(self, x: Observations | Tensor) -> Tensor:

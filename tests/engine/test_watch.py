@@ -94,7 +94,6 @@ def changes(value, change):
         ((lambda cell: lambda: cell)([1]), lambda value: value().append(2)),
         (types.MethodType(lambda self: self, [1]), lambda value: value().append(2)),
         (nn.Sequential(nn.Dropout(0.1)), lambda value: setattr(value[0], "p", 0.2)),
-        (nn.Linear(1, 1), lambda value: value.weight.requires_grad_(False)),
         (nn.BatchNorm1d(1), lambda value: setattr(value, "running_mean", torch.zeros(1))),
         (nn.Sequential(nn.ReLU()), lambda value: value.append(nn.Tanh())),
         ([float("nan"), 1.0], lambda value: value.reverse()),

@@ -1,11 +1,12 @@
 """Pareto k̂ of importance weights, by ArviZ (0.23 and 1.x)."""
 
 import math
-import warnings
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from pyrovae.engine.isolation import quiet
 
 
 def pareto_k(log_weights: Tensor) -> Tensor:
@@ -46,8 +47,7 @@ def k_hat_threshold(num_particles: int) -> float:
 
 def _psislw(log_weights: np.ndarray) -> np.ndarray:
     """k̂ of each row."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # both versions announce their own changes on import
+    with quiet():  # both versions announce their own changes on import
         import arviz
 
         if hasattr(arviz, "psislw"):
