@@ -50,20 +50,20 @@ def check_optimizer(optimizer: object) -> None:
     Raises:
         TypeError: If it is no function of parameters and ``lr``; an optimizer that is made already is none.
     """
-    takes = callable(optimizer) and not isinstance(optimizer, PyroOptim)
+    if isinstance(optimizer, Optimizer | PyroOptim):
+        _refuse_optimizer(f"one of the class {type(optimizer).__name__}")
     try:
-        takes = takes and bool(inspect.signature(optimizer).bind((), lr=1.0))  # type: ignore[arg-type]
+        takes = callable(optimizer) and bool(inspect.signature(optimizer).bind((), lr=1.0))
     except TypeError:
         takes = False
     except ValueError:  # written in C, it does not say what it takes
-        pass
+        takes = True
     if not takes:
-        given = f"one of the class {type(optimizer).__name__}" if isinstance(optimizer, Optimizer | PyroOptim) else None
-        _refuse_optimizer(given or getattr(optimizer, "__name__", repr(optimizer)))
+        _refuse_optimizer(getattr(optimizer, "__name__", repr(optimizer)))
 
 
 def make_optimizer(
-    optimizer: Callable[..., Optimizer] | None, parameters: Sequence[torch.Tensor], lr: float
+    optimizer: Callable[..., Optimizer] | None, parameters: Sequence[nn.Parameter], lr: float
 ) -> Optimizer:
     """The optimizer of a fit, Adam unless the caller says otherwise.
 

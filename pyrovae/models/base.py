@@ -68,7 +68,7 @@ class LatentVariableModel(nn.Module):
 
     model: Program
     guide: Program
-    data_shape: tuple[int, ...] | None
+    data_shape: tuple[int, ...] | None = None
     support: Support | None = "real"
     missing: Missing = "error"
     num_classes: int | None = None
@@ -79,7 +79,10 @@ class LatentVariableModel(nn.Module):
 
     def initialize(self, x: Tensor) -> None:
         """Set the starting parameters from data ``x`` (N, *data_shape) and torch's random state, in place."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"`model` must have a method initialize(x) to start from the data, got {type(self).__name__} without one; "
+            "write it, or pass warm_start=True to start from the parameters as they are."
+        )
 
     def as_input(self, data: Observations | Tensor, name: str = "x") -> Tensor:
         """Check ``data`` and return them as this model takes them: of its shape, support, type and device.
@@ -233,8 +236,8 @@ class LatentVariableModel(nn.Module):
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @property
-    def num_free_parameters(self) -> int:
-        """Number of free parameters of p(x); the guide's do not count."""
+    def num_free_parameters(self) -> int | None:
+        """Number of free parameters of p(x), those of ``model``; the guide's do not count.  None where nobody says."""
         return sum(p.numel() for p in self.model.parameters())
 
     def copy(self) -> Self:

@@ -46,7 +46,7 @@ class Row:
         reconstruction, kl: Means of E_q[log p(x|z)], brought to the reference space, and of KL(q(z|x) ‖
             p(z)); q is the guide of a model fitted by SVI that has one, else the exact posterior.
         degeneracy: What the model's floor has to do with the score, brought to the reference space; None without one.
-        num_free_parameters: Of p(x).
+        num_free_parameters: Of p(x), or None where the model does not say.
         seconds: Wall time of the fit, or None.
         seed_means: ``mean`` of every refit, the first the one shown.
     """
@@ -68,7 +68,7 @@ class Row:
     reconstruction: float
     kl: float
     degeneracy: evaluate.DegeneracyReport | None
-    num_free_parameters: int
+    num_free_parameters: int | None
     seconds: float | None
     seed_means: tuple[float, ...]
 

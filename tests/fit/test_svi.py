@@ -573,7 +573,7 @@ def test_a_rate_that_a_callback_sets_holds(x):
         made[-1].param_groups[0]["lr"] = 0.0
         seen.append(nn.utils.parameters_to_vector(model.parameters()).clone())
 
-    fit.svi(small_vae(), x, num_epochs=3, optimizer=sgd, schedule="constant", callback=stop)
+    fit.svi(small_vae(), x, num_epochs=3, batch_size=20, optimizer=sgd, schedule="constant", callback=stop)
     assert torch.equal(seen[0], seen[1])
     assert torch.equal(seen[0], seen[2])
 
