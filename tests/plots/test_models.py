@@ -225,7 +225,7 @@ def test_more_latents_in_space_and_fewer_in_the_plane(digits, vae):
 
 def terms(rate, distortion):
     noise = torch.tensor([-1.0, 1.0, 0.0, 0.0], dtype=torch.float64)
-    return ELBOTerms(reconstruction=noise - distortion, kl=rate + 0 * noise)
+    return ELBOTerms(reconstruction=noise - distortion, kl=rate + 0 * noise, standard_error=0 * noise)
 
 
 def test_rate_and_distortion_are_the_terms_of_the_elbo():
