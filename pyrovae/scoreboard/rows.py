@@ -119,7 +119,7 @@ class Row:
         if self.short_by is None:
             return ""
         more = "temperatures" if self.estimate.method == "annealed" else "particles"
-        return f"The bound lies {self.short_by:.2g} nats below the ELBO, which is a lower bound too; take more {more}."
+        return f"The bound lies {self.short_by:,.3f} nats below the ELBO, which is a lower bound too; take more {more}."
 
     @property
     def told_apart(self) -> bool:

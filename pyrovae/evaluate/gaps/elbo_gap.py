@@ -95,7 +95,7 @@ class ELBOGap:
             short = (elbo - self.log_prob).double().mean().item()
             noise = CERTAIN * math.hypot(given, error_of_mean(error)) + ROUNDING * self.log_prob.abs().max().item()
             if short > noise:
-                return f"log p(x) as given lies {short:.2g} nats below {name}, a lower bound; take a tighter one."
+                return f"log p(x) as given lies {short:,.3f} nats below {name}, a lower bound; take a tighter one."
         return ""
 
     def in_reference(self, log_abs_det: Tensor) -> "ELBOGap":
