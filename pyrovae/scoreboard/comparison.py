@@ -105,7 +105,7 @@ def compare(
         num_particles: S of the importance-weighted bounds.
         method: Of the bounds: ``"importance"``, or ``"ais"`` for the tighter and slower ones of annealing.
         ais: How to anneal.
-        seeds: Fits with so many seeds, the given one among them: refits every fit result ``seeds − 1`` times.
+        seeds: Fits with so many seeds: refits every fit result ``seeds − 1`` times, with the seeds after its own.
         seed: Of the draws.
         progress: Show a progress bar; by default one appears after a second.
 

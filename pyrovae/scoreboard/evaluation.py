@@ -101,7 +101,8 @@ def evaluate_model(
             collapse = evaluate.collapse_report(model, train)
             meaning, number = "units that a linear model of the same σ would use", collapse.linear.num_active
             figures.append(Figure("linear_num_active", meaning, number, unit="count"))
-            found.details.append((COLLAPSE, str(collapse)))
+            view = "" if held_out.space.transform_name == "as it is" else f", as seen ({held_out.space.transform_name})"
+            found.details.append((f"{COLLAPSE}{view}", str(collapse)))
     return found
 
 

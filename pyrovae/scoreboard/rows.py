@@ -6,7 +6,6 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
-from scipy.stats import t
 from torch import Tensor
 
 from pyrovae import evaluate
@@ -124,6 +123,8 @@ class Row:
     @property
     def told_apart(self) -> bool:
         """Whether ``difference`` is more than chance over data explains: by the t test of 5%, paired over data."""
+        from scipy.stats import t  # which adds a filter of warnings on import
+
         if math.isinf(self.difference):
             return True
         quantile = t.ppf(0.975, len(self.log_prob) - 1)  # NaN from a single datum

@@ -228,6 +228,13 @@ def terms(rate, distortion):
     return ELBOTerms(reconstruction=noise - distortion, kl=rate + 0 * noise, standard_error=0 * noise)
 
 
+def test_a_single_datum_has_no_bar():
+    """Rather than one of length zero, which would say that more data change nothing."""
+    one = ELBOTerms(*(torch.tensor([value]) for value in (-3.0, 1.0, 0.1)))
+    (points,) = rendered(plots.rate_distortion({"one": one})).axes[0].containers
+    assert not [segment for bar in points.lines[2] for segment in bar.get_segments() if len(segment)]
+
+
 def test_rate_and_distortion_are_the_terms_of_the_elbo():
     figure = rendered(plots.rate_distortion({"β = 0.5": terms(30.0, 60.0), "β = 2": terms(10.0, 90.0)}))
     (axes,) = figure.axes
