@@ -47,8 +47,9 @@ class Sandwich:
             for name, each in (("lower", self.lower), ("upper", self.upper))
         ]
         gap = f"gap {self.gap:.4f} ± {known(self.gap_standard_error)}, N = {len(self.data):,}"
+        from_one_z = "the chains of the upper bound start from one z a datum, and their ± knows of no other"
         doubts = dict.fromkeys(each.doubt for each in (self.lower, self.upper) if each.doubt)
-        return "\n".join([*rows, gap, *doubts])
+        return "\n".join([*rows, f"{gap}; {from_one_z}", *doubts])
 
 
 @keywords_moved(options=AISOptions, execution=Execution)
