@@ -60,7 +60,7 @@ def notes(rows: Sequence[Row], data: Observations) -> list[str]:
 
 def about_data(data: Observations) -> list[str]:
     """What the data keep the numbers from saying: values that are missing, too few data."""
-    share = data.x.isnan().double().mean().item()
+    share = data.x.isnan().sum().item() / data.x.numel()
     missing = f"{share:.1%} of the values are missing: log p(x) and bits are of the observed ones, whatever the model."
     few = (
         f"N = {len(data)}: from so few data, standard errors are rough at best, and the order of models may be chance."

@@ -124,7 +124,7 @@ def degeneracy_report(
         for each in (model, model.with_floor(factor * floor))
     ]
     change = both[1] - both[0]
-    num_dims = observations.num_dims * (1 - observations.x.isnan().double().mean().item())
+    num_dims = (~observations.x.isnan()).sum().item() / len(observations)
     return DegeneracyReport(
         floor=floor,
         at_floor=model.share_at_floor(observations).double().cpu(),

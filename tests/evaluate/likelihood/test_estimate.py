@@ -100,6 +100,7 @@ def test_chains_with_next_to_no_temperatures_claim_no_error(monkeypatch):
     assert "nan" not in str(both)
     assert "± n/a nats per datum" in str(both)
     assert both.lower.doubt in str(both)
+    assert "the chains of the upper bound start from one z a datum, and their ± knows of no other" in str(both)
 
 
 # --------------------------------------------------------------------------------------------- weights that do know it
