@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyrovae import evaluate
 from pyrovae.data import Observations
-from pyrovae.evaluate.likelihood.estimate import CERTAIN, data_part, error_of_mean, standard_error
+from pyrovae.evaluate.likelihood.estimate import data_part, error_of_mean, short_by, standard_error
 from pyrovae.fit import FitResult
 from pyrovae.fit.select import TIE
 from pyrovae.io import arviz
@@ -102,20 +102,20 @@ class Row:
         return self.estimate.doubt
 
     @property
-    def short_by(self) -> float | None:
-        """What a bound lies below the model's own ELBO, a lower bound too, by more than chance; None where it does not.
+    def short_by(self) -> float:
+        """What a bound lies below the model's own ELBO, a lower bound too, by more than chance.
 
-        ``mean`` is too low by at least this.
+        0 where it does not, and for an exact ``mean``.
         """
-        known = 0.0 if self.estimate.mark else self.monte_carlo_standard_error
-        noise = CERTAIN * math.hypot(self.elbo_standard_error, known) + TIE * abs(self.mean)
-        short = self.reconstruction - self.kl - self.mean
-        return short if self.kind == "bound" and short > noise else None
+        if self.kind == "exact":
+            return 0.0
+        elbo = self.reconstruction - self.kl
+        return short_by(self.mean, self.monte_carlo_standard_error, elbo, self.elbo_standard_error)
 
     @property
     def too_low(self) -> str:
         """One sentence on that; ``""`` where there is nothing to say."""
-        if self.short_by is None:
+        if not self.short_by:
             return ""
         more = "temperatures" if self.estimate.method == "annealed" else "particles"
         return f"The bound lies {self.short_by:,.3f} nats below the ELBO, which is a lower bound too; take more {more}."

@@ -137,14 +137,28 @@ def test_a_bound_above_its_elbo_is_left_in_peace(train, short_pilot):
     """By importance weights, with one particle too; and where q is nearly the posterior, so that chance decides."""
     result = near_its_posterior(train)
     for num_particles in (1, 50):
-        assert compare({"VAE": result}, train, num_particles=num_particles).rows[0].short_by is None
+        assert compare({"VAE": result}, train, num_particles=num_particles).rows[0].short_by == 0
     blind = VAE(1, (D,), Gaussian(1.0), hidden=(4,)).double()
     for parameter in (*blind.decoder.parameters(), *blind.encoder.parameters()):
         nn.init.zeros_(parameter)
     nn.init.constant_(blind.encoder.raw_scale.bias, 0.55)  # q is the prior but for its scale, and x independent of z
     board = compare({"blind": blind}, train, num_particles=50)
-    assert board.rows[0].short_by is None
+    assert board.rows[0].short_by == 0
     assert not any("below the ELBO" in note for note in board.notes())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_lies_below_an_elbo_by_rounding_is_no_less(dtype, train):
+    """Where q is the prior and x independent of z, every weight is p(x), but for its last digits."""
+    collapsed = VAE(2, (D,), Gaussian(0.01), hidden=(4,)).to(dtype)
+    for parameter in collapsed.parameters():
+        nn.init.zeros_(parameter)
+    nn.init.constant_(collapsed.encoder.raw_scale.bias, math.log(math.expm1(1)))  # σ = 1
+    held_out = replace(train, x=train.x.to(dtype))
+    row = compare({"collapsed": collapsed}, held_out, num_particles=100).rows[0]
+    assert row.mean < -1000
+    assert row.reconstruction - row.kl == pytest.approx(row.mean, rel=1e-5)
+    assert row.short_by == 0
 
 
 # ---------------------------------------------------------------------------------------------- differences that decide

@@ -27,13 +27,12 @@ from pyrovae.evaluate.gaps.best_gaussian import (
 )
 from pyrovae.evaluate.gaps.closed_form import exact_kl, guide_and_posterior
 from pyrovae.evaluate.latents.encoding import is_continuous, posteriors
-from pyrovae.evaluate.likelihood.estimate import CERTAIN, LogLikelihood, error_of_mean, known
+from pyrovae.evaluate.likelihood.estimate import LogLikelihood, error_of_mean, known, short_by
 from pyrovae.evaluate.likelihood.joint import Joint
 from pyrovae.evaluate.likelihood.tiles import Tiles
 from pyrovae.models.base import LatentVariableModel, Program
 from pyrovae.models.linear_algebra import log_det
 
-ROUNDING = 1e-6  # of log p(x), in single precision
 BLOCK = 256  # data whose q* are searched for together; part of the definition of what a seed gives
 
 
@@ -87,14 +86,12 @@ class ELBOGap:
     @property
     def too_low(self) -> str:
         """One sentence where log p(x) lies below an ELBO by more than chance, and so is too low; else ``""``."""
-        given = error_of_mean(self.log_prob_standard_error.nan_to_num(nan=0.0))
+        given = self.log_prob.double().mean().item(), error_of_mean(self.log_prob_standard_error)
         for name, elbo, error in (
             (f"the ELBO of the best {self.family} q", self.best_elbo, self.best_elbo_standard_error),
             ("the ELBO", self.elbo, self.elbo_standard_error),
         ):
-            short = (elbo - self.log_prob).double().mean().item()
-            noise = CERTAIN * math.hypot(given, error_of_mean(error)) + ROUNDING * self.log_prob.abs().max().item()
-            if short > noise:
+            if short := short_by(*given, elbo.double().mean().item(), error_of_mean(error)):
                 return f"log p(x) as given lies {short:,.3f} nats below {name}, a lower bound; take a tighter one."
         return ""
 

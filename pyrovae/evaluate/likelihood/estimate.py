@@ -10,6 +10,7 @@ from torch import Tensor
 from pyrovae.evaluate.likelihood.pareto import k_hat_threshold, pareto_k
 
 CERTAIN = 3  # standard errors, that a lower bound lies below another
+ROUNDING = 1e-6  # of log p(x) in single precision, relative
 LEAST_ESS = 5  # where there is no k̂; weights of fewer effective particles claim too small an error, at any S
 NO_ERROR = {  # what stands in place of a Monte-Carlo error, and why
     "k̂": "weights whose k̂ is over its threshold do not show how far off they are",
@@ -136,6 +137,20 @@ def known(value: float, decimals: int = 4) -> str:
         ('0.2500', 'n/a')
     """
     return "n/a" if math.isnan(value) else f"{value:.{decimals}f}"
+
+
+def short_by(value: float, error: float, bound: float, bound_error: float) -> float:
+    """How far a value lies below a lower bound, if by more than chance and rounding, else 0.
+
+    An error of the value that is not known (NaN) counts for nothing: as it stands, the value is too low.
+
+    Example:
+        >>> short_by(-3.0, math.nan, -1.0, 0.1), short_by(-3.0, 0.1, -2.9, 0.1)
+        (2.0, 0.0)
+    """
+    chance = CERTAIN * math.hypot(0.0 if math.isnan(error) else error, bound_error)
+    short = bound - value
+    return short if short > chance + ROUNDING * abs(bound) else 0.0
 
 
 def error_of_mean(errors: Tensor) -> float:
