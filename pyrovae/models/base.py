@@ -193,7 +193,7 @@ class LatentVariableModel(nn.Module):
 
     @torch.no_grad()
     def share_at_floor(self, data: Observations | Tensor) -> Tensor:
-        """Of the D variances that p(x) has about each datum, the share at the floor, shape (N,).
+        """Of the D variances that p(x) has about each datum, the share at the floor, up to 1.1 ε, shape (N,).
 
         They are those of p(x|z) at the mean of q(z|x), or of the component that x most likely comes from;
         of a Gaussian that is no product over dimensions, the eigenvalues of its covariance.
