@@ -116,10 +116,11 @@ def svi(
         valid_inputs = () if valid is None else fitted.program_inputs(valid, "valid")
         about = {"space": observations.space, "objective": getattr(elbo, "objective", "ELBO"), "refit": refit}
         if not warm_start:
+            fitted.forget_parameters()
             fitted.initialize(start := feed.start())
             warn_of_scale(fitted, start)
-        group.copy_from_first(fitted.state_dict().values())
         loss = BatchLoss(fitted, feed, elbo, execution.precision)
+        group.copy_from_first(fitted.state_dict().values())
         torch_optimizer = make_optimizer(optimizer, loss.parameters, float(lr))
         scheduler = make_scheduler(schedule, torch_optimizer, num_epochs * math.ceil(len(feed) / batch_size))
         step = make_step(loss, torch_optimizer, execution, num_epochs, batch_size, seed, group)
@@ -207,7 +208,7 @@ def validate(
     with seeded(seed):
         for batch in zip(*(each.split(max(batch_size, 1024)) for each in inputs), strict=True):
             with offender_named(state, partial(tuple, batch)):
-                value = loss.module(*batch).item()
+                value = loss.on(*batch).item()
                 require_finite(value)
             total -= value
     return group.gathered(total / len(inputs[0]))[0]  # so that all processes decide alike

@@ -18,6 +18,7 @@ from pyrovae.fit.loss import sample_sites
 from pyrovae.fit.optimizers import UPKEEP, forget_negligible
 from pyrovae.fit.result import DivergenceError, FitResult, FitWarning, nats, warn
 from pyrovae.models.base import LatentVariableModel
+from pyrovae.models.sites import log_density
 
 FIRST_CHECK = 1000  # steps, so that a comparison, which takes as long as a few, is a small part of them
 LARGE = 1e3  # root mean square of a dimension; there the ELBO of a fit is seen to be lower by a hundred nats
@@ -245,7 +246,7 @@ def first_offender(model: LatentVariableModel, batch: tuple[Tensor, ...]) -> str
     try:
         with pyro.validation_enabled(False):  # else it raises before the site can be named
             for site in sample_sites(model, *batch):
-                if not torch.isfinite(site["fn"].log_prob(site["value"])).all():
+                if not torch.isfinite(log_density(site)).all():
                     return f"the log-density of site {site['name']!r}"
     except torch.linalg.LinAlgError:
         return "a covariance matrix"

@@ -29,6 +29,7 @@ from pyrovae.evaluate.gaps.closed_form import exact_kl, guide_and_posterior
 from pyrovae.evaluate.latents.encoding import is_continuous, posteriors
 from pyrovae.evaluate.likelihood.estimate import LogLikelihood, error_of_mean, known, short_by
 from pyrovae.evaluate.likelihood.joint import Joint
+from pyrovae.evaluate.likelihood.plates import check_unscaled, plates_of
 from pyrovae.evaluate.likelihood.tiles import Tiles
 from pyrovae.models.base import LatentVariableModel, Program
 from pyrovae.models.linear_algebra import log_det
@@ -212,11 +213,16 @@ def _optimized(
     amortized = [as_gaussian(q) for q in posteriors(run.model, run.data, guide=run.guide)]
     every_q = zip(*(torch.cat(part).split(BLOCK) for part in zip(*amortized, strict=True)), strict=True)
     means, errors, most = [], [], 0
+    with run.at(0):
+        plates = plates_of(run, run.guide, run.model.model)
+    check_unscaled(plates)
+    if plates.masked:
+        raise ValueError(f"`model` must have latents without a mask for this gap, got one at {plates.masked[0]!r}.")
     with run.bar(len(run.inputs[0]), "best q of each datum") as bar:
         for (number, block), parameters in zip(run.blocks(BLOCK), every_q, strict=True):
             q = GaussianPosteriors(*parameters)
             with run.at(number):
-                joint = Joint(run.model.model, block, Tiles.of(run))
+                joint = Joint(run.model.model, block, Tiles.of(run), plates)
                 best, num_steps = best_gaussians(joint, q, family, search)
                 noise = torch.randn(num_particles, *q.mean.shape, dtype=q.mean.dtype, device=q.mean.device)
                 elbo, best_elbo = (log_weights_at(joint, each, noise) for each in (q, best))

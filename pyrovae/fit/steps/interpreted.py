@@ -54,7 +54,7 @@ class Step:
 
     def again(self, index: Tensor, x: Tensor) -> Tensor:
         """The loss of a batch once more, for the same x, with the current parameters."""
-        return self.loss.module(x, *(each[index] for each in self.loss.feed.given)).detach()
+        return self.loss.on(x, *(each[index] for each in self.loss.feed.given)).detach()
 
     def check(self, compare: bool) -> None:
         """After the steps of an epoch: nothing is replayed here, so nothing can be out of date."""

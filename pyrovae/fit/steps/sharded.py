@@ -136,7 +136,7 @@ class Sharded:
         return [value / len(part), *gradients]
 
     def _mean(self, part: Tensor) -> Sequence[Tensor]:
-        return [self.loss.module(*self.loss.batch(part)).detach() / len(part)]
+        return [self.loss.on(*self.loss.batch(part)).detach() / len(part)]
 
 
 def _put(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:

@@ -15,6 +15,7 @@ from pyrovae.engine.isolation import evaluating
 from pyrovae.evaluate.likelihood import annealed
 from pyrovae.evaluate.likelihood.hmc import Path, transition
 from pyrovae.evaluate.likelihood.joint import Joint
+from pyrovae.evaluate.likelihood.plates import Plates
 from pyrovae.evaluate.likelihood.tiles import Tiles
 from pyrovae.models.base import Program
 from pyrovae.models.networks import LinearGaussianEncoder
@@ -78,7 +79,7 @@ def test_a_transition_leaves_its_density_as_it_is():
     x, beta = ppca.sample(3)[0], 0.4
     q, precision = density_at(ppca, x, beta)
     with torch.no_grad(), evaluating(ppca):
-        path = Path(Joint(ppca.model, (x,), Tiles(10**6)), None)
+        path = Path(Joint(ppca.model, (x,), Tiles(10**6), Plates()), None)
         point, acceptances = path.at(q.sample((3000,))), []
         for _ in range(5):
             point, probability = transition(path, point, beta, torch.full((3,), 0.9, dtype=x.dtype), 3)
@@ -96,7 +97,7 @@ def test_the_path_is_the_geometric_one_with_its_gradient():
     x, beta = ppca.sample(4)[0], 0.3
     q, _ = density_at(ppca, x, beta)
     with evaluating(ppca):
-        point = Path(Joint(ppca.model, (x,), Tiles(10**6)), None).at(torch.randn(6, 4, 3, dtype=x.dtype))
+        point = Path(Joint(ppca.model, (x,), Tiles(10**6), Plates()), None).at(torch.randn(6, 4, 3, dtype=x.dtype))
     offset = point.log_density(beta) - q.log_prob(point.z)
     torch.testing.assert_close(offset, offset[:1].expand(6, 4).clone(), rtol=0, atol=1e-10)  # one constant a datum
     z = point.z.clone().requires_grad_()
@@ -109,7 +110,7 @@ def test_a_positive_latent_is_on_the_path_by_its_logarithm(two_sites, start):
     """log Gamma(τ) + log τ + log Normal(z) at β = 0, by torch; and log p(x, z) at β = 1, volume included."""
     x, z = torch.randn(4, 3, dtype=torch.float64), torch.randn(5, 4, 2, dtype=torch.float64)
     with evaluating(two_sites):
-        joint = Joint(two_sites.model, (x,), Tiles(7))
+        joint = Joint(two_sites.model, (x,), Tiles(7), Plates())
         point = Path(joint, two_sites.guide if start == "guide" else None).at(z)
     log_tau, real = z.unbind(-1)
     tau = log_tau.exp()
@@ -239,7 +240,7 @@ def test_a_conditional_model_is_annealed_at_the_labels_of_the_data(start):
 def test_a_trajectory_that_runs_away_is_rejected(two_sites):
     """At a step of 1,000, τ = exp(z) leaves what a number can hold, and NaN follows; the chains stay where they are."""
     with torch.no_grad(), evaluating(two_sites):
-        path = Path(Joint(two_sites.model, (torch.randn(3, 3, dtype=torch.float64),), Tiles(10**6)), None)
+        path = Path(Joint(two_sites.model, (torch.randn(3, 3, dtype=torch.float64),), Tiles(10**6), Plates()), None)
         assert path.joint.farthest.tolist() == [60, 1e6]
         start = path.at(path.start(5))
         for step, farthest in ((1e3, path.joint.farthest), (0.1, torch.zeros(2))):

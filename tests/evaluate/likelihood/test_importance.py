@@ -143,7 +143,7 @@ def test_no_more_pairs_are_decoded_at_once_than_asked():
         decoder.pairs.clear()
         evaluate.log_weights(vae, torch.zeros(N, D), 5, chunk_size=chunk_size)
         assert max(decoder.pairs) <= chunk_size
-        assert sum(decoder.pairs) == 5 * N
+        assert sum(decoder.pairs[1:]) == 5 * N  # the first shows the plates of the program
 
 
 def test_elbo_and_likelihood_are_read_off_the_weights(model):
