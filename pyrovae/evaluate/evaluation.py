@@ -16,7 +16,7 @@ from tqdm import tqdm
 from pyrovae.data import Observations
 from pyrovae.engine.checks import check_whole
 from pyrovae.engine.execution import DEFAULT, Execution
-from pyrovae.engine.isolation import evaluating
+from pyrovae.engine.isolation import alone, evaluating
 from pyrovae.engine.processes import ProcessGroup
 from pyrovae.engine.progress import progress_bar
 from pyrovae.engine.seeding import block_seed, seeded
@@ -59,7 +59,8 @@ class Evaluation:
     @cached_property
     def inputs(self) -> Inputs:
         """What the programs are called with, x (N, ...) first."""
-        return self.model.program_inputs(self.data)
+        with alone():
+            return self.model.program_inputs(self.data)
 
     @property
     def guide(self) -> Program:

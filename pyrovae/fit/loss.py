@@ -22,12 +22,19 @@ class WeightedELBO:
     Attributes:
         loss: The differentiable loss of a model, a guide and their inputs.
         weight: That tensor in a list, which is empty for an ELBO without a weight.
+        unweighted: The ELBO but for its weight and the count of it.
     """
 
     def __init__(self, elbo: Any, like: Tensor) -> None:
         self.elbo = elbo
         self.weight = [torch.ones((), dtype=like.dtype, device=like.device)] if hasattr(elbo, "next_weight") else []
         self.loss = partial(elbo.weighted_loss, *self.weight) if self.weight else elbo.differentiable_loss
+        self.unweighted = elbo.elbo if self.weight else elbo
+
+    def go_back(self, num_steps: int) -> None:
+        """Have counted so many steps."""
+        if self.weight:
+            self.elbo.step = num_steps
 
     def advance(self) -> None:
         """Count a step, and set the weight to that of the step."""
@@ -47,7 +54,7 @@ class BatchLoss:
     Attributes:
         module: Pyro's ELBO module of model and guide.
         elbo: Its ELBO, with the weight of the step.
-        parameters: Those to be optimized, θ and φ.
+        parameters: θ and φ; those frozen at the moment, which get no gradients, among them.
     """
 
     def __init__(self, model: LatentVariableModel, feed: Feed, elbo: ELBO | None, precision: Precision) -> None:
@@ -55,8 +62,8 @@ class BatchLoss:
         suited = first_run(model, *(each[:FEW] for each in (feed.observations.x, *feed.given)))
         elbo = elbo or suited
         self.module: nn.Module = elbo(model.model, model.guide)
-        self.parameters = [each for each in self.module.parameters() if each.requires_grad]
-        if not self.parameters:
+        self.parameters = [each for each in self.module.parameters() if each.is_floating_point()]
+        if not any(each.requires_grad for each in self.parameters):
             raise ValueError(
                 "`model` must have a parameter to be fitted, got none that requires a gradient; make one in its "
                 "constructor, or by pyro.param in its program."
@@ -85,12 +92,11 @@ def check_elbo(elbo: object) -> None:
     """Refuse what is no ELBO.
 
     Raises:
-        TypeError: If it has no ``differentiable_loss``.
+        TypeError: If it has no ``differentiable_loss``, or is a class.
     """
-    if not hasattr(elbo, "differentiable_loss"):
-        raise TypeError(
-            f"`elbo` must be a Pyro ELBO with a differentiable_loss, got {type(elbo).__name__}; use e.g. Trace_ELBO."
-        )
+    if isinstance(elbo, type) or not hasattr(elbo, "differentiable_loss"):
+        given = f"the class {elbo.__name__}" if isinstance(elbo, type) else type(elbo).__name__
+        raise TypeError(f"`elbo` must be a Pyro ELBO with a differentiable_loss, got {given}; use e.g. Trace_ELBO().")
 
 
 @torch.no_grad()

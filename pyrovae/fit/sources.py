@@ -1,5 +1,6 @@
 """Where EM finds its data: a tensor, a memory-mapped array or any iterable of batches, in chunks that fit in memory."""
 
+import math
 import mmap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -161,7 +162,7 @@ def open_source(
         observations, like = model.checked(data, "data"), model.like
         x = observations.x if memory_budget else observations.x.to(like)
         return Rows(lambda at: x[at].to(like), x.shape, sample_weight, limits, group, observations.space)
-    start_rows = limits.start_rows or START_FLOATS // model.data_shape[0]
+    start_rows = limits.start_rows or max(1, START_FLOATS // math.prod(model.data_shape))
     if isinstance(data, np.ndarray):
         limits = Limits(limits.rows, start_rows)
         return Rows(_reader(model, data), data.shape, sample_weight, limits, group, Space())
@@ -181,7 +182,7 @@ def _limits(model: TractableModel, rows: int | None, memory_budget: int | None) 
     if memory_budget is None:
         return Limits(rows, None)
     chunk_bytes, start_bytes = (  # of one datum
-        like.element_size() * floats for floats in (4 * model.floats_per_datum, 16 * model.data_shape[0])
+        like.element_size() * floats for floats in (4 * model.floats_per_datum, 16 * math.prod(model.data_shape))
     )
     if memory_budget < max(chunk_bytes, start_bytes):
         raise ValueError(

@@ -13,18 +13,21 @@ from torch.optim import Optimizer
 from pyrovae.data import Observations, as_observations
 from pyrovae.engine.checks import check_positive, check_whole
 from pyrovae.engine.execution import DEFAULT, Execution, keywords_moved
-from pyrovae.engine.isolation import alone
+from pyrovae.engine.isolation import alone, quiet
 from pyrovae.engine.processes import ProcessGroup
 from pyrovae.engine.progress import progress_bar
 from pyrovae.engine.seeding import seeded
 from pyrovae.fit.feed import open_feed
 from pyrovae.fit.loss import BatchLoss, check_elbo
-from pyrovae.fit.optimizers import Schedule, adam, schedule_of
-from pyrovae.fit.result import DivergenceError, FitResult, Refit
+from pyrovae.fit.optimizers import Schedule, check_optimizer, make_optimizer, make_scheduler, schedule_of
+from pyrovae.fit.result import FitResult, FitWarning, Refit, warn
 from pyrovae.fit.steps import AnyStep, make_step
 from pyrovae.fit.steps.backends import check_execution
-from pyrovae.fit.training import NotFinite, TrainingState, offender_named, require_finite
+from pyrovae.fit.steps.captured import Stale
+from pyrovae.fit.training import Checked, NotFinite, TrainingState, offender_named, require_finite, warn_of_scale
 from pyrovae.models.base import LatentVariableModel, check_model
+
+NOT_REGISTERED = ".*was not registered in the param store"  # Pyro's word on a frozen parameter, at every step
 
 
 @keywords_moved(execution=Execution)
@@ -104,51 +107,56 @@ def svi(
         Kingma and Welling (2014), Auto-encoding variational Bayes; Bingham et al. (2019), Pyro.
     """
     refit = Refit(svi, locals())
-    _check_arguments(model, num_epochs, batch_size, lr, schedule, elbo, patience, valid)
+    _check_arguments(model, num_epochs, batch_size, lr, schedule, optimizer, elbo, patience, valid, callback)
     began, group = time.perf_counter(), execution.process_group()
-    fitted, observations = model.copy().to(device=device), as_observations(data)
-    check_execution(execution, fitted, batch_size, group)
-    feed = open_feed(fitted, observations, batch_size, execution.memory_budget, group)
-    valid_inputs = () if valid is None else fitted.program_inputs(valid, "valid")
-    about = {"space": observations.space, "objective": getattr(elbo, "objective", "ELBO"), "refit": refit}
-
-    with alone(), seeded(seed):
+    with alone(), quiet(UserWarning, NOT_REGISTERED), torch.enable_grad(), seeded(seed):
+        fitted, observations = model.copy().to(device=device), as_observations(data)
+        check_execution(execution, fitted, batch_size, group)
+        feed = open_feed(fitted, observations, batch_size, execution.memory_budget, group)
+        valid_inputs = () if valid is None else fitted.program_inputs(valid, "valid")
+        about = {"space": observations.space, "objective": getattr(elbo, "objective", "ELBO"), "refit": refit}
         if not warm_start:
             fitted.forget_parameters()
-            fitted.initialize(feed.start())
+            fitted.initialize(start := feed.start())
+            warn_of_scale(fitted, start)
         loss = BatchLoss(fitted, feed, elbo, execution.precision)
         group.copy_from_first(fitted.state_dict().values())
-        torch_optimizer = (optimizer or adam)(loss.parameters, lr=lr)
-        scheduler = schedule_of(schedule)(torch_optimizer, num_epochs * math.ceil(len(feed) / batch_size))
+        torch_optimizer = make_optimizer(optimizer, loss.parameters, float(lr))
+        scheduler = make_scheduler(schedule, torch_optimizer, num_epochs * math.ceil(len(feed) / batch_size))
         step = make_step(loss, torch_optimizer, execution, num_epochs, batch_size, seed, group)
-        state = TrainingState(fitted, torch_optimizer, scheduler)
-        with progress_bar(range(num_epochs), desc="SVI", unit="epoch", progress=progress, rank=group.rank) as bar:
-            for _ in bar:
+        state = TrainingState(fitted, torch_optimizer, scheduler, began, about)
+        checked = state.saved()
+        with progress_bar(total=num_epochs, desc="SVI", unit="epoch", progress=progress, rank=group.rank) as bar:
+            while state.epoch < num_epochs and not state.is_out_of(patience):
+                is_due = state.is_due(checked, num_epochs, patience)
                 try:
-                    train_epoch(state, loss, step, batch_size)
+                    train_epoch(state, loss, step, batch_size, is_due)
                     if valid_inputs:
                         state.valid_trace.append(validate(state, loss, valid_inputs, batch_size, seed, group))
                 except NotFinite as error:
-                    kept = f"epoch {state.best_epoch}, before the loss left the finite numbers"
-                    raise DivergenceError(
-                        f"{error}; lower `lr` = {lr:g}, or raise the likelihood's floor.",
-                        state.result(kept, began, **about) if state.best_epoch else None,
-                    ) from error.__cause__
+                    advice = f"lower `lr` = {lr:g}, or raise the likelihood's floor"
+                    raise state.diverged(f"{error}; {advice}.") from error.__cause__
+                except Stale as error:
+                    go_back(state, checked, loss, step, error)
+                    continue
                 bar.set_postfix_str(f"ELBO {state.elbo:.3f} nats", refresh=False)
+                bar.update(state.epoch - bar.n)
                 if callback is not None:
                     with seeded(seed):
-                        callback(state.epoch, fitted)
+                        state.call(callback)
                 state.keep_if_best()
-                if state.is_out_of(patience):
-                    break
-    return state.result(state.kept, began, **about)
+                step.settle()
+                if is_due:
+                    checked = state.saved()
+    return state.result(state.kept)
 
 
-def train_epoch(state: TrainingState, loss: BatchLoss, step: AnyStep, batch_size: int) -> None:
+def train_epoch(state: TrainingState, loss: BatchLoss, step: AnyStep, batch_size: int, is_due: bool) -> None:
     """One pass over the data in random order; their mean ELBO, each at its own step, goes into the trace.
 
     Raises:
         NotFinite: If a loss is not finite; it names the step and the first offender.
+        Stale: If steps were replayed from a graph that was out of date, which is looked into where it ``is_due``.
     """
     state.model.train()
     losses, first = [], state.num_steps + 1
@@ -163,6 +171,7 @@ def train_epoch(state: TrainingState, loss: BatchLoss, step: AnyStep, batch_size
             value, x = step(index)
         state.schedule()
         losses.append(value)
+    step.check(compare=is_due)
     state.model.eval()
     values = torch.stack(losses).tolist()
     with offender_named(state, partial(loss.batch, index)):
@@ -170,6 +179,19 @@ def train_epoch(state: TrainingState, loss: BatchLoss, step: AnyStep, batch_size
             require_finite(value)  # a CUDA graph has not looked at its losses
         require_finite(step.again(index, x))  # at the parameters that the last step made
     state.trace.append(-sum(values) / len(loss.feed))
+
+
+def go_back(state: TrainingState, checked: Checked, loss: BatchLoss, step: AnyStep, error: Stale) -> None:
+    """Go back to where graphs had last been seen to be right, and be interpreted from there."""
+    epoch = state.epoch + 1
+    state.go_back(checked)
+    loss.elbo.go_back(state.num_steps)
+    step.go_on(state.num_steps + state.epoch)
+    warn(
+        f"the graph of the loss was out of date after epoch {epoch}: {error}; the fit went back to epoch "
+        f"{state.epoch}, from where Pyro interprets the model at every step; `compile=False` does so unasked.",
+        FitWarning,
+    )
 
 
 def validate(
@@ -198,9 +220,11 @@ def _check_arguments(
     batch_size: int,
     lr: float,
     schedule: str | Schedule,
+    optimizer: Callable[..., Optimizer] | None,
     elbo: ELBO | None,
     patience: int | None,
     valid: object,
+    callback: object,
 ) -> None:
     check_model(model)
     check_whole("num_epochs", num_epochs)
@@ -208,7 +232,11 @@ def _check_arguments(
     check_whole("patience", patience, 0, optional=True)
     check_positive("lr", lr)
     schedule_of(schedule)
+    if optimizer is not None:
+        check_optimizer(optimizer)
     if elbo is not None:
         check_elbo(elbo)
+    if not (callback is None or callable(callback)):
+        raise TypeError(f"`callback` must be a function of the epoch and the model, got {type(callback).__name__}.")
     if patience is not None and valid is None:
         raise ValueError("`patience` needs `valid`, the data on which the ELBO is to improve, got None.")

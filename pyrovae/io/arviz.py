@@ -1,6 +1,5 @@
 """ArviZ's data structures, for version 0.23 and 1.x alike."""
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from pyrovae import evaluate
 from pyrovae.data import Observations
+from pyrovae.engine.isolation import quiet
 from pyrovae.engine.seeding import seeded
 from pyrovae.models.base import LatentVariableModel
 from pyrovae.models.tractable import TractableModel
@@ -49,8 +49,7 @@ def inference_data(model: LatentVariableModel, data: Observations, log_prob: Ten
 
 
 def _from_groups(arrays: dict[str, Any], dims: dict[str, list[str]], attributes: dict[str, str]) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # both versions announce their changes on import; one draw is on purpose
+    with quiet():  # both versions announce their changes on import; one draw is on purpose
         import arviz
 
         if int(arviz.__version__.split(".")[0]) < 1:
@@ -60,6 +59,5 @@ def _from_groups(arrays: dict[str, Any], dims: dict[str, list[str]], attributes:
 
 def to_netcdf(content: Any, path: Path) -> None:
     """Write ArviZ data of either version to one NetCDF file."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet():
         content.to_netcdf(path, engine="h5netcdf")

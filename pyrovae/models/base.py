@@ -79,7 +79,7 @@ class LatentVariableModel(nn.Module):
 
     model: Program
     guide: Program
-    data_shape: tuple[int, ...] | None
+    data_shape: tuple[int, ...] | None = None
     support: Support | None = "real"
     missing: Missing = "error"
     num_classes: int | None = None
@@ -104,7 +104,10 @@ class LatentVariableModel(nn.Module):
 
     def initialize(self, x: Tensor) -> None:
         """Set the starting parameters from data ``x`` (N, *data_shape) and torch's random state, in place."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"`model` must have a method initialize(x) to start from the data, got {type(self).__name__} without one; "
+            "write it, or pass warm_start=True to start from the parameters as they are."
+        )
 
     def as_input(self, data: Observations | Tensor, name: str = "x") -> Tensor:
         """Check ``data`` and return them as this model takes them: of its shape, support, type and device.
@@ -116,7 +119,8 @@ class LatentVariableModel(nn.Module):
         """
         x = self.checked(data, name).x
         like = next(itertools.chain(self.parameters(), self.buffers()), x)
-        return x.to(device=like.device, dtype=like.dtype)
+        x = x.to(device=like.device, dtype=like.dtype)
+        return x.clone() if x.is_inference() else x  # else no gradient could use it
 
     def checked(self, data: Observations | Tensor, name: str = "x") -> Observations:
         """Check that ``data`` are of this model's shape and support, and return them with nothing left to chance.
@@ -214,7 +218,7 @@ class LatentVariableModel(nn.Module):
 
     @torch.no_grad()
     def share_at_floor(self, data: Observations | Tensor) -> Tensor:
-        """Of the D variances that p(x) has about each datum, the share at the floor, shape (N,).
+        """Of the D variances that p(x) has about each datum, the share at the floor, up to 1.1 ε, shape (N,).
 
         They are those of p(x|z) at the mean of q(z|x), or of the component that x most likely comes from;
         of a Gaussian that is no product over dimensions, the eigenvalues of its covariance.
@@ -257,13 +261,18 @@ class LatentVariableModel(nn.Module):
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @property
-    def num_free_parameters(self) -> int:
-        """Number of free parameters of p(x); the guide's do not count."""
+    def num_free_parameters(self) -> int | None:
+        """Number of free parameters of p(x), those of ``model``; the guide's do not count.  None where nobody says."""
         return sum(p.numel() for p in self.model.parameters())
 
     def copy(self) -> Self:
         """An independent copy, with names of its own in Pyro's parameter store."""
-        return copy.deepcopy(self)
+        with torch.inference_mode(False):
+            copied = copy.deepcopy(self)
+        for parameter in copied.parameters():
+            if not parameter.is_leaf:  # a copy of a module in TorchScript hangs on the gradients of the first
+                parameter.detach_().requires_grad_()
+        return copied
 
 
 def _as_labels(labels: Tensor, num_classes: int, num_data: int, name: str) -> Tensor:

@@ -19,6 +19,7 @@ from pyrovae.data import Observations
 from pyrovae.engine.checks import check_whole
 from pyrovae.engine.execution import DEFAULT, Execution, keywords_moved
 from pyrovae.evaluate.evaluation import Evaluation, Latents, is_latent, is_random
+from pyrovae.evaluate.likelihood.estimate import mean_error
 from pyrovae.evaluate.likelihood.plates import check_unscaled, plates_of
 from pyrovae.evaluate.likelihood.tiles import Tiles, log_densities, total
 from pyrovae.models.base import LatentVariableModel, Program
@@ -156,10 +157,14 @@ def elbo(model: LatentVariableModel, x: Observations | Tensor, num_particles: in
 
 @dataclass(frozen=True, eq=False)
 class ELBOTerms:
-    """The two terms of the ELBO per datum, nats, each shape (N,): ``elbo`` = ``reconstruction`` − ``kl``."""
+    """The two terms of the ELBO per datum, nats, each shape (N,): ``elbo`` = ``reconstruction`` − ``kl``.
+
+    ``standard_error`` is the Monte-Carlo standard error of ``elbo``, NaN by a single particle.
+    """
 
     reconstruction: Tensor
     kl: Tensor
+    standard_error: Tensor
 
     @property
     def elbo(self) -> Tensor:
@@ -187,5 +192,7 @@ def elbo_terms(
     """
     run = Evaluation(model, x, guide, chunk_size, seed, progress, execution)
     blocks = weigh(run, num_particles)
-    terms = [(each.log_p_x_given_z.mean(0), (each.log_q_z - each.log_p_z).mean(0)) for each in blocks]
+    terms = [
+        (each.log_p_x_given_z.mean(0), (each.log_q_z - each.log_p_z).mean(0), mean_error(each.log_w)) for each in blocks
+    ]
     return ELBOTerms(*map(torch.cat, run.joined(terms)))

@@ -176,14 +176,19 @@ def test_blocks_of_data_have_draws_of_their_own(monkeypatch):
 # --------------------------------------------------------------------------------------------------------- inequalities
 
 
+def assert_between(both, tractable):
+    """Of so few chains the errors may not be known; over data, those of the bounds from the truth have a spread."""
+    exact = tractable.log_prob(both.data).detach()
+    for above in (exact - both.lower.values, both.upper.values - exact):
+        assert above.mean() > -STANDARD_ERRORS * above.std() / math.sqrt(len(above))
+
+
 def test_ppca_of_twenty_latents_is_sandwiched_from_the_prior():
     ppca = random_ppca(20, 30, floor=0.5, std=0.3)
     gaps = []
     for num_temperatures in (8, 60):
         both = evaluate.sandwich(ppca, 16, AISOptions(6, num_temperatures, num_leapfrog=3))
-        exact = ppca.score(both.data)
-        assert both.lower.mean - STANDARD_ERRORS * both.lower.monte_carlo_standard_error <= exact
-        assert exact <= both.upper.mean + STANDARD_ERRORS * both.upper.monte_carlo_standard_error
+        assert_between(both, ppca)
         gaps.append(both.gap)
     assert 0 < gaps[1] < 0.3 * gaps[0]
     assert "gap" in str(both)
@@ -196,9 +201,7 @@ def test_a_component_of_a_mixture_is_sandwiched():
         nn.init.normal_(parameter, std=0.7)
     component = mixture.component(1)
     both = evaluate.sandwich(component, 20, AISOptions(8, 30, num_leapfrog=3))
-    exact = component.score(both.data)
-    assert both.lower.mean - STANDARD_ERRORS * both.lower.monte_carlo_standard_error <= exact
-    assert exact <= both.upper.mean + STANDARD_ERRORS * both.upper.monte_carlo_standard_error
+    assert_between(both, component)
 
 
 def test_a_pilot_run_brings_the_acceptance_to_what_is_asked(monkeypatch):
@@ -266,7 +269,7 @@ def test_the_world_and_the_model_are_left_as_they_were():
 
 def test_what_an_estimate_says_of_itself():
     ppca = random_ppca(2, 4)
-    both = evaluate.sandwich(ppca, 3, AISOptions(4, 3, num_leapfrog=2))
+    both = evaluate.sandwich(ppca, 3, AISOptions(4, 3, start="guide", num_leapfrog=2), guide=exact_guide(ppca))
     assert both.lower.meaning.startswith("A lower bound of log p(x) in expectation, by 4 annealed chains of 3")
     assert both.upper.meaning.startswith("An upper bound of log p(x) in expectation")
     assert (both.lower.bias <= 0).all()
