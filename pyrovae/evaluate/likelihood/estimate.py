@@ -1,6 +1,7 @@
 """An estimate of log p(x) per datum, and what log weights say of it: its error, their spread."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +15,7 @@ ROUNDING = 1e-6  # of log p(x) in single precision, relative
 LEAST_ESS = 5  # where there is no k̂; weights of fewer effective particles claim too small an error, at any S
 NO_ERROR = {  # what stands in place of a Monte-Carlo error, and why
     "k̂": "weights whose k̂ is over its threshold do not show how far off they are",
-    "ESS": f"there is no k̂, and fewer than {LEAST_ESS} effective draws do not show how far off they are",
+    "ESS": f"there is no k̂, and fewer than {LEAST_ESS} effective draws, or all alike, do not show how far off they are",
 }
 
 
@@ -29,7 +30,7 @@ class LogLikelihood:
         num_particles: S; 0 when exact.
         standard_error: Monte-Carlo standard error of each value (delta method), shape (N,); 0 when exact.  NaN where
             the weights do not know it: their k̂ is over its threshold, or there is no k̂ and the effective sample size
-            is below 5.
+            is below 5, or all draws are one value of a discrete z.
         ess: Effective sample size of the weights, (Σw)²/Σw², shape (N,); infinite when exact.
         k_hat: Pareto k̂ of the weights, shape (N,); −∞ when exact, NaN where it is not available.
     """
@@ -158,8 +159,11 @@ def error_of_mean(errors: Tensor) -> float:
     return (errors.double().square().sum().sqrt() / len(errors)).item()
 
 
-def summarize(log_w: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def summarize(log_w: Tensor, draws: Iterable[Tensor] = ()) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What (S, N) log weights say of each datum: log-mean-exp, its standard error, ESS and k̂, each (N,).
+
+    Equal weights are the best there are, but for a discrete z of which only one value was drawn: of ``draws``, the
+    values (S, N, ...) of every site, some must differ.
 
     The standard error is the delta method's, sd(w) / (mean(w) √S).  It can never exceed 1, however bad the weights are.
     So it is NaN where k̂ is over its threshold; and, where no tail can be fitted, for few effective particles.
@@ -168,6 +172,8 @@ def summarize(log_w: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     log_sum = log_w.logsumexp(0)
     share = (log_w - log_sum).exp()  # normalised weights
     variance = (share - 1 / num_particles).square().sum(0) * num_particles / max(num_particles - 1, 1)
-    ess, k_hat = 1 / share.square().sum(0), pareto_k(log_w)
-    told = torch.where(k_hat.isnan(), ess.cpu() >= LEAST_ESS, k_hat <= k_hat_threshold(num_particles)).to(ess.device)
-    return log_sum - math.log(num_particles), variance.sqrt().where(told, math.nan), ess, k_hat
+    alike = [(z == z[:1]).reshape(*z.shape[:2], -1).all(2).all(0).cpu().expand(log_w.shape[1]) for z in draws]
+    one_value = torch.stack(alike).all(0) if alike else torch.zeros(log_w.shape[1], dtype=torch.bool)
+    ess, k_hat = 1 / share.square().sum(0), pareto_k(log_w).masked_fill(one_value, math.nan)
+    told = torch.where(k_hat.isnan(), (ess.cpu() >= LEAST_ESS) & ~one_value, k_hat <= k_hat_threshold(num_particles))
+    return log_sum - math.log(num_particles), variance.sqrt().where(told.to(ess.device), math.nan), ess, k_hat

@@ -16,6 +16,7 @@ from pyrovae.evaluate.likelihood.annealed import DEFAULT_OPTIONS, AISOptions, bo
 from pyrovae.evaluate.likelihood.estimate import LogLikelihood, summarize
 from pyrovae.evaluate.likelihood.importance import weigh
 from pyrovae.models.base import LatentVariableModel, Program
+from pyrovae.models.guides import is_exact
 
 
 @keywords_moved(ais=AISOptions, execution=Execution)
@@ -64,7 +65,9 @@ def log_likelihood(
     if method == "ais":
         options = ais if guide is None else replace(ais, start="guide")
         return bounds(run, options)["lower"]
-    summaries = run.joined([summarize(block.log_w) for block in weigh(run, num_particles)])
+    exact = is_exact(run.guide)  # of which draws may be all alike
+    blocks = weigh(run, num_particles)
+    summaries = run.joined([summarize(each.log_w, () if exact else each.z.values()) for each in blocks])
     values, standard_error, ess, k_hat = map(torch.cat, summaries)
     return LogLikelihood(values, "importance", num_particles, standard_error, ess, k_hat.cpu())
 
