@@ -1,7 +1,6 @@
 """An estimate of log p(x) per datum, and what log weights say of it: its error, their spread."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -159,11 +158,8 @@ def error_of_mean(errors: Tensor) -> float:
     return (errors.double().square().sum().sqrt() / len(errors)).item()
 
 
-def summarize(log_w: Tensor, draws: Iterable[Tensor] = ()) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def summarize(log_w: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What (S, N) log weights say of each datum: log-mean-exp, its standard error, ESS and k̂, each (N,).
-
-    Equal weights are the best there are, but for a discrete z of which only one value was drawn: of ``draws``, the
-    values (S, N, ...) of every site, some must differ.
 
     The standard error is the delta method's, sd(w) / (mean(w) √S).  It can never exceed 1, however bad the weights are.
     So it is NaN where k̂ is over its threshold; and, where no tail can be fitted, for few effective particles.
@@ -172,8 +168,6 @@ def summarize(log_w: Tensor, draws: Iterable[Tensor] = ()) -> tuple[Tensor, Tens
     log_sum = log_w.logsumexp(0)
     share = (log_w - log_sum).exp()  # normalised weights
     variance = (share - 1 / num_particles).square().sum(0) * num_particles / max(num_particles - 1, 1)
-    alike = [(z == z[:1]).reshape(*z.shape[:2], -1).all(2).all(0).cpu().expand(log_w.shape[1]) for z in draws]
-    one_value = torch.stack(alike).all(0) if alike else torch.zeros(log_w.shape[1], dtype=torch.bool)
-    ess, k_hat = 1 / share.square().sum(0), pareto_k(log_w).masked_fill(one_value, math.nan)
-    told = torch.where(k_hat.isnan(), (ess.cpu() >= LEAST_ESS) & ~one_value, k_hat <= k_hat_threshold(num_particles))
+    ess, k_hat = 1 / share.square().sum(0), pareto_k(log_w)
+    told = torch.where(k_hat.isnan(), ess.cpu() >= LEAST_ESS, k_hat <= k_hat_threshold(num_particles))
     return log_sum - math.log(num_particles), variance.sqrt().where(told.to(ess.device), math.nan), ess, k_hat
