@@ -9,7 +9,7 @@ for another thread that fits or evaluates, which waits for the callback.
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 
 import pyro
 import torch
@@ -20,12 +20,25 @@ LOCK = threading.RLock()
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """A block that no other thread enters meanwhile, with a parameter store of its own.
+    """A block that no other thread enters meanwhile, with a parameter store of its own, in full precision.
 
-    The caller's ``torch.inference_mode`` is off in it, whose tensors no gradient can use; ``no_grad`` stays on.
+    The store begins with what the caller has made by ``pyro.param``; what belongs to modules comes with these.
+
+    Autocast keeps the casts of weights until its outermost block ends, however often the weights change meanwhile; so
+    the caller's is off in it, and a program that asks for autocast itself has no casts kept.  The caller's
+    ``torch.inference_mode`` is off, too, whose tensors no gradient can use; ``no_grad`` stays on.
     """
-    gradients = torch.is_grad_enabled()
-    with LOCK, torch.inference_mode(False), torch.set_grad_enabled(gradients), pyro.get_param_store().scope():
+    keeps, gradients = torch.is_autocast_cache_enabled(), torch.is_grad_enabled()
+    with LOCK, torch.inference_mode(False), torch.set_grad_enabled(gradients), ExitStack() as stack:
+        store = pyro.get_param_store()
+        own = {name: each for name, each in store._params.items() if not isinstance(each, nn.Parameter)}
+        stack.enter_context(
+            store.scope({"params": own, "constraints": {name: store._constraints[name] for name in own}})
+        )
+        for device in filter(torch.is_autocast_enabled, ("cpu", "cuda")):
+            stack.enter_context(torch.autocast(device, enabled=False))
+        stack.callback(torch.set_autocast_cache_enabled, keeps)
+        torch.set_autocast_cache_enabled(False)
         yield
 
 

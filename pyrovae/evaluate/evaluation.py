@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from tqdm import tqdm
 
@@ -108,8 +109,8 @@ def latent_sites(program: Program, *inputs: Tensor) -> dict[str, Any]:
 
 
 def is_random(site: Any) -> bool:
-    """Whether a node of a trace is a random variable, and no plate."""
-    return site["type"] == "sample" and type(site["fn"]).__name__ != "_Subsample"
+    """Whether a node of a trace counts in a log-density: neither a plate nor a value that follows from others."""
+    return site["type"] == "sample" and not site_is_subsample(site) and not site["infer"].get("_deterministic")
 
 
 def is_latent(site: Any) -> bool:

@@ -20,10 +20,11 @@ from pyrovae.engine.seeding import seeded
 from pyrovae.fit.feed import open_feed
 from pyrovae.fit.loss import BatchLoss, check_elbo
 from pyrovae.fit.optimizers import Schedule, check_optimizer, make_optimizer, make_scheduler, schedule_of
-from pyrovae.fit.result import FitResult, Refit
+from pyrovae.fit.result import FitResult, FitWarning, Refit, warn
 from pyrovae.fit.steps import AnyStep, make_step
 from pyrovae.fit.steps.backends import check_execution
-from pyrovae.fit.training import NotFinite, TrainingState, offender_named, require_finite, warn_of_scale
+from pyrovae.fit.steps.captured import Stale
+from pyrovae.fit.training import Checked, NotFinite, TrainingState, offender_named, require_finite, warn_of_scale
 from pyrovae.models.base import LatentVariableModel, check_model
 
 NOT_REGISTERED = ".*was not registered in the param store"  # Pyro's word on a frozen parameter, at every step
@@ -115,38 +116,47 @@ def svi(
         valid_inputs = () if valid is None else fitted.program_inputs(valid, "valid")
         about = {"space": observations.space, "objective": getattr(elbo, "objective", "ELBO"), "refit": refit}
         if not warm_start:
+            fitted.forget_parameters()
             fitted.initialize(start := feed.start())
             warn_of_scale(fitted, start)
-        group.copy_from_first(fitted.state_dict().values())
         loss = BatchLoss(fitted, feed, elbo, execution.precision)
+        group.copy_from_first(fitted.state_dict().values())
         torch_optimizer = make_optimizer(optimizer, loss.parameters, float(lr))
         scheduler = make_scheduler(schedule, torch_optimizer, num_epochs * math.ceil(len(feed) / batch_size))
         step = make_step(loss, torch_optimizer, execution, num_epochs, batch_size, seed, group)
         state = TrainingState(fitted, torch_optimizer, scheduler, began, about)
-        with progress_bar(range(num_epochs), desc="SVI", unit="epoch", progress=progress, rank=group.rank) as bar:
-            for _ in bar:
+        checked = state.saved()
+        with progress_bar(total=num_epochs, desc="SVI", unit="epoch", progress=progress, rank=group.rank) as bar:
+            while state.epoch < num_epochs and not state.is_out_of(patience):
+                is_due = state.is_due(checked, num_epochs, patience)
                 try:
-                    train_epoch(state, loss, step, batch_size)
+                    train_epoch(state, loss, step, batch_size, is_due)
                     if valid_inputs:
                         state.valid_trace.append(validate(state, loss, valid_inputs, batch_size, seed, group))
                 except NotFinite as error:
                     advice = f"lower `lr` = {lr:g}, or raise the likelihood's floor"
                     raise state.diverged(f"{error}; {advice}.") from error.__cause__
+                except Stale as error:
+                    go_back(state, checked, loss, step, error)
+                    continue
                 bar.set_postfix_str(f"ELBO {state.elbo:.3f} nats", refresh=False)
+                bar.update(state.epoch - bar.n)
                 if callback is not None:
                     with seeded(seed):
                         state.call(callback)
                 state.keep_if_best()
-                if state.is_out_of(patience):
-                    break
+                step.settle()
+                if is_due:
+                    checked = state.saved()
     return state.result(state.kept)
 
 
-def train_epoch(state: TrainingState, loss: BatchLoss, step: AnyStep, batch_size: int) -> None:
+def train_epoch(state: TrainingState, loss: BatchLoss, step: AnyStep, batch_size: int, is_due: bool) -> None:
     """One pass over the data in random order; their mean ELBO, each at its own step, goes into the trace.
 
     Raises:
         NotFinite: If a loss is not finite; it names the step and the first offender.
+        Stale: If steps were replayed from a graph that was out of date, which is looked into where it ``is_due``.
     """
     state.model.train()
     losses, first = [], state.num_steps + 1
@@ -161,6 +171,7 @@ def train_epoch(state: TrainingState, loss: BatchLoss, step: AnyStep, batch_size
             value, x = step(index)
         state.schedule()
         losses.append(value)
+    step.check(compare=is_due)
     state.model.eval()
     values = torch.stack(losses).tolist()
     with offender_named(state, partial(loss.batch, index)):
@@ -168,6 +179,19 @@ def train_epoch(state: TrainingState, loss: BatchLoss, step: AnyStep, batch_size
             require_finite(value)  # a CUDA graph has not looked at its losses
         require_finite(step.again(index, x))  # at the parameters that the last step made
     state.trace.append(-sum(values) / len(loss.feed))
+
+
+def go_back(state: TrainingState, checked: Checked, loss: BatchLoss, step: AnyStep, error: Stale) -> None:
+    """Go back to where graphs had last been seen to be right, and be interpreted from there."""
+    epoch = state.epoch + 1
+    state.go_back(checked)
+    loss.elbo.go_back(state.num_steps)
+    step.go_on(state.num_steps + state.epoch)
+    warn(
+        f"the graph of the loss was out of date after epoch {epoch}: {error}; the fit went back to epoch "
+        f"{state.epoch}, from where Pyro interprets the model at every step; `compile=False` does so unasked.",
+        FitWarning,
+    )
 
 
 def validate(
@@ -184,7 +208,7 @@ def validate(
     with seeded(seed):
         for batch in zip(*(each.split(max(batch_size, 1024)) for each in inputs), strict=True):
             with offender_named(state, partial(tuple, batch)):
-                value = loss.module(*batch).item()
+                value = loss.on(*batch).item()
                 require_finite(value)
             total -= value
     return group.gathered(total / len(inputs[0]))[0]  # so that all processes decide alike

@@ -23,6 +23,7 @@ from pyrovae.engine.checks import check_choice, check_positive, check_whole
 from pyrovae.engine.isolation import evaluating
 from pyrovae.engine.seeding import seeded
 from pyrovae.models.floors import share_at_floor
+from pyrovae.models.parameters import Held, Parameters, hold, parameters_of
 
 Missing = Literal["error", "nan"]
 
@@ -34,10 +35,20 @@ class Program(PyroModule):
 
     Pyro finds parameters by name, in one store for the whole process: two modules of one name share them, and the
     second never trains.  So each instance is named at birth, and renamed when it is copied or unpickled.
+
+    Attributes:
+        pyro_params: What it takes by ``pyro.param``, once a fit has taken that into the model.
     """
+
+    pyro_params: Parameters
 
     def __init__(self) -> None:
         super().__init__(name=f"{type(self).__name__}_{next(_instance_number)}")
+        self.pyro_params = Parameters()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with Held(self.pyro_params):
+            return super().__call__(*args, **kwargs)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -77,6 +88,20 @@ class LatentVariableModel(nn.Module):
     covariance_floor: float | None = None
     config: dict[str, Any] | None = None
 
+    @property
+    def like(self) -> Tensor:
+        """A tensor of the type of the parameters, on their device; of a program without any, torch's default."""
+        return next(itertools.chain(self.parameters(), self.buffers()), torch.zeros(()))
+
+    def hold_parameters(self) -> None:
+        """Take into the model what its programs, in their last runs, have taken from Pyro's store by ``pyro.param``."""
+        hold(self)
+
+    def forget_parameters(self) -> None:
+        """Hold nothing of ``pyro.param``, so that a fit starts from what the programs or Pyro's store give."""
+        for _, each in parameters_of(self):
+            each.forget()
+
     def initialize(self, x: Tensor) -> None:
         """Set the starting parameters from data ``x`` (N, *data_shape) and torch's random state, in place."""
         raise NotImplementedError(
@@ -93,7 +118,7 @@ class LatentVariableModel(nn.Module):
             ValueError: If the shape or the values do not fit the model.
         """
         x = self.checked(data, name).x
-        like = next(itertools.chain(self.parameters(), self.buffers()))
+        like = next(itertools.chain(self.parameters(), self.buffers()), x)
         x = x.to(device=like.device, dtype=like.dtype)
         return x.clone() if x.is_inference() else x  # else no gradient could use it
 
@@ -187,13 +212,13 @@ class LatentVariableModel(nn.Module):
         if labels is None:
             labels = torch.arange(num_samples) % self.num_classes
         y = torch.as_tensor(labels)
-        device = next(itertools.chain(self.parameters(), self.buffers())).device
+        device = self.like.device
         y = y.expand(num_samples) if y.ndim == 0 else y
         return (_as_labels(y, self.num_classes, num_samples, "labels").to(device),)
 
     @torch.no_grad()
     def share_at_floor(self, data: Observations | Tensor) -> Tensor:
-        """Of the D variances that p(x) has about each datum, the share at the floor, shape (N,).
+        """Of the D variances that p(x) has about each datum, the share at the floor, up to 1.1 ε, shape (N,).
 
         They are those of p(x|z) at the mean of q(z|x), or of the component that x most likely comes from;
         of a Gaussian that is no product over dimensions, the eigenvalues of its covariance.

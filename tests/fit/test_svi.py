@@ -14,7 +14,7 @@ from torch import nn
 import pyrovae
 from pyrovae import PPCA, VAE, Bernoulli, Execution, Gaussian, GaussianMixture, evaluate, fit
 from pyrovae.data import Observations, Space
-from pyrovae.fit.loss import has_enumerated_site
+from pyrovae.fit.loss import first_run
 from pyrovae.models.networks import CategoricalEncoder, LinearGaussianEncoder
 
 D = 4
@@ -289,7 +289,7 @@ def test_elbos_of_pyro_serve(elbo, x):
 
 
 def test_enumeration_is_chosen_by_itself(model, x):
-    assert has_enumerated_site(model, x[:2]) is isinstance(model, GaussianMixture)
+    assert isinstance(first_run(model, x[:2]), TraceEnum_ELBO) is isinstance(model, GaussianMixture)
     chosen = TraceEnum_ELBO(max_plate_nesting=1) if isinstance(model, GaussianMixture) else Trace_ELBO()
     default, explicit = fit.svi(model, x, num_epochs=2), fit.svi(model, x, num_epochs=2, elbo=chosen)
     assert default.trace.tolist() == explicit.trace.tolist()
@@ -622,7 +622,7 @@ def test_what_is_frozen_from_the_start_stays_until_it_is_thawed(x):
 
 
 def test_a_model_with_nothing_to_train_is_refused(x):
-    with pytest.raises(ValueError, match=r"`model` must have a parameter that requires a gradient"):
+    with pytest.raises(ValueError, match=r"`model` must have a parameter to be fitted, got none that requires a gradient"):
         fit.svi(small_vae().requires_grad_(False), x)
 
 
