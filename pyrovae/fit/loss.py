@@ -9,7 +9,7 @@ from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO
 from torch import Tensor, nn
 
 from pyrovae.engine.execution import Precision
-from pyrovae.engine.isolation import alone
+from pyrovae.engine.isolation import evaluating
 from pyrovae.engine.precision import layers_in
 from pyrovae.engine.seeding import seeded
 from pyrovae.fit.feed import Feed
@@ -86,7 +86,7 @@ def check_elbo(elbo: object) -> None:
 @torch.no_grad()
 def has_enumerated_site(model: LatentVariableModel, *inputs: Tensor) -> bool:
     """Whether the model or its guide marks a site for enumeration."""
-    with alone(), seeded(0):
+    with evaluating(model), seeded(0):
         return any(site["infer"].get("enumerate") for site in sample_sites(model, *inputs))
 
 

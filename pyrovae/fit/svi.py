@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -13,7 +14,7 @@ from torch.optim import Optimizer
 from pyrovae.data import Observations, as_observations
 from pyrovae.engine.checks import check_positive, check_whole
 from pyrovae.engine.execution import DEFAULT, Execution, keywords_moved
-from pyrovae.engine.isolation import alone
+from pyrovae.engine.isolation import alone, evaluating
 from pyrovae.engine.processes import ProcessGroup
 from pyrovae.engine.progress import progress_bar
 from pyrovae.engine.seeding import seeded
@@ -23,7 +24,7 @@ from pyrovae.fit.optimizers import Schedule, adam, schedule_of
 from pyrovae.fit.result import DivergenceError, FitResult, Refit
 from pyrovae.fit.steps import AnyStep, make_step
 from pyrovae.fit.steps.backends import check_execution
-from pyrovae.fit.training import NotFinite, TrainingState, offender_named, require_finite
+from pyrovae.fit.training import NotFinite, TrainingState, frozen_kept, offender_named, require_finite
 from pyrovae.models.base import LatentVariableModel, check_model
 
 
@@ -112,9 +113,11 @@ def svi(
     valid_inputs = () if valid is None else fitted.program_inputs(valid, "valid")
     about = {"space": observations.space, "objective": getattr(elbo, "objective", "ELBO"), "refit": refit}
 
-    with alone(), seeded(seed):
+    with alone(), warnings.catch_warnings(), seeded(seed):
+        warnings.filterwarnings("ignore", r"\S+ was not registered in the param store because requires_grad=False")
         if not warm_start:
-            fitted.initialize(feed.start())
+            with frozen_kept(fitted):
+                fitted.initialize(feed.start())
         group.copy_from_first(fitted.state_dict().values())
         loss = BatchLoss(fitted, feed, elbo, execution.precision)
         torch_optimizer = (optimizer or adam)(loss.parameters, lr=lr)
@@ -182,7 +185,7 @@ def validate(
         NotFinite: If a loss is not finite; it names the step and the first offender.
     """
     total = 0.0
-    with seeded(seed):
+    with evaluating(state.model), seeded(seed):
         for batch in zip(*(each.split(max(batch_size, 1024)) for each in inputs), strict=True):
             with offender_named(state, partial(tuple, batch)):
                 value = loss.module(*batch).item()

@@ -76,6 +76,19 @@ class LatentVariableModel(nn.Module):
     decoded_floats: int | None = None
     covariance_floor: float | None = None
     config: dict[str, Any] | None = None
+    _frozen: tuple[nn.Module, ...] = ()
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training or evaluation mode; a submodule that was put into evaluation mode by itself always stays there.
+
+        Such a one is a backbone whose batch norm is frozen, say.  Its own ``train()`` thaws it.
+        """
+        if self.training:
+            self._frozen = tuple(each for each in self.modules() if not each.training)
+        super().train(mode)
+        for each in self._frozen:
+            each.training = False
+        return self
 
     def initialize(self, x: Tensor) -> None:
         """Set the starting parameters from data ``x`` (N, *data_shape) and torch's random state, in place."""

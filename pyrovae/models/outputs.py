@@ -1,11 +1,16 @@
 """What an encoder and a decoder return, the user's own as well: checked once, when a model is built."""
 
+import copy
 from typing import Any
 
 import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from pyrovae.data.observations import Support
+from pyrovae.engine.isolation import evaluating
+from pyrovae.engine.seeding import seeded
 
 
 def checked_output(
@@ -40,19 +45,23 @@ def checked_output(
 
 @torch.no_grad()
 def _output_for_two(name: str, module: nn.Module, input_shape: tuple[int, ...], num_classes: int | None) -> Any:
-    """The distribution for two inputs of zeros, with labels 0 where there are classes."""
-    training = module.training
-    like = next(module.parameters(), torch.zeros(()))
+    """The distribution for two inputs of zeros, with labels 0 where there are classes; the module stays as it was."""
+    tensors = (*module.parameters(), *module.buffers())
+    probed = module if any(map(is_lazy, tensors)) else copy.deepcopy(module)  # a lazy one learns its sizes here
+    like = next((each for each in tensors if not is_lazy(each)), torch.zeros(()))
     inputs = [torch.zeros(2, *input_shape, device=like.device, dtype=like.dtype)]
     if num_classes is not None:
         inputs.append(torch.zeros(2, device=like.device, dtype=torch.long))
-    try:
-        output = module.eval()(*inputs)
-    finally:
-        module.train(training)
+    with evaluating(probed), seeded(0):
+        output = probed(*inputs)
     given, over, dimensions = ("z", "x", "data") if name == "decoder" else ("x", "z", "latent")
     if not isinstance(output, torch.distributions.Distribution):
         raise ValueError(f"`{name}` must return a distribution over {over}, got {type(output).__name__}.")
+    if not isinstance(output, TorchDistributionMixin):
+        raise ValueError(
+            f"`{name}` must return a distribution of Pyro, got {type(output).__name__} of {type(output).__module__}; "
+            "take the one of that name in pyro.distributions."
+        )
     if (batch_shape := tuple(output.batch_shape)) != (2,):
         raise ValueError(
             f"`{name}` must return a distribution of batch shape (2,) for two {given}, got {batch_shape}; "
