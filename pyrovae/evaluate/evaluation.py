@@ -5,10 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
-from pyro import poutine
 from torch import Tensor
 from tqdm import tqdm
 
@@ -20,9 +18,15 @@ from pyrovae.engine.processes import ProcessGroup
 from pyrovae.engine.progress import progress_bar
 from pyrovae.engine.seeding import block_seed, seeded
 from pyrovae.models.base import LatentVariableModel, Program, check_model
+from pyrovae.models.latents import (
+    Latents as Latents,
+    data_first,
+    is_latent as is_latent,
+    is_random as is_random,
+    latent_sites as latent_sites,
+)
 
 Inputs = tuple[Tensor, ...]
-Latents = dict[str, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,24 +97,6 @@ def simulated(
     model: LatentVariableModel, num_data: int, labels: Tensor | int | None, seed: int
 ) -> tuple[Observations, Latents]:
     """Data from the model itself, and the z that each came from, by site."""
-    with evaluating(model):
-        sites = model._generate(num_data, labels, seed)
+    x, latents = model._generate(num_data, labels, seed)
     given = model._labels_to_generate(num_data, labels)
-    data = Observations(sites["x"]["value"], labels=given[0] if given else None)
-    return data, {name: site["value"] for name, site in sites.items() if is_latent(site) and name != "x"}
-
-
-def latent_sites(program: Program, *inputs: Tensor) -> dict[str, Any]:
-    """What a program draws and does not observe, by name: the site of each in one run of the program."""
-    nodes = poutine.trace(program).get_trace(*inputs).nodes
-    return {name: site for name, site in nodes.items() if is_latent(site)}
-
-
-def is_random(site: Any) -> bool:
-    """Whether a node of a trace is a random variable, and no plate."""
-    return site["type"] == "sample" and type(site["fn"]).__name__ != "_Subsample"
-
-
-def is_latent(site: Any) -> bool:
-    """Whether a node of a trace is a random variable that is not observed."""
-    return is_random(site) and not site["is_observed"]
+    return Observations(data_first(x), labels=given[0] if given else None), latents

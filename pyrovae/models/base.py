@@ -1,9 +1,10 @@
 """What every model here is: a Pyro program with parameters θ, and a guide with parameters φ.
 
 ``model.model`` and ``model.guide`` are the two programs, callables for stock Pyro with one signature,
-``program(x=None, *, num_data=1)``, the latent site ``"z"``, the observed site ``"x"``, and a plate ``"data"`` over the
-batch given.  A :class:`~pyrovae.models.tractable.TractableModel` has in closed form, in plain torch and independent of
-Pyro, also log p(x) and p(z|x).
+``program(x=None, *, num_data=1)``, and a plate ``"data"`` over the batch given.  Latent sites, one or several, and the
+one observed site may have any names; here they are ``"z"`` and ``"x"``.  A
+:class:`~pyrovae.models.tractable.TractableModel` has in closed form, in plain torch and independent of Pyro, also
+log p(x) and p(z|x).
 """
 
 import copy
@@ -23,6 +24,7 @@ from pyrovae.engine.checks import check_choice, check_positive, check_whole
 from pyrovae.engine.isolation import evaluating
 from pyrovae.engine.seeding import seeded
 from pyrovae.models.floors import share_at_floor
+from pyrovae.models.latents import InTypeOf, Latents, Values, bare, data_first, known, named_sites, parameter_of
 
 Missing = Literal["error", "nan"]
 
@@ -150,8 +152,8 @@ class LatentVariableModel(nn.Module):
     @torch.no_grad()
     def sample(
         self, num_samples: int = 1, *, labels: Tensor | int | None = None, seed: int = 0
-    ) -> tuple[Tensor, Tensor]:
-        """Ancestral samples: z from the prior, then x from p(x|z).
+    ) -> tuple[Tensor, Values]:
+        """Ancestral samples: z from the prior, then x from p(x|z), in evaluation mode.
 
         Args:
             num_samples: How many.
@@ -160,32 +162,38 @@ class LatentVariableModel(nn.Module):
             seed: Seed of the draws.
 
         Returns:
-            x of shape (num_samples, *data_shape), and the z that it came from.
+            x of shape (num_samples, *data_shape), and the z that it came from; by name, if there are several latents.
+
+        Raises:
+            ValueError: If the program observes several sites, or has a latent that all data share.
         """
-        sites = self._generate(num_samples, labels, seed)
-        return sites["x"]["value"], sites["z"]["value"]
+        x, latents = self._generate(num_samples, labels, seed)
+        return data_first(x), bare(latents)
 
     @torch.no_grad()
     def sample_means(
         self, num_samples: int = 1, *, labels: Tensor | int | None = None, seed: int = 0
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Values]:
         """E[x|z] at z drawn from the prior: smoother than :meth:`sample`, and *not* samples of the model.
 
         The same seed gives the same z as :meth:`sample`.
 
-        Args: As for :meth:`sample`.
+        Args, Raises: As for :meth:`sample`.
 
         Returns:
             Means of shape (num_samples, *data_shape), and their z.
         """
-        sites = self._generate(num_samples, labels, seed)
-        return sites["x"]["fn"].mean, sites["z"]["value"]
+        x, latents = self._generate(num_samples, labels, seed)
+        return data_first(x, known(x["fn"], "mean")), bare(latents)
 
-    def _generate(self, num_samples: int, labels: Tensor | int | None, seed: int) -> Any:
+    def _generate(self, num_samples: int, labels: Tensor | int | None, seed: int) -> tuple[Any, Latents]:
+        """The site of x, and the latents that it came from, by name."""
         check_whole("num_samples", num_samples)
         inputs = self._labels_to_generate(num_samples, labels)
-        with evaluating(self), seeded(seed):
-            return poutine.trace(self.model).get_trace(None, *inputs, num_data=num_samples).nodes
+        observed, latents = named_sites(self)
+        with evaluating(self), seeded(seed), InTypeOf(parameter_of(self)):
+            nodes: Any = poutine.trace(self.model).get_trace(None, *inputs, num_data=num_samples).nodes
+        return nodes[observed], {name: data_first(nodes[name]) for name in latents}
 
     def _labels_to_generate(self, num_samples: int, labels: Tensor | int | None) -> tuple[Tensor, ...]:
         """Nothing, or the labels of so many samples."""
@@ -196,7 +204,7 @@ class LatentVariableModel(nn.Module):
         if labels is None:
             labels = torch.arange(num_samples) % self.num_classes
         y = torch.as_tensor(labels)
-        device = next(itertools.chain(self.parameters(), self.buffers())).device
+        device = parameter_of(self).device
         y = y.expand(num_samples) if y.ndim == 0 else y
         return (_as_labels(y, self.num_classes, num_samples, "labels").to(device),)
 

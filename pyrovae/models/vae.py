@@ -22,6 +22,7 @@ from pyrovae.models.convolutional import ConvDecoder, ConvEncoder
 from pyrovae.models.distributions import Unflattened
 from pyrovae.models.floors import RaisedFloor, noise_variances
 from pyrovae.models.guides import AmortizedGuide
+from pyrovae.models.latents import moments
 from pyrovae.models.likelihoods import Gaussian, Head, Likelihood
 from pyrovae.models.networks import GaussianEncoder, MLPDecoder, redraw_parameters
 from pyrovae.models.outputs import checked_output, support_of, values_of
@@ -199,7 +200,7 @@ class VAE(LatentVariableModel):
         inputs = self.program_inputs(data)
         blocks = _chunks(inputs, self.decoded_floats or inputs[0][0].numel())
         with evaluating(self), seeded(0):
-            every_p = (self.decoder(self.encoder(x, *y).mean, *y) for x, *y in blocks)
+            every_p = (self.decoder(moments(self.encoder(x, *y))[0], *y) for x, *y in blocks)
             return torch.cat([noise_variances(p) for p in every_p])
 
     def _lift(self, lower: Self, floor: float) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pyrovae.data import Observations, as_observations
 from pyrovae.engine.checks import check_whole
-from pyrovae.evaluate.latents.encoding import posteriors
+from pyrovae.evaluate.latents.encoding import encode, posteriors
 from pyrovae.evaluate.likelihood.quadrature import PosteriorGrid, posterior_grid
 from pyrovae.models.base import LatentVariableModel, Program
 from pyrovae.plots.common import COLOURS, NORMAL, grid, headline, label
@@ -58,7 +58,8 @@ def posterior_contours(
     check_whole("num_nodes", num_nodes, 3)
     shown = as_observations(data).fixed()[:most]
     every_q = list(posteriors(model, shown, guide=guide or model.guide))
-    means, deviations = (torch.cat(part).detach() for part in zip(*((q.mean, q.stddev) for q in every_q), strict=True))
+    found = encode(model, shown, guide=guide or model.guide)
+    means, deviations = found.mean, found.variance.sqrt()
     coarse = posterior_grid(model, shown, COARSE_NODES, tolerance=tolerance)
     low, high = _window(coarse, means, deviations)
     exact = posterior_grid(model, shown, num_nodes, tolerance=tolerance, low=low, high=high)

@@ -152,12 +152,14 @@ def collapse_report(
         The report.
 
     Raises:
-        ValueError: If the data do not fit, or are single, or z is discrete.
+        ValueError: If the data do not fit, or are single, or z is discrete or of several sites.
 
     Reference:
         Lucas, Tucker, Grosse and Norouzi (2019), Don't blame the ELBO! A linear VAE perspective on posterior collapse.
     """
     encoding = encode(model, data, guide=guide)
+    if isinstance(encoding.mean, dict):
+        raise ValueError(f"`model` must have one latent site beside a linear model, got {list(encoding.mean)}.")
     labels = encoding.labels if model.num_classes is not None else None
     deviations = decode_deviations(model, encoding.mean, labels)
     forecast = linear_forecast(

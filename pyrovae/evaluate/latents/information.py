@@ -122,9 +122,9 @@ def _prior(model: LatentVariableModel, inputs: tuple[Tensor, ...]) -> Any:
     """What the model draws z from, batch shape (N,)."""
     with seeded(0):
         sites = latent_sites(model.model, *inputs)
-    if list(sites) != ["z"]:
-        raise ValueError(f"`model` must have one latent site, 'z', got {list(sites)}.")
-    return sites["z"]["fn"]
+    if len(sites) != 1:
+        raise ValueError(f"`model` must have one latent site, got {list(sites)}.")
+    return next(iter(sites.values()))["fn"]
 
 
 def _by_draws(blocks: list[Any], prior: Any, num_particles: int) -> tuple[Tensor, ...]:
@@ -136,14 +136,14 @@ def _by_draws(blocks: list[Any], prior: Any, num_particles: int) -> tuple[Tensor
     position, num_data = 0, z.shape[1]
     number = torch.arange(num_data, device=z.device)
     for q in blocks:
-        rows = max(1, DENSITIES // (len(q.mean) * z[0, 0].numel() * num_particles))
+        rows = max(1, DENSITIES // (q.batch_shape[0] * z[0, 0].numel() * num_particles))
         for start in range(0, num_data, rows):
             part = slice(start, start + rows)
             each = q.log_prob(z[:, part].unsqueeze(2)).double()  # (S, rows, n)
             mixed[:, part] = torch.logaddexp(mixed[:, part], each.logsumexp(2))
-            same = number[part, None] == number[position : position + len(q.mean)]
+            same = number[part, None] == number[position : position + q.batch_shape[0]]
             others[:, part] = torch.logaddexp(others[:, part], each.masked_fill(same, -math.inf).logsumexp(2))
-        position += len(q.mean)
+        position += q.batch_shape[0]
     prior_log = prior.log_prob(z).double()
     return own.mean(0), mixed.mean(0) - math.log(num_data), others.mean(0) - math.log(num_data - 1), prior_log.mean(0)
 

@@ -1,0 +1,173 @@
+"""The random variables of a program by name: its latents, one or many, and the site of its data."""
+
+import itertools
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from pyrovae.engine.isolation import evaluating
+from pyrovae.engine.seeding import seeded
+
+Latents = dict[str, Tensor]
+Values = Any  # the tensor of one site, or Latents of several
+DRAWS, AT_ONCE = 1000, 100  # of a distribution without moments in closed form
+DATA, PARTICLES = "data", "particles"  # the names of plates
+
+
+def is_random(site: Any) -> bool:
+    """Whether a node of a trace is a random variable: neither a plate nor a value that follows from others."""
+    return site["type"] == "sample" and not site_is_subsample(site) and not site["infer"].get("_deterministic")
+
+
+def is_latent(site: Any) -> bool:
+    """Whether a node of a trace is a random variable that is not observed."""
+    return is_random(site) and not site["is_observed"]
+
+
+def latent_sites(program: Any, *inputs: Any, **options: Any) -> dict[str, Any]:
+    """What a program draws and does not observe, by name: the site of each in one run of the program.
+
+    Raises:
+        ValueError: If one is outside the plate over data; the message names it.
+    """
+    nodes = poutine.trace(program).get_trace(*inputs, **options).nodes
+    latents = {name: site for name, site in nodes.items() if is_latent(site)}
+    check_local(latents, nodes, len(inputs[0]))
+    return latents
+
+
+def check_local(latents: dict[str, Any], nodes: Any, num_data: int) -> None:
+    """Refuse a latent that all data share: nothing here integrates over it.
+
+    Args:
+        latents: The latent sites of a run.
+        nodes: All nodes of the run.
+        num_data: Of the run.
+
+    Raises:
+        ValueError: If one is outside the plate over data; the message names it.
+    """
+    every = [frame for site in nodes.values() if is_random(site) for frame in site["cond_indep_stack"]]
+    named = any(frame.name == DATA for frame in every)
+    for name, site in latents.items():
+        plate = data_plate(site)
+        if plate is None or (plate.name != DATA if named else plate.size != num_data):
+            raise ValueError(
+                f"`model` must have every latent site inside the plate over data, got {name!r} outside it, which all "
+                "data share; make it a parameter, or draw one for each datum."
+            )
+
+
+def data_plate(site: Any) -> Any:
+    """The plate over data around a site: the one of the name "data", else the outermost; None outside of all plates."""
+    plates = [frame for frame in site["cond_indep_stack"] if frame.vectorized and frame.name != PARTICLES]
+    return next((frame for frame in plates if frame.name == DATA), plates[0] if plates else None)
+
+
+def data_axis(site: Any) -> int:
+    """Where the data are among the dimensions of a site's value; plates beside them stand to their left or right."""
+    plate = data_plate(site)
+    return 0 if plate is None else len(site["fn"].batch_shape) + plate.dim
+
+
+def data_first(site: Any, value: Tensor | None = None) -> Tensor:
+    """The value of a site, or another of its shape, with the data first, (N, ...)."""
+    value = site["value"] if value is None else value
+    return value.movedim(data_axis(site), 0)
+
+
+def bare(latents: Latents) -> Values:
+    """The value of a single site, or the values of several by name."""
+    return next(iter(latents.values())) if len(latents) == 1 else latents
+
+
+def by_site(values: Values, names: Any, argument: str = "z") -> Latents:
+    """Values by site; those of a single site may come without its name.
+
+    Raises:
+        ValueError: If they are of other sites.
+    """
+    names = list(names)
+    if isinstance(values, Tensor) and len(names) == 1:
+        return {names[0]: values}
+    if isinstance(values, Tensor) or set(values) != set(names):
+        given = "a tensor" if isinstance(values, Tensor) else f"{list(values)}"
+        raise ValueError(f"`{argument}` must hold a tensor for each of the latent sites {names}, got {given}.")
+    return values
+
+
+def known(p: Any, figure: str) -> Tensor:
+    """The mean or another figure of p(x|z).
+
+    Raises:
+        ValueError: If it has no closed form.
+    """
+    try:
+        value: Tensor = getattr(p, figure)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"`model` must have a p(x|z) of known {figure}, got a {type(p).__name__}; take samples of it instead."
+        ) from error
+    return value
+
+
+def moments(q: Any, number: int = DRAWS) -> tuple[Tensor, Tensor]:
+    """Mean and variance of a distribution over z; of so many draws where they have no closed form, as of a flow."""
+    try:
+        return q.mean, q.variance
+    except NotImplementedError:
+        every = (q.sample((min(number, AT_ONCE),)) for _ in range(0, number, AT_ONCE))
+        return pooled([(z.mean(0), z.var(0, correction=0)) for z in every])
+
+
+def pooled(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Mean and variance of equal parts together, from those of each."""
+    mean, variance = (torch.stack(part) for part in zip(*parts, strict=True))
+    return mean.mean(0), variance.mean(0) + mean.var(0, correction=0)
+
+
+class InTypeOf(Messenger):
+    """A block in which what a program draws has the floating-point type of a tensor, whatever its priors have."""
+
+    def __init__(self, like: Tensor) -> None:
+        super().__init__()
+        self.like = like
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if isinstance(msg["value"], Tensor) and msg["value"].is_floating_point():
+            msg["value"] = msg["value"].to(self.like.dtype)
+
+
+def named_sites(model: Any) -> tuple[str, dict[str, Any]]:
+    """The name of a model's observed site, and its latent sites by name, from a run of its program on data of zeros.
+
+    Raises:
+        ValueError: If it observes no site or several, or a latent is outside the plate over data.
+    """
+    like = parameter_of(model)
+    inputs: tuple[Any, ...] = (None,)
+    if model.data_shape is not None:
+        inputs = (like.new_zeros(2, *model.data_shape),)
+    if model.num_classes is not None:
+        inputs = (*inputs, torch.zeros(2, dtype=torch.long, device=like.device))
+    with torch.no_grad(), evaluating(model), seeded(0), InTypeOf(like):
+        nodes: Any = poutine.trace(model.model).get_trace(*inputs, num_data=2).nodes
+    every = {name: site for name, site in nodes.items() if is_random(site)}
+    observed = [name for name, site in every.items() if site["is_observed"] or (inputs[0] is None and name == "x")]
+    if len(observed) != 1:
+        raise ValueError(
+            f"`model` must observe one site to be sampled or decoded, and have a `data_shape`, got {observed}; "
+            "pyro.infer.Predictive takes any program."
+        )
+    latents = {name: site for name, site in every.items() if name not in observed}
+    check_local(latents, nodes, 2)
+    return observed[0], latents
+
+
+def parameter_of(model: Any) -> Tensor:
+    """A tensor of the model's type and device."""
+    return next(itertools.chain(model.parameters(), model.buffers()), torch.zeros(()))
