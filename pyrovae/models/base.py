@@ -7,9 +7,9 @@ one observed site may have any names; here they are ``"z"`` and ``"x"``.  A
 log p(x) and p(z|x).
 """
 
-import copy
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal, Self
 
@@ -24,7 +24,18 @@ from pyrovae.engine.checks import check_choice, check_positive, check_whole
 from pyrovae.engine.isolation import evaluating
 from pyrovae.engine.seeding import seeded
 from pyrovae.models.floors import share_at_floor
-from pyrovae.models.latents import InTypeOf, Latents, Values, bare, data_first, known, named_sites, parameter_of
+from pyrovae.models.latents import (
+    InTypeOf,
+    Latents,
+    Values,
+    bare,
+    data_first,
+    known,
+    named_sites,
+    parameter_of,
+    zeros_for,
+)
+from pyrovae.models.stored import computed_from_own, copied, stored_tensors
 
 Missing = Literal["error", "nan"]
 
@@ -90,6 +101,13 @@ class LatentVariableModel(nn.Module):
         super().train(mode)
         for each in self._frozen:
             each.training = False
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Beside parameters and buffers, ``to`` and its like move the distributions that a program stores."""
+        super()._apply(fn, recurse)
+        for _, holder, key in stored_tensors(self):
+            setattr(holder, key, fn(getattr(holder, key)))
         return self
 
     def initialize(self, x: Tensor) -> None:
@@ -258,8 +276,23 @@ class LatentVariableModel(nn.Module):
         return sum(p.numel() for p in self.model.parameters())
 
     def copy(self) -> Self:
-        """An independent copy, with names of its own in Pyro's parameter store."""
-        return copy.deepcopy(self)
+        """An independent copy, with names of its own in Pyro's parameter store.
+
+        Distributions that the program stores, a mixture as prior say, are constant in it.
+
+        Raises:
+            ValueError: If one was computed from the model's own parameters, so that no training reaches it.
+        """
+        if computed_from_own(self) and self.data_shape is not None:  # a program that makes them anew replaces them now
+            with torch.no_grad(), evaluating(self), seeded(0):
+                self.guide(*zeros_for(self))
+                self.model(*zeros_for(self))
+            if names := computed_from_own(self):
+                raise ValueError(
+                    f"`model` must make a distribution of its parameters while its program runs, got {names[0]!r}, "
+                    "made before, which no training reaches; store the parameters alone, and build it in forward."
+                )
+        return copied(self)
 
 
 def _as_labels(labels: Tensor, num_classes: int, num_data: int, name: str) -> Tensor:

@@ -148,13 +148,8 @@ def named_sites(model: Any) -> tuple[str, dict[str, Any]]:
     Raises:
         ValueError: If it observes no site or several, or a latent is outside the plate over data.
     """
-    like = parameter_of(model)
-    inputs: tuple[Any, ...] = (None,)
-    if model.data_shape is not None:
-        inputs = (like.new_zeros(2, *model.data_shape),)
-    if model.num_classes is not None:
-        inputs = (*inputs, torch.zeros(2, dtype=torch.long, device=like.device))
-    with torch.no_grad(), evaluating(model), seeded(0), InTypeOf(like):
+    inputs = zeros_for(model)
+    with torch.no_grad(), evaluating(model), seeded(0), InTypeOf(parameter_of(model)):
         nodes: Any = poutine.trace(model.model).get_trace(*inputs, num_data=2).nodes
     every = {name: site for name, site in nodes.items() if is_random(site)}
     observed = [name for name, site in every.items() if site["is_observed"] or (inputs[0] is None and name == "x")]
@@ -166,6 +161,13 @@ def named_sites(model: Any) -> tuple[str, dict[str, Any]]:
     latents = {name: site for name, site in every.items() if name not in observed}
     check_local(latents, nodes, 2)
     return observed[0], latents
+
+
+def zeros_for(model: Any) -> tuple[Any, ...]:
+    """What a program can be called with where only its sites are of interest: two data, None where nobody knows x."""
+    like = parameter_of(model)
+    x = None if model.data_shape is None else like.new_zeros(2, *model.data_shape)
+    return (x,) if model.num_classes is None else (x, torch.zeros(2, dtype=torch.long, device=like.device))
 
 
 def parameter_of(model: Any) -> Tensor:

@@ -1,6 +1,5 @@
 """What an encoder and a decoder return, the user's own as well: checked once, when a model is built."""
 
-import copy
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch.nn.parameter import is_lazy
 from pyrovae.data.observations import Support
 from pyrovae.engine.isolation import evaluating
 from pyrovae.engine.seeding import seeded
+from pyrovae.models.stored import copied
 
 
 def checked_output(
@@ -47,7 +47,7 @@ def checked_output(
 def _output_for_two(name: str, module: nn.Module, input_shape: tuple[int, ...], num_classes: int | None) -> Any:
     """The distribution for two inputs of zeros, with labels 0 where there are classes; the module stays as it was."""
     tensors = (*module.parameters(), *module.buffers())
-    probed = module if any(map(is_lazy, tensors)) else copy.deepcopy(module)  # a lazy one learns its sizes here
+    probed = module if any(map(is_lazy, tensors)) else copied(module)  # a lazy one learns its sizes here
     like = next((each for each in tensors if not is_lazy(each)), torch.zeros(()))
     inputs = [torch.zeros(2, *input_shape, device=like.device, dtype=like.dtype)]
     if num_classes is not None:
