@@ -15,7 +15,8 @@ from pyrovae.engine.seeding import seeded
 Latents = dict[str, Tensor]
 Values = Any  # the tensor of one site, or Latents of several
 DRAWS, AT_ONCE = 1000, 100  # of a distribution without moments in closed form
-DATA, PARTICLES = "data", "particles"  # the names of plates
+DATA = "data"  # the name of the plate over data
+PARTICLES = ("particles", "num_particles_vectorized")  # of plates over particles, ours and Pyro's
 
 
 def is_random(site: Any) -> bool:
@@ -64,7 +65,7 @@ def check_local(latents: dict[str, Any], nodes: Any, num_data: int) -> None:
 
 def data_plate(site: Any) -> Any:
     """The plate over data around a site: the one of the name "data", else the outermost; None outside of all plates."""
-    plates = [frame for frame in site["cond_indep_stack"] if frame.vectorized and frame.name != PARTICLES]
+    plates = [frame for frame in site["cond_indep_stack"] if frame.vectorized and frame.name not in PARTICLES]
     return next((frame for frame in plates if frame.name == DATA), plates[0] if plates else None)
 
 
