@@ -6,7 +6,7 @@ that another thread runs in stock Pyro meanwhile is beyond this lock.
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pyro
 import torch
@@ -17,9 +17,20 @@ LOCK = threading.RLock()
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """A block that no other thread enters meanwhile, with a parameter store of its own."""
-    with LOCK, pyro.get_param_store().scope():
-        yield
+    """A block that no other thread enters meanwhile, with a parameter store of its own, in full precision.
+
+    Autocast keeps the casts of weights until its outermost block ends, however often the weights change meanwhile; so a
+    program that asks for autocast itself has none kept.
+    """
+    keeps = torch.is_autocast_cache_enabled()
+    with LOCK, pyro.get_param_store().scope(), ExitStack() as stack:
+        for device in filter(torch.is_autocast_enabled, ("cpu", "cuda")):
+            stack.enter_context(torch.autocast(device, enabled=False))
+        try:
+            torch.set_autocast_cache_enabled(False)
+            yield
+        finally:
+            torch.set_autocast_cache_enabled(keeps)
 
 
 @contextmanager

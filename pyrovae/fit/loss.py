@@ -22,12 +22,19 @@ class WeightedELBO:
     Attributes:
         loss: The differentiable loss of a model, a guide and their inputs.
         weight: That tensor in a list, which is empty for an ELBO without a weight.
+        unweighted: The ELBO but for its weight and the count of it.
     """
 
     def __init__(self, elbo: Any, like: Tensor) -> None:
         self.elbo = elbo
         self.weight = [torch.ones((), dtype=like.dtype, device=like.device)] if hasattr(elbo, "next_weight") else []
         self.loss = partial(elbo.weighted_loss, *self.weight) if self.weight else elbo.differentiable_loss
+        self.unweighted = elbo.elbo if self.weight else elbo
+
+    def go_back(self, num_steps: int) -> None:
+        """Have counted so many steps."""
+        if self.weight:
+            self.elbo.step = num_steps
 
     def advance(self) -> None:
         """Count a step, and set the weight to that of the step."""

@@ -21,10 +21,11 @@ from pyrovae.engine.seeding import seeded
 from pyrovae.fit.feed import open_feed
 from pyrovae.fit.loss import BatchLoss, check_elbo
 from pyrovae.fit.optimizers import Schedule, adam, schedule_of
-from pyrovae.fit.result import DivergenceError, FitResult, Refit
+from pyrovae.fit.result import DivergenceError, FitResult, FitWarning, Refit, warn
 from pyrovae.fit.steps import AnyStep, make_step
 from pyrovae.fit.steps.backends import check_execution
-from pyrovae.fit.training import NotFinite, TrainingState, frozen_kept, offender_named, require_finite
+from pyrovae.fit.steps.captured import Stale
+from pyrovae.fit.training import Checked, NotFinite, TrainingState, frozen_kept, offender_named, require_finite
 from pyrovae.models.base import LatentVariableModel, check_model
 
 
@@ -124,10 +125,12 @@ def svi(
         scheduler = schedule_of(schedule)(torch_optimizer, num_epochs * math.ceil(len(feed) / batch_size))
         step = make_step(loss, torch_optimizer, execution, num_epochs, batch_size, seed, group)
         state = TrainingState(fitted, torch_optimizer, scheduler)
-        with progress_bar(range(num_epochs), desc="SVI", unit="epoch", progress=progress, rank=group.rank) as bar:
-            for _ in bar:
+        checked = state.saved()
+        with progress_bar(total=num_epochs, desc="SVI", unit="epoch", progress=progress, rank=group.rank) as bar:
+            while state.epoch < num_epochs and not state.is_out_of(patience):
+                is_due = state.is_due(checked, num_epochs, patience)
                 try:
-                    train_epoch(state, loss, step, batch_size)
+                    train_epoch(state, loss, step, batch_size, is_due)
                     if valid_inputs:
                         state.valid_trace.append(validate(state, loss, valid_inputs, batch_size, seed, group))
                 except NotFinite as error:
@@ -136,21 +139,27 @@ def svi(
                         f"{error}; lower `lr` = {lr:g}, or raise the likelihood's floor.",
                         state.result(kept, began, **about) if state.best_epoch else None,
                     ) from error.__cause__
+                except Stale as error:
+                    go_back(state, checked, loss, step, error)
+                    continue
                 bar.set_postfix_str(f"ELBO {state.elbo:.3f} nats", refresh=False)
+                bar.update()
                 if callback is not None:
                     with seeded(seed):
                         callback(state.epoch, fitted)
                 state.keep_if_best()
-                if state.is_out_of(patience):
-                    break
+                step.settle()
+                if is_due:
+                    checked = state.saved()
     return state.result(state.kept, began, **about)
 
 
-def train_epoch(state: TrainingState, loss: BatchLoss, step: AnyStep, batch_size: int) -> None:
+def train_epoch(state: TrainingState, loss: BatchLoss, step: AnyStep, batch_size: int, is_due: bool) -> None:
     """One pass over the data in random order; their mean ELBO, each at its own step, goes into the trace.
 
     Raises:
         NotFinite: If a loss is not finite; it names the step and the first offender.
+        Stale: If steps were replayed from a graph that was out of date, which is looked into where it ``is_due``.
     """
     state.model.train()
     losses, first = [], state.num_steps + 1
@@ -165,6 +174,7 @@ def train_epoch(state: TrainingState, loss: BatchLoss, step: AnyStep, batch_size
             value, x = step(index)
         state.schedule()
         losses.append(value)
+    step.check(compare=is_due)
     state.model.eval()
     values = torch.stack(losses).tolist()
     with offender_named(state, partial(loss.batch, index)):
@@ -172,6 +182,19 @@ def train_epoch(state: TrainingState, loss: BatchLoss, step: AnyStep, batch_size
             require_finite(value)  # a CUDA graph has not looked at its losses
         require_finite(step.again(index, x))  # at the parameters that the last step made
     state.trace.append(-sum(values) / len(loss.feed))
+
+
+def go_back(state: TrainingState, checked: Checked, loss: BatchLoss, step: AnyStep, error: Stale) -> None:
+    """Go back to where graphs had last been seen to be right, and be interpreted from there."""
+    epoch = state.epoch + 1
+    state.go_back(checked)
+    loss.elbo.go_back(state.num_steps)
+    step.go_on(state.num_steps + state.epoch)
+    warn(
+        f"the graph of the loss was out of date after epoch {epoch}: {error}; the fit went back to epoch "
+        f"{state.epoch}, from where Pyro interprets the model at every step; `compile=False` does so unasked.",
+        FitWarning,
+    )
 
 
 def validate(

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import pyro
@@ -19,9 +19,28 @@ from pyrovae.fit.optimizers import UPKEEP, forget_negligible
 from pyrovae.fit.result import FitResult, nats
 from pyrovae.models.base import LatentVariableModel
 
+FIRST_CHECK = 1000  # steps, so that a comparison, which takes as long as a few, is a small part of them
+
 
 class NotFinite(Exception):
     """The loss of a step is not finite."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a training was when its graphs had last been seen to be right.
+
+    Attributes:
+        counts: The counts, traces and best parameters.
+        parts: The states of model, optimizer and scheduler.
+        attributes: Of every module, those that are set, in Python.
+        random_states: Of torch, on the host and every GPU.
+    """
+
+    counts: dict[str, Any]
+    parts: list[dict[str, Any]]
+    attributes: list[dict[str, Any]]
+    random_states: list[Tensor]
 
 
 @dataclass
@@ -75,6 +94,39 @@ class TrainingState:
     def is_out_of(self, patience: int | None) -> bool:
         """Whether so many epochs, or one at least, have passed since the best."""
         return patience is not None and self.epoch - self.best_epoch >= max(patience, 1)
+
+    def is_due(self, checked: "Checked", num_epochs: int, patience: int | None) -> bool:
+        """Whether graphs are to be compared with the interpreter after the next epoch: each time that the number of
+        steps has doubled, and at the end."""
+        waited = patience is not None and self.epoch + 1 - self.best_epoch >= max(patience, 1)
+        steps = checked.counts["num_steps"]
+        return waited or self.epoch + 1 == num_epochs or self.num_steps >= max(FIRST_CHECK, 2 * steps)
+
+    def saved(self) -> "Checked":
+        """All of it, to go back to."""
+        counts = {each.name: copy.copy(getattr(self, each.name)) for each in fields(self)[3:]}
+        gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+        parts = [copy.deepcopy(each.state_dict()) for each in self._parts]
+        attributes = [dict(vars(each)) for each in self.model.modules()]
+        return Checked(counts, parts, attributes, [torch.get_rng_state(), *gpus])
+
+    def go_back(self, checked: "Checked") -> None:
+        """Be what it was, torch's random state included."""
+        for name, value in checked.counts.items():
+            setattr(self, name, copy.copy(value))
+        for module, attributes in zip(self.model.modules(), checked.attributes, strict=True):
+            vars(module).clear()
+            vars(module).update(attributes)
+        for part, state in zip(self._parts, checked.parts, strict=True):
+            part.load_state_dict(state)
+        cpu, *gpus = checked.random_states
+        torch.set_rng_state(cpu)
+        for device, random_state in enumerate(gpus):
+            torch.cuda.set_rng_state(random_state, device)
+
+    @property
+    def _parts(self) -> tuple[Any, ...]:
+        return self.model, self.optimizer, self.scheduler
 
     @property
     def kept(self) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pyrovae.engine.capture import NotStatic, compiler_found
 from pyrovae.engine.replay import Backend, Replayed
+from pyrovae.engine.watch import Watched
 from pyrovae.evaluate.evaluation import Evaluation, Inputs, Latents, is_latent, is_random
 from pyrovae.models.base import Program
 
@@ -36,10 +37,11 @@ class Tiles:
         pairs: Pairs in a tile, at most; bounds the memory, never changes the result.
         num_pairs: Pairs in all tiles together; 0 where nothing is to be captured.
         floats: What one pair costs, in decoded numbers.
+        roots: What it can reach, whose Python state is watched.
     """
 
-    def __init__(self, pairs: int, num_pairs: int = 0, floats: int = 1) -> None:
-        self.pairs, self.num_floats = pairs, num_pairs * floats
+    def __init__(self, pairs: int, num_pairs: int = 0, floats: int = 1, roots: tuple[object, ...] = ()) -> None:
+        self.pairs, self.num_floats, self.roots = pairs, num_pairs * floats, roots
         self._graphs: dict[Hashable, Replayed] | None = {} if num_pairs >= TILES_TO_CAPTURE * pairs else None
         self._seen: Counter[Hashable] = Counter()
 
@@ -55,7 +57,7 @@ class Tiles:
         """
         floats = run.model.decoded_floats or run.inputs[0][0].numel()
         size = run.chunk_size or max(1, DECODED_FLOATS // floats)
-        return cls(min(size, pairs or size), num_pairs, cost * floats)
+        return cls(min(size, pairs or size), num_pairs, cost * floats, (run.model, run.guide))
 
     def __call__(self, function: TileFunction, inputs: Inputs, latents: Latents) -> tuple[Tensor, ...]:
         """Tensors (S, n, ...) from ``function(inputs, latents)``, called with one tile after another.
@@ -89,6 +91,7 @@ class Tiles:
             num_inputs = len(inputs)
             self._graphs[names] = Replayed(
                 lambda *given: function(given[:num_inputs], dict(zip(names, given[num_inputs:], strict=True))),
+                watched=Watched(*self.roots),
                 backend=self._backend(inputs[0].device),
             )
         try:

@@ -8,6 +8,7 @@ from torch.optim import Optimizer
 
 from pyrovae.engine.execution import Compile, Execution
 from pyrovae.engine.processes import ALONE, ProcessGroup
+from pyrovae.engine.watch import Watched
 from pyrovae.fit.loss import BatchLoss
 from pyrovae.fit.steps.backends import choose
 from pyrovae.fit.steps.captured import Captured, graph_of
@@ -49,14 +50,19 @@ def make_step(
     device, elbo = loss.feed.observations.x.device, loss.elbo.elbo
     kinds = {size: choose(execution, device, num_epochs * num_batches * number, elbo) for size, number in usual.items()}
     of_last_batch = choose(replace(execution, compile="auto"), device, num_epochs, elbo)
-    captured = Captured(interpreted, lambda size: step_of_kind(kinds.get(size, of_last_batch), loss, own))
+    watched = Watched(loss.model, loss.elbo.unweighted)
+    captured = Captured(
+        interpreted, lambda size: step_of_kind(kinds.get(size, of_last_batch), loss, own, watched), watched
+    )
     step = captured if any(kinds.values()) else interpreted
     return step if shards.number == 1 else Sharded(step, loss, optimizer, shards)
 
 
-def step_of_kind(kind: Compile, loss: BatchLoss, optimizer: Optimizer | NoSteps) -> Step | CudaGraphStep:
+def step_of_kind(
+    kind: Compile, loss: BatchLoss, optimizer: Optimizer | NoSteps, watched: Watched
+) -> Step | CudaGraphStep:
     """The step for batches of one size."""
     if not kind:
         return Step(loss, optimizer)
-    graph = graph_of(loss, "inductor" if kind == "inductor" else "graph")
+    graph = graph_of(loss, watched, "inductor" if kind == "inductor" else "graph")
     return CudaGraphStep(graph, optimizer) if kind == "cuda_graph" else Step(loss, optimizer, graph.evaluate)

@@ -17,11 +17,16 @@ from torch import Tensor, nn
 from pyrovae.engine.capture import NotStatic
 from pyrovae.engine.checks import check_choice
 from pyrovae.engine.replay import BACKENDS, Backend, Replayed
+from pyrovae.engine.watch import Watched
 from pyrovae.fit.loss import BatchLoss, WeightedELBO, check_elbo
 from pyrovae.fit.result import FitWarning, warn
 from pyrovae.fit.steps.interpreted import Step, set_gradients, with_gradients
 
 Program = Callable[..., Any]
+
+
+class Stale(Exception):
+    """Steps were replayed from a graph that was out of date; the message says why."""
 
 
 class Captured:
@@ -30,28 +35,77 @@ class Captured:
     Args:
         interpreted: The step that takes over then.
         step_of: Makes the step for batches of a size.
+        watched: The Python state that the loss can reach.
     """
 
-    def __init__(self, interpreted: Step, step_of: Callable[[int], Callable[[Tensor], Sequence[Tensor]]]) -> None:
-        self.interpreted, self.step_of = interpreted, step_of
-        self.steps: dict[int, Callable[[Tensor], Sequence[Tensor]]] = {}
+    def __init__(self, interpreted: Step, step_of: Callable[[int], Any], watched: Watched) -> None:
+        self.interpreted, self.step_of, self.watched = interpreted, step_of, watched
+        self.steps: dict[int, Any] = {}
+        self.last: dict[int, Tensor] = {}
+        self.version, self.replays = watched.version, 0
         self.again = interpreted.again
 
     def __call__(self, index: Tensor) -> Sequence[Tensor]:
         """A step, as :class:`~pyrovae.fit.steps.interpreted.Step` takes it."""
         size = len(index)
+        self.last[size] = index
         if size not in self.steps:
             self.steps[size] = self.step_of(size)
         try:
             return self.steps[size](index)
         except NotStatic as error:
+            self._require_same_version()
+            self.interpret()
             warn(
                 f"the loss cannot be captured as a graph, so Pyro interprets the model at every step: {error}; "
                 "`compile=False` does so unasked.",
                 FitWarning,
             )
-            self.step_of, self.steps = lambda size: self.interpreted, {}
             return self.interpreted(index)
+
+    def check(self, compare: bool) -> None:
+        """After the steps of an epoch: see that no graph was out of date.
+
+        Args:
+            compare: Whether to compare the graphs with the interpreter, too, at the same draws, on the last batches.
+
+        Raises:
+            Stale: If one was.
+        """
+        if not self._graphs():
+            return
+        self.watched.settle()
+        self._require_same_version()
+        for size, graph in self._graphs().items() if compare else ():
+            if graph.is_replayed(self.last[size]):
+                try:
+                    graph.compare(self.last[size])
+                except NotStatic as error:
+                    raise Stale(str(error)) from error
+
+    def settle(self) -> None:
+        """After all else of an epoch, such as a callback: graphs are captured again where Python state has changed."""
+        if self._graphs():
+            self.watched.settle()
+        self.version, self.replays = self.watched.version, self._replays()
+
+    def go_on(self, num_calls: int) -> None:
+        """Be interpreted from here on, after so many calls, of the step and of ``again``."""
+        self.interpret()
+
+    def interpret(self) -> None:
+        """Leave all to the interpreter."""
+        self.step_of, self.steps = lambda size: self.interpreted, {}
+
+    def _require_same_version(self) -> None:
+        if self.version != self.watched.version and self.replays != self._replays():
+            raise Stale(f"`{self.watched.reason}` has changed between two steps")
+
+    def _replays(self) -> int:
+        return sum(each.replays for each in self._graphs().values())
+
+    def _graphs(self) -> dict[int, Replayed]:
+        return {size: step.replayed for size, step in self.steps.items() if step.replayed is not None}
 
 
 class CompiledLoss:
@@ -64,6 +118,7 @@ class CompiledLoss:
         parameters: The leaves of the gradients; every call sets their ``grad``.
         state: Other tensors that it changes, or that are changed between calls, such as the buffers of modules.
         mode: What else it depends on, such as whether modules are in training mode; each mode has a graph.
+        watched: The Python state that it can reach.
         backend: ``"graph"``, or ``"inductor"``, which takes some ten seconds and a C++ compiler, and is faster then.
 
     Raises:
@@ -78,6 +133,7 @@ class CompiledLoss:
         state: Iterable[Tensor] = (),
         *,
         mode: Callable[[], Hashable] = lambda: None,
+        watched: Watched | None = None,
         backend: Backend = "graph",
     ) -> None:
         self.function, self.parameters = function, list(parameters)
@@ -86,6 +142,7 @@ class CompiledLoss:
             self.parameters,
             state,
             mode=mode,
+            watched=watched or Watched(function),
             backend=backend,
             num_gradients=len(self.parameters),
             warning=FitWarning,
@@ -100,11 +157,11 @@ class CompiledLoss:
         return set_gradients(self.parameters, with_gradients(self.function, self.parameters, *inputs))
 
 
-def graph_of(loss: BatchLoss, backend: Backend) -> CompiledLoss:
+def graph_of(loss: BatchLoss, watched: Watched, backend: Backend) -> CompiledLoss:
     """The loss of batches and its gradients as a graph."""
     tensors = [*loss.module.parameters(), *loss.module.buffers(), *loss.elbo.weight]
     state = [each for each in tensors if not each.requires_grad]
-    return CompiledLoss(loss, loss.parameters, state, mode=mode_of(loss.module), backend=backend)
+    return CompiledLoss(loss, loss.parameters, state, mode=mode_of(loss.module), watched=watched, backend=backend)
 
 
 def mode_of(module: nn.Module) -> Callable[[], Hashable]:
@@ -169,6 +226,7 @@ class CompiledELBO:
         """The loss, nats, summed over data; ``grad`` of every parameter is its gradient."""
         loss = self._prepared(args)
         self._weighted.advance()
+        loss.evaluate.watched.settle()
         return loss(*args)[0]
 
     def _prepared(self, args: tuple[Tensor, ...]) -> CompiledLoss:
@@ -184,6 +242,7 @@ class CompiledELBO:
                 parameters,
                 [*state, *self._weighted.weight],
                 mode=mode_of(self._modules),
+                watched=Watched(self.model, self.guide, self._weighted.unweighted),
                 backend=self.backend,
             )
         return self._loss

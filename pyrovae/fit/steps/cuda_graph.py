@@ -11,7 +11,7 @@ from torch.optim import Adam, AdamW, Optimizer
 from pyrovae.fit.steps.captured import CompiledLoss
 from pyrovae.fit.steps.interpreted import NoSteps
 
-PLAIN_STEPS = 5  # of which the loss takes three to be captured and compared; the others fill the caches of libraries
+PLAIN_STEPS = 6  # of which the loss takes four to be captured and compared; the others fill the caches of libraries
 
 
 class CudaGraphStep:
@@ -26,8 +26,8 @@ class CudaGraphStep:
     """
 
     def __init__(self, loss: CompiledLoss, optimizer: Optimizer | NoSteps) -> None:
-        self.loss, self.optimizer = loss, optimizer
-        self.steps = 0
+        self.loss, self.optimizer, self.replayed = loss, optimizer, loss.evaluate
+        self.steps, self.version = 0, self.replayed.watched.version
         self.graph: torch.cuda.CUDAGraph | None = None
         self.settings = other_settings(self.optimizer)
         self.inside = fits_in_graph(self.optimizer)
@@ -36,6 +36,8 @@ class CudaGraphStep:
         """Take one step.  Returns the outputs of the loss but the first, on the GPU: nobody waits for them."""
         if self.inside and other_settings(self.optimizer) != self.settings:
             self.inside, self.graph = False, None
+        if self.version != self.replayed.watched.version:  # the loss is captured again
+            self.steps, self.graph, self.version = 0, None, self.replayed.watched.version
         if self.steps < PLAIN_STEPS:
             self.steps += 1
             return self._plain(inputs)[1:]
@@ -47,6 +49,7 @@ class CudaGraphStep:
             rate.fill_(group["lr"])
         assert self.graph is not None
         self.graph.replay()
+        self.replayed.replays += 1
         if not self.inside:
             for parameter, gradient in zip(self.loss.parameters, self.gradients, strict=True):
                 parameter.grad = gradient

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from pyrovae.engine.replay import Replayed
 from pyrovae.fit.loss import BatchLoss
 from pyrovae.fit.training import require_finite
 
@@ -35,6 +36,7 @@ class Step:
     ) -> None:
         self.loss, self.optimizer = loss, optimizer
         self.evaluate = evaluate or partial(with_gradients, loss, loss.parameters)
+        self.replayed = evaluate if isinstance(evaluate, Replayed) else None
 
     def __call__(self, index: Tensor) -> Sequence[Tensor]:
         """Take one step on the data at ``index``.
@@ -54,15 +56,25 @@ class Step:
         """The loss of a batch once more, for the same x, with the current parameters."""
         return self.loss.module(x, *(each[index] for each in self.loss.feed.given)).detach()
 
+    def check(self, compare: bool) -> None:
+        """After the steps of an epoch: nothing is replayed here, so nothing can be out of date."""
+
+    def settle(self) -> None:
+        """After all else of an epoch, such as a callback: what has changed there is to hold from here on."""
+
+    def go_on(self, num_calls: int) -> None:
+        """Be interpreted from here on, after so many calls, of the step and of ``again``."""
+
 
 def with_gradients(
     function: Callable[..., Sequence[Tensor]], parameters: Sequence[Tensor], *inputs: Any
 ) -> Sequence[Any]:
-    """What a function returns, detached, and the gradients of the first of it."""
+    """What a function returns, detached, and the gradients of the first of it; None for what is frozen."""
     with torch.enable_grad():
         outputs = function(*inputs)
-        gradients = torch.autograd.grad(outputs[0], parameters, allow_unused=True)
-    return [*(each.detach() for each in outputs), *gradients]
+        leaves = [each for each in parameters if each.requires_grad]
+        found = dict(zip(leaves, torch.autograd.grad(outputs[0], leaves, allow_unused=True), strict=True))
+    return [*(each.detach() for each in outputs), *map(found.get, parameters)]
 
 
 def set_gradients(parameters: Sequence[Tensor], values: Sequence[Any]) -> Sequence[Tensor]:

@@ -15,7 +15,8 @@ from torch.optim import Optimizer
 from pyrovae.engine.processes import ProcessGroup
 from pyrovae.engine.seeding import block_seed, seeded
 from pyrovae.fit.loss import BatchLoss
-from pyrovae.fit.steps.interpreted import set_gradients
+from pyrovae.fit.steps.captured import Captured, Stale
+from pyrovae.fit.steps.interpreted import Step, set_gradients
 from pyrovae.fit.training import require_finite
 
 
@@ -88,9 +89,7 @@ class Sharded:
         shards: The parts.
     """
 
-    def __init__(
-        self, step: Callable[[Tensor], Sequence[Tensor]], loss: BatchLoss, optimizer: Optimizer, shards: Shards
-    ) -> None:
+    def __init__(self, step: Step | Captured, loss: BatchLoss, optimizer: Optimizer, shards: Shards) -> None:
         self.step, self.loss, self.optimizer, self.shards = step, loss, optimizer, shards
         self.like = [loss.parameters[0].new_zeros(()), *loss.parameters]
 
@@ -106,6 +105,25 @@ class Sharded:
     def again(self, index: Tensor, _: Tensor) -> Tensor:
         """The mean loss once more, with the current parameters and new draws."""
         return self.shards.mean(self._mean, index, self.like[:1])[0]
+
+    def check(self, compare: bool) -> None:
+        """As the steps of the parts, in all processes alike."""
+        stale: Exception | None = None
+        try:
+            self.step.check(compare)
+        except Stale as error:
+            stale = error
+        if any(self.shards.group.gathered(float(stale is not None))):
+            raise stale or Stale("it is out of date in another process")
+
+    def settle(self) -> None:
+        """As the steps of the parts."""
+        self.step.settle()
+
+    def go_on(self, num_calls: int) -> None:
+        """As the steps of the parts; the draws are those of the next call."""
+        self.step.go_on(num_calls)
+        self.shards.calls = num_calls
 
     def _gradients(self, part: Tensor) -> Sequence[Tensor]:
         value = self.step(part)[0]
