@@ -14,7 +14,6 @@ from dataclasses import replace
 from typing import Any, Literal, Self
 
 import torch
-from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
@@ -25,7 +24,6 @@ from pyrovae.engine.isolation import evaluating
 from pyrovae.engine.seeding import seeded
 from pyrovae.models.floors import share_at_floor
 from pyrovae.models.latents import (
-    InTypeOf,
     Latents,
     Values,
     bare,
@@ -33,6 +31,7 @@ from pyrovae.models.latents import (
     known,
     named_sites,
     parameter_of,
+    run_of,
     zeros_for,
 )
 from pyrovae.models.stored import computed_from_own, copied, stored_tensors
@@ -209,8 +208,10 @@ class LatentVariableModel(nn.Module):
         check_whole("num_samples", num_samples)
         inputs = self._labels_to_generate(num_samples, labels)
         observed, latents = named_sites(self)
-        with evaluating(self), seeded(seed), InTypeOf(parameter_of(self)):
-            nodes: Any = poutine.trace(self.model).get_trace(None, *inputs, num_data=num_samples).nodes
+        with evaluating(self), seeded(seed):
+            nodes = run_of(self, (None, *inputs), num_samples)
+        if missing := [name for name in (observed, *latents) if name not in nodes]:
+            raise ValueError(f"`model` must have the same sites with data and without, got {missing} with data alone.")
         return nodes[observed], {name: data_first(nodes[name]) for name in latents}
 
     def _labels_to_generate(self, num_samples: int, labels: Tensor | int | None) -> tuple[Tensor, ...]:

@@ -1,6 +1,7 @@
 """The random variables of a program by name: its latents, one or many, and the site of its data."""
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -150,8 +151,8 @@ def named_sites(model: Any) -> tuple[str, dict[str, Any]]:
         ValueError: If it observes no site or several, or a latent is outside the plate over data.
     """
     inputs = zeros_for(model)
-    with torch.no_grad(), evaluating(model), seeded(0), InTypeOf(parameter_of(model)):
-        nodes: Any = poutine.trace(model.model).get_trace(*inputs, num_data=2).nodes
+    with torch.no_grad(), evaluating(model), seeded(0):
+        nodes = run_of(model, inputs, 2)
     every = {name: site for name, site in nodes.items() if is_random(site)}
     observed = [name for name, site in every.items() if site["is_observed"] or (inputs[0] is None and name == "x")]
     if len(observed) != 1:
@@ -162,6 +163,25 @@ def named_sites(model: Any) -> tuple[str, dict[str, Any]]:
     latents = {name: site for name, site in every.items() if name not in observed}
     check_local(latents, nodes, 2)
     return observed[0], latents
+
+
+def run_of(model: Any, inputs: Sequence[Any], num_data: int, at: Latents | None = None) -> Any:
+    """The nodes of one run of a model's program, by name, its latents as given or drawn in the type of its parameters.
+
+    Raises:
+        ValueError: If the program makes no data where x is None.
+    """
+    program = poutine.trace(poutine.condition(model.model, at or {}))
+    try:
+        with InTypeOf(parameter_of(model)):
+            return program.get_trace(*inputs, num_data=num_data).nodes
+    except (TypeError, AttributeError) as error:
+        if inputs[0] is not None or "NoneType" not in str(error):
+            raise
+        raise ValueError(
+            f"`model` must make `num_data` data where x is None, got {error}; a plate for both is "
+            "plate('data', num_data if x is None else len(x))."
+        ) from error
 
 
 def zeros_for(model: Any) -> tuple[Any, ...]:

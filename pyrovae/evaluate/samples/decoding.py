@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from pyro import poutine
 from torch import Tensor
 
 from pyrovae.data import Observations
@@ -20,7 +19,6 @@ from pyrovae.engine.seeding import seeded
 from pyrovae.evaluate.latents.encoding import continuous_posteriors, joined, posterior_moments
 from pyrovae.models.base import LatentVariableModel
 from pyrovae.models.latents import (
-    InTypeOf,
     Latents,
     Values,
     bare,
@@ -29,7 +27,7 @@ from pyrovae.models.latents import (
     data_first,
     known,
     named_sites,
-    parameter_of,
+    run_of,
 )
 
 Labels = Tensor | int | None
@@ -245,11 +243,10 @@ def _decoded(model: LatentVariableModel, z: Values, labels: Labels, read: Callab
     flat, batch = _flat(by_site(z, sites), sites)
     given = _checked_labels(model, labels, batch)
     blocks = []
-    with evaluating(model), InTypeOf(parameter_of(model)):
+    with evaluating(model):
         for block, *y in zip(*(each.split(DECODED) for each in (torch.arange(batch.numel()), *given)), strict=True):
             at = {name: value[block].movedim(0, data_axis(sites[name])) for name, value in flat.items()}
-            program = poutine.condition(model.model, at)
-            site = poutine.trace(program).get_trace(None, *y, num_data=len(block)).nodes[observed]
+            site = run_of(model, (None, *y), len(block), at)[observed]
             blocks.append(data_first(site, read(site)))
     x = torch.cat(blocks)
     return x.reshape(*batch, *x.shape[1:])

@@ -325,6 +325,37 @@ def test_programs_of_several_observed_sites_are_not_sampled(names):
         model.sample(3)
 
 
+class Demanding(Observing):
+    """A program that cannot do without data."""
+
+    def forward(self, x=None, *, num_data=1):
+        return super().forward(x[: len(x)])
+
+
+class Partial(Observing):
+    """A program that has another site where data are given: the values that are not observed."""
+
+    def forward(self, x=None, *, num_data=1):
+        with pyro.plate("data", num_data if x is None else len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros((), dtype=torch.float64), 1.0))
+            seen = None if x is None else x[:, 0] > 0
+            pyro.sample("x", dist.Normal(z, 1.0), obs=None if x is None else x[:, 0], obs_mask=seen)
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        (Demanding, "`model` must make `num_data` data where x is None, got .*NoneType"),
+        (Partial, r"`model` must (have the same sites with data and without|observe one site)"),
+    ],
+)
+def test_programs_that_make_no_data_say_so(program, message):
+    model = Hierarchy()
+    model.model = program(("x",))
+    with pytest.raises(ValueError, match=message):
+        model.sample(3)
+
+
 # --------------------------------------------------------------------------------------------------------------- flows
 
 
