@@ -190,7 +190,7 @@ def encode(model: LatentVariableModel, data: Observations | Tensor, *, guide: Pr
         (torch.Size([4, 2]), torch.Size([4, 2]))
     """
     mean, variance = (
-        bare({name: value.flatten(1) for name, value in part.items()})
+        bare({name: value.reshape(len(value), -1) for name, value in part.items()})
         for part in posterior_moments(model, data, "to be encoded", guide=guide)
     )
     labels = as_observations(data).labels
