@@ -17,8 +17,10 @@ from pyrovae.engine.isolation import evaluating
 from pyrovae.engine.processes import ProcessGroup
 from pyrovae.engine.progress import progress_bar
 from pyrovae.engine.seeding import block_seed, seeded
+from pyrovae.evaluate.particles import check_particles
 from pyrovae.models.base import LatentVariableModel, Program, check_model
 from pyrovae.models.latents import (
+    FEW,
     Latents as Latents,
     data_first,
     is_latent as is_latent,
@@ -61,8 +63,16 @@ class Evaluation:
 
     @cached_property
     def inputs(self) -> Inputs:
-        """What the programs are called with, x (N, ...) first."""
-        return self.model.program_inputs(self.data)
+        """What the programs are called with, x (N, ...) first.
+
+        Raises:
+            ValueError: If the data do not fit, or the programs take no particles beside them.
+        """
+        inputs = self.model.program_inputs(self.data)
+        if self.given_guide is not None or not self.model.takes_particles:
+            with evaluating(self.model, self.guide), seeded(0):
+                check_particles(self.model.model, self.guide, tuple(each[:FEW] for each in inputs))
+        return inputs
 
     @property
     def guide(self) -> Program:

@@ -76,6 +76,7 @@ class LatentVariableModel(nn.Module):
             floor.
         config: The constructor's arguments as plain values, so that a saved model can be built again; None where
             modules of the user's own are part of it.
+        takes_particles: Whether the programs are known to take many particles at once; else evaluators look.
     """
 
     model: Program
@@ -88,6 +89,7 @@ class LatentVariableModel(nn.Module):
     decoded_floats: int | None = None
     covariance_floor: float | None = None
     config: dict[str, Any] | None = None
+    takes_particles: bool = False
     _frozen: tuple[nn.Module, ...] = ()
 
     def train(self, mode: bool = True) -> Self:

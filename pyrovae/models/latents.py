@@ -16,6 +16,7 @@ from pyrovae.engine.seeding import seeded
 Latents = dict[str, Tensor]
 Values = Any  # the tensor of one site, or Latents of several
 DRAWS, AT_ONCE = 1000, 100  # of a distribution without moments in closed form
+FEW = 3  # data on which the sites of a program are looked at
 DATA = "data"  # the name of the plate over data
 PARTICLES = ("particles", "num_particles_vectorized")  # of plates over particles, ours and Pyro's
 
@@ -30,36 +31,27 @@ def is_latent(site: Any) -> bool:
     return is_random(site) and not site["is_observed"]
 
 
-def latent_sites(program: Any, *inputs: Any, **options: Any) -> dict[str, Any]:
-    """What a program draws and does not observe, by name: the site of each in one run of the program.
-
-    Raises:
-        ValueError: If one is outside the plate over data; the message names it.
-    """
-    nodes = poutine.trace(program).get_trace(*inputs, **options).nodes
-    latents = {name: site for name, site in nodes.items() if is_latent(site)}
-    check_local(latents, nodes, len(inputs[0]))
-    return latents
+def latent_sites(program: Any, *inputs: Any) -> dict[str, Any]:
+    """What a program draws and does not observe, by name: the site of each in one run of the program."""
+    nodes = poutine.trace(program).get_trace(*inputs).nodes
+    return {name: site for name, site in nodes.items() if is_latent(site)}
 
 
-def check_local(latents: dict[str, Any], nodes: Any, num_data: int) -> None:
+def check_local(latents: dict[str, Any], num_data: int) -> None:
     """Refuse a latent that all data share: nothing here integrates over it.
 
     Args:
         latents: The latent sites of a run.
-        nodes: All nodes of the run.
-        num_data: Of the run.
+        num_data: Of the run; FEW, so that no other plate is likely to be as large.
 
     Raises:
         ValueError: If one is outside the plate over data; the message names it.
     """
-    every = [frame for site in nodes.values() if is_random(site) for frame in site["cond_indep_stack"]]
-    named = any(frame.name == DATA for frame in every)
     for name, site in latents.items():
-        plate = data_plate(site)
-        if plate is None or (plate.name != DATA if named else plate.size != num_data):
+        plates = [plate for plate in site["cond_indep_stack"] if plate.vectorized and plate.name not in PARTICLES]
+        if not any(plate.name == DATA or plate.size == num_data for plate in plates):
             raise ValueError(
-                f"`model` must have every latent site inside the plate over data, got {name!r} outside it, which all "
+                f"`model` must have every site inside the plate over data, got site {name!r} outside it, which all "
                 "data share; make it a parameter, or draw one for each datum."
             )
 
@@ -78,8 +70,8 @@ def data_axis(site: Any) -> int:
 
 def data_first(site: Any, value: Tensor | None = None) -> Tensor:
     """The value of a site, or another of its shape, with the data first, (N, ...)."""
-    value = site["value"] if value is None else value
-    return value.movedim(data_axis(site), 0)
+    value, axis = site["value"] if value is None else value, data_axis(site)
+    return value.movedim(axis, 0) if axis else value
 
 
 def bare(latents: Latents) -> Values:
@@ -152,7 +144,7 @@ def named_sites(model: Any) -> tuple[str, dict[str, Any]]:
     """
     inputs = zeros_for(model)
     with torch.no_grad(), evaluating(model), seeded(0):
-        nodes = run_of(model, inputs, 2)
+        nodes = run_of(model, inputs, FEW)
     every = {name: site for name, site in nodes.items() if is_random(site)}
     observed = [name for name, site in every.items() if site["is_observed"] or (inputs[0] is None and name == "x")]
     if len(observed) != 1:
@@ -161,7 +153,7 @@ def named_sites(model: Any) -> tuple[str, dict[str, Any]]:
             "pyro.infer.Predictive takes any program."
         )
     latents = {name: site for name, site in every.items() if name not in observed}
-    check_local(latents, nodes, 2)
+    check_local(latents, FEW)
     return observed[0], latents
 
 
@@ -176,19 +168,19 @@ def run_of(model: Any, inputs: Sequence[Any], num_data: int, at: Latents | None 
         with InTypeOf(parameter_of(model)):
             return program.get_trace(*inputs, num_data=num_data).nodes
     except (TypeError, AttributeError) as error:
-        if inputs[0] is not None or "NoneType" not in str(error):
+        if inputs[0] is not None or not any(sign in str(error) for sign in ("NoneType", "not callable")):
             raise
         raise ValueError(
-            f"`model` must make `num_data` data where x is None, got {error}; a plate for both is "
-            "plate('data', num_data if x is None else len(x))."
+            "`model` must make `num_data` data where x is None, from distributions of pyro.distributions in "
+            f"plate('data', num_data if x is None else len(x)), got {error}."
         ) from error
 
 
 def zeros_for(model: Any) -> tuple[Any, ...]:
-    """What a program can be called with where only its sites are of interest: two data, None where nobody knows x."""
+    """What a program can be called with where only its sites are of interest: a few data, None where nobody knows x."""
     like = parameter_of(model)
-    x = None if model.data_shape is None else like.new_zeros(2, *model.data_shape)
-    return (x,) if model.num_classes is None else (x, torch.zeros(2, dtype=torch.long, device=like.device))
+    x = None if model.data_shape is None else like.new_zeros(FEW, *model.data_shape)
+    return (x,) if model.num_classes is None else (x, torch.zeros(FEW, dtype=torch.long, device=like.device))
 
 
 def parameter_of(model: Any) -> Tensor:

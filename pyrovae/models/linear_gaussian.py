@@ -70,6 +70,7 @@ class LinearGaussian(TractableModel):
 
     model: LinearGaussianModel
     guide: AmortizedGuide
+    takes_particles = True
     noise_is_shared: ClassVar[bool]
 
     def __init__(

@@ -54,6 +54,7 @@ class Mixture(TractableModel):
     """
 
     model: MixtureModel
+    takes_particles = True
     start: str | Tensor = "k-means++"
 
     def __init__(self, num_components: int, data_shape: int | tuple[int, ...], missing: Missing = "error") -> None:

@@ -25,7 +25,7 @@ from pyrovae.models.guides import AmortizedGuide
 from pyrovae.models.latents import moments
 from pyrovae.models.likelihoods import Gaussian, Head, Likelihood
 from pyrovae.models.networks import GaussianEncoder, MLPDecoder, redraw_parameters
-from pyrovae.models.outputs import checked_output, support_of, values_of
+from pyrovae.models.outputs import checked_output, needs_rows, support_of, values_of
 
 DECODED_FLOATS = 2**22  # numbers decoded at once where a sum over data is taken
 
@@ -33,16 +33,16 @@ DECODED_FLOATS = 2**22  # numbers decoded at once where a sum over data is taken
 class VAEModel(Program):
     """z ~ Normal(0, I);  x ~ decoder(z), which is the distribution p(x|z).
 
-    A decoder of the user's own may know z (N, L) alone, as batch norm does: particles come to it as more data.
+    A decoder that knows z (N, L) alone, as batch norm does, is shown particles as more data: ``by_rows``.
     """
 
     decoder: nn.Module
     prior_loc: Tensor
     prior_scale: Tensor
 
-    def __init__(self, decoder: nn.Module, latent_dim: int, own: bool = False) -> None:
+    def __init__(self, decoder: nn.Module, latent_dim: int) -> None:
         super().__init__()
-        self.decoder, self.own = decoder, own
+        self.decoder, self.by_rows = decoder, False
         like = next(decoder.parameters(), torch.zeros(()))
         self.register_buffer("prior_loc", like.new_zeros(latent_dim), persistent=False)
         self.register_buffer("prior_scale", like.new_ones(latent_dim), persistent=False)
@@ -54,11 +54,11 @@ class VAEModel(Program):
 
     def given(self, z: Tensor, *y: Tensor) -> Any:
         """p(x|z), the decoder's at z (..., L), of batch shape (...)."""
-        if z.ndim == 2 or not self.own:
-            return self.decoder(z, *y)
-        batch = z.shape[:-1]
-        p = self.decoder(z.reshape(-1, z.shape[-1]), *(each.expand(batch).reshape(-1) for each in y))
-        return Unflattened(p, batch)
+        if self.by_rows and z.ndim > 2:
+            batch = z.shape[:-1]
+            p = self.decoder(z.reshape(-1, z.shape[-1]), *(each.expand(batch).reshape(-1) for each in y))
+            return Unflattened(p, batch)
+        return self.decoder(z, *y)
 
 
 # The guide is AmortizedGuide(encoder), of guides.py: z ~ q(z|x) = encoder(x), also a distribution.  The objective, the
@@ -140,6 +140,7 @@ class VAE(LatentVariableModel):
 
     model: VAEModel
     guide: AmortizedGuide
+    takes_particles = True
 
     def __init__(
         self,
@@ -172,11 +173,11 @@ class VAE(LatentVariableModel):
                 described = {"kind": type(likelihood).__name__, **vars(likelihood)}
                 self.config = {**architecture.plain(), "likelihood": described}
         if num_classes is None:
-            self.model, self.guide = VAEModel(decoder, latent_dim, not self._built[1]), AmortizedGuide(encoder)
+            self.model, self.guide = VAEModel(decoder, latent_dim), AmortizedGuide(encoder)
         else:
-            self.model = ConditionalVAEModel(decoder, latent_dim, not self._built[1])
-            self.guide = ConditionalGuide(encoder)
+            self.model, self.guide = ConditionalVAEModel(decoder, latent_dim), ConditionalGuide(encoder)
         output = checked_output(encoder, decoder, latent_dim, shape, num_classes)
+        self.model.by_rows = not self._built[1] and needs_rows(decoder, latent_dim, num_classes)
         self.data_shape = tuple(output.event_shape)
         self._values = values_of(output)  # the constraint on one number
         self.support = support_of(self._values)

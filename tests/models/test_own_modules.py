@@ -65,7 +65,20 @@ class Contracted(nn.Module):
         return torch.einsum("nl,nm,lmd->nd", z, z, self.weight)
 
 
+class ZeroAtFirst(nn.Module):
+    """A layer that takes the wrong dimension of z (S, N, L), which its zero weights hide in the beginning."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(L, N)
+        nn.init.zeros_(self.last.weight)
+
+    def forward(self, z):
+        return self.last(z.softmax(1))
+
+
 BODIES = {
+    "a layer of zeros": ZeroAtFirst,
     "a view": Viewed,
     "batch norm of as many features as data": lambda: nn.Sequential(nn.Linear(L, N), nn.BatchNorm1d(N), nn.Tanh()),
     "instance norm over channels": lambda: nn.Sequential(
@@ -119,13 +132,29 @@ def warmed_up(module, num_features):
 def test_a_decoder_that_knows_z_as_a_matrix_alone_is_evaluated_as_it_was_trained(body):
     decoder = warmed_up(Own(BODIES[body](), LIKELIHOODS["Bernoulli"]).double(), L)
     vae, x = VAE(L, (D,), decoder=decoder, hidden=(5,)).double(), torch.rand(N, D, dtype=torch.float64).round()
+    assert vae.model.by_rows
+    if body == "a layer of zeros":
+        nn.init.normal_(vae.decoder.body.last.weight)
     z, log_w = evaluate.draws(vae, x, 6)
     torch.testing.assert_close(log_w, expected_log_weights(vae, x, z), rtol=0, atol=1e-9)
     one = evaluate.log_likelihood(vae, x, 6, chunk_size=5).values  # blocks of other sizes
     torch.testing.assert_close(one, evaluate.log_likelihood(vae, x, 6).values, rtol=0, atol=1e-9)
-    assert evaluate.ais(vae, x, AISOptions(num_temperatures=3, num_chains=2)).values.shape == (N,)
     fitted = fit.svi(vae, x, num_epochs=2, batch_size=4, elbo=fit.ImportanceWeightedELBO(3), progress=False)
     assert torch.isfinite(fitted.trace).all()
+
+
+def test_a_decoder_of_any_leading_shape_is_given_particles_as_they_are():
+    plain = nn.Sequential(nn.Linear(L, 5), nn.LayerNorm(5), nn.Dropout(0.5), nn.Linear(5, D))
+    decoder = Own(plain, lambda h: dist.Bernoulli(logits=h).to_event(1))
+    assert not VAE(L, (D,), decoder=decoder, hidden=(5,)).model.by_rows
+    assert not VAE(L, (D,), hidden=(5,)).model.by_rows
+
+
+def test_so_it_is_when_it_is_annealed():
+    decoder = Own(BODIES["a view"](), LIKELIHOODS["Bernoulli"])
+    x = torch.ones(N, D)
+    estimate = evaluate.ais(VAE(L, (D,), decoder=decoder, hidden=(5,)), x, AISOptions(num_temperatures=3, num_chains=2))
+    assert torch.isfinite(estimate.values).all()
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
@@ -178,14 +207,24 @@ def test_an_unflattened_distribution_is_the_flat_one_in_another_shape():
     assert shown.sample((7,)).shape == shown.rsample((7,)).shape == (7, 2, 3, 2)
 
 
-@pytest.mark.parametrize("name", ["encoder", "decoder"])
-def test_a_distribution_that_pyro_cannot_sample_is_refused(name):
-    class Torch(nn.Module):
-        def forward(self, x):
-            return torch.distributions.Independent(torch.distributions.Normal(x, 1.0), 1)
+class Torch(nn.Module):
+    """What torch has under the name of a distribution of Pyro: it has no call that samples."""
 
-    with pytest.raises(ValueError, match=f"`{name}` must return a distribution of Pyro, got Independent of torch.dist"):
-        VAE(D, (D,), **{name: Torch()})
+    def forward(self, x):
+        return torch.distributions.Independent(torch.distributions.Normal(x, 1.0), 1)
+
+
+def test_a_decoder_may_return_a_distribution_of_torch_and_an_encoder_of_pyro_alone():
+    vae, x = VAE(D, (D,), decoder=Torch(), hidden=(5,)), torch.randn(N, D)
+    z, log_w = evaluate.draws(vae, x, 6)
+    torch.testing.assert_close(log_w, expected_log_weights(vae, x, z))
+    with pytest.raises(
+        ValueError, match=r"`model` must make `num_data` data .*pyro.distributions.*got 'Independent' obj"
+    ):
+        vae.sample(3)
+    assert torch.isfinite(fit.svi(vae, x, num_epochs=1, progress=False).trace).all()
+    with pytest.raises(ValueError, match=r"`encoder` must return a distribution of Pyro, got Independent"):
+        VAE(D, (D,), encoder=Torch())
 
 
 # --------------------------------------------------------------------------------------------------------------- modes

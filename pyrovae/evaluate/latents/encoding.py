@@ -19,9 +19,11 @@ from pyrovae.engine.seeding import block_seed, seeded
 from pyrovae.models.base import LatentVariableModel, Program
 from pyrovae.models.latents import (
     DRAWS,
+    FEW,
     Latents,
     Values,
     bare,
+    check_local,
     data_axis,
     data_first,
     latent_sites,
@@ -306,6 +308,10 @@ def posteriors_by_site(
             q = exact(*block)
             return {"z": {"fn": q, "value": None, "cond_indep_stack": ()}}
 
+    few = tuple(each[:FEW] for each in inputs)
+    if exact is None:
+        with seeded(0):
+            check_local(run(*few), len(few[0]))
     for block in zip(*(each.split(size) for each in inputs), strict=True):
         yield Posterior(partial(run, *block))
 

@@ -11,10 +11,10 @@ from pyrovae.data import Observations
 from pyrovae.engine.checks import check_whole
 from pyrovae.engine.isolation import evaluating
 from pyrovae.engine.seeding import block_seed, seeded
-from pyrovae.evaluate.evaluation import latent_sites
 from pyrovae.evaluate.latents.encoding import is_continuous, posteriors
 from pyrovae.evaluate.likelihood.estimate import standard_error
 from pyrovae.models.base import LatentVariableModel, Program
+from pyrovae.models.latents import FEW, check_local, latent_sites
 
 DENSITIES = 2**22  # numbers in a block of densities of draws under all q
 
@@ -120,7 +120,9 @@ def latent_information(
 
 def _prior(model: LatentVariableModel, inputs: tuple[Tensor, ...]) -> Any:
     """What the model draws z from, batch shape (N,)."""
+    few = tuple(each[:FEW] for each in inputs)
     with seeded(0):
+        check_local(latent_sites(model.model, *few), len(few[0]))
         sites = latent_sites(model.model, *inputs)
     if len(sites) != 1:
         raise ValueError(f"`model` must have one latent site, got {list(sites)}.")
