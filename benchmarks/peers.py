@@ -139,7 +139,7 @@ class Ours:
         self.loss = BatchLoss(self.vae, feed, elbo, "full")
         optimizer = adam(self.loss.parameters, lr=LR)
         scheduler = schedule_of(schedule)(optimizer, 1000 * math.ceil(len(x) / BATCH))
-        self.state = TrainingState(self.vae, optimizer, scheduler)
+        self.state = TrainingState(self.vae, optimizer, scheduler, began=0.0, about={})
         self.step = make_step(self.loss, optimizer, Execution(compile=compile), num_epochs=1000, batch_size=BATCH)
 
     def epoch(self) -> float:

@@ -130,7 +130,9 @@ def run(options: argparse.Namespace) -> None:
         "fit": {"method": result.method, "objective": result.objective, "kept": result.kept, "seed": options.seed},
     }
     model_file.save(result.model, path, description=description)
-    summary = f"{kind} fitted to {dataset.train.space.reference}: {_told(result)}.  {score}  Written to {path}."
+    summary = (
+        f"{kind} fitted to {dataset.train.space.reference}: {_told(result, dataset)}.  {score}  Written to {path}."
+    )
     print(textwrap.fill(summary, 100, break_on_hyphens=False, break_long_words=False))
 
 
@@ -196,13 +198,14 @@ def _num_classes(dataset: DataSet) -> int:
     return int(max(each.max() for each in labels)) + 1
 
 
-def _told(result: FitResult) -> str:
-    """What the fit says of itself."""
+def _told(result: FitResult, dataset: DataSet) -> str:
+    """What the fit says of itself, in the reference space as all else."""
     value = result.trace[-1].item() if result.elbo is None else result.elbo
-    where = "training" if result.valid_trace is None else "validation"
-    view = "" if result.space.transform_name == "as it is" else f" as seen ({result.space.transform_name})"
+    valid = dataset.valid if result.valid_trace is not None else None
+    where, part = ("training", dataset.train) if valid is None else ("validation", valid)
+    value += part.log_abs_det.mean().item()
     return (
-        f"{result.method}, {result.objective} {value:.3f} nats per datum of the {where} data{view}; kept: "
+        f"{result.method}, {result.objective} {value:.3f} nats per datum of the {where} data; kept: "
         f"{result.kept}; {result.model.num_free_parameters:,} parameters of p(x), {result.seconds:.1f} s"
     )
 

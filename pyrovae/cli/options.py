@@ -141,7 +141,9 @@ def describe(dataset: DataSet) -> str:
     """One line on the data."""
     train, valid, test = dataset
     sizes = f"{len(train):,} train, {len(valid or ()):,} validation, {len(test):,} test"
-    return f"{dataset.name}: {sizes}, D = {train.num_dims}; view: {train.space.transform_name}"
+    view = train.space.transform_name
+    bars = "" if view == "as it is" else " (progress bars show nats in this view)"
+    return f"{dataset.name}: {sizes}, D = {train.num_dims}; view: {view}{bars}"
 
 
 def set_threads(threads: int | None, num_numbers: int) -> None:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.distributions import ComposeTransform, Transform, identity_transform
 
+from pyrovae.engine.seeding import seeded
+
 Support = Literal["boolean", "integer", "real"]
 MASSES = ("boolean", "integer")
 CHECKED_FLOATS = 2**22  # numbers that are looked at together
@@ -122,8 +124,7 @@ class Observations:
         """The same data with nothing left to chance: a resampled set is binarized once, by ``seed``."""
         if not self.resample:
             return self
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
+        with seeded(seed):
             return replace(self, x=self.draw(), resample=False)
 
     def to(self, *args: Any, **kwargs: Any) -> "Observations":
@@ -196,7 +197,8 @@ class Observations:
         Returns:
             Tensor of the same shape: −(log p − D log levels) / (D log 2), which bounds the bits per dimension of the
             integers (Theis et al. 2016); for binary data and integers −log p / (D log 2), their own; None where the
-            space has no integers behind it.
+            space has no integers behind it.  With values missing (NaN), D counts the observed ones: of each datum where
+            the last axis of ``log_prob`` is that of the data, else their mean over data.
 
         Reference:
             Theis, van den Oord and Bethge (2016), A note on the evaluation of generative models.
@@ -204,7 +206,9 @@ class Observations:
         levels = 1 if self.space.support in MASSES else self.space.levels
         if levels is None:
             return None
-        return -(log_prob - self.num_dims * math.log(levels)) / (self.num_dims * math.log(2))
+        observed = (~self.x.isnan()).flatten(1).sum(1).to(log_prob)
+        num_dims = observed if log_prob.shape[-1:] == observed.shape else observed.mean()
+        return -(log_prob - num_dims * math.log(levels)) / (num_dims * math.log(2))
 
 
 @dataclass(frozen=True)

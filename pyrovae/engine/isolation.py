@@ -1,12 +1,15 @@
 """One piece of work at a time: Pyro's handlers and parameter store, and torch's random state, are one for a process.
 
-So fits and evaluators in several threads take turns, and each gives the numbers that it gives by itself.  A program
-that another thread runs in stock Pyro meanwhile is beyond this lock.
+So fits and evaluators in several threads take turns, and each gives the numbers that it gives by itself.  Threads gain
+no time then; processes do, started afresh (``multiprocessing``'s "spawn"), and every model and result can be pickled.
+Two things are beyond the lock: a program that another thread runs in stock Pyro meanwhile, and a callback that waits
+for another thread that fits or evaluates, which waits for the callback.
 """
 
 import threading
+import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 
 import pyro
 import torch
@@ -19,38 +22,54 @@ LOCK = threading.RLock()
 def alone() -> Iterator[None]:
     """A block that no other thread enters meanwhile, with a parameter store of its own, in full precision.
 
-    Autocast keeps the casts of weights until its outermost block ends, however often the weights change meanwhile; so a
-    program that asks for autocast itself has none kept.
+    The store begins with what the caller has made by ``pyro.param``; what belongs to modules comes with these.
+
+    Autocast keeps the casts of weights until its outermost block ends, however often the weights change meanwhile; so
+    the caller's is off in it, and a program that asks for autocast itself has no casts kept.  The caller's
+    ``torch.inference_mode`` is off, too, whose tensors no gradient can use; ``no_grad`` stays on.
     """
-    keeps = torch.is_autocast_cache_enabled()
-    with LOCK, pyro.get_param_store().scope(), ExitStack() as stack:
+    keeps, gradients = torch.is_autocast_cache_enabled(), torch.is_grad_enabled()
+    with LOCK, torch.inference_mode(False), torch.set_grad_enabled(gradients), ExitStack() as stack:
+        store = pyro.get_param_store()
+        own = {name: each for name, each in store._params.items() if not isinstance(each, nn.Parameter)}
+        stack.enter_context(
+            store.scope({"params": own, "constraints": {name: store._constraints[name] for name in own}})
+        )
         for device in filter(torch.is_autocast_enabled, ("cpu", "cuda")):
             stack.enter_context(torch.autocast(device, enabled=False))
-        try:
-            torch.set_autocast_cache_enabled(False)
-            yield
-        finally:
-            torch.set_autocast_cache_enabled(keeps)
+        stack.callback(torch.set_autocast_cache_enabled, keeps)
+        torch.set_autocast_cache_enabled(False)
+        yield
 
 
 @contextmanager
 def evaluating(*programs: nn.Module) -> Iterator[None]:
     """A block, alone, in which modules are in evaluation mode; each then has its own mode back, and its buffers."""
-    modules = list(dict.fromkeys(module for program in programs for module in program.modules()))
-    modes = [(module, module.training) for module in modules]
-    buffers = [(each._buffers, dict(each._buffers)) for each in modules]
-    values = [(each, each.clone()) for _, own in buffers for each in own.values() if each is not None]
-    try:
-        with alone():
+    made_in_inference = any(each.is_inference() for program in programs for each in program.parameters())
+    with alone(), torch.inference_mode() if made_in_inference else nullcontext():
+        modules = list(dict.fromkeys(module for program in programs for module in program.modules()))
+        modes = [(module, module.training) for module in modules]
+        buffers = [(each._buffers, dict(each._buffers)) for each in modules]
+        values = [(each, each.clone()) for _, own in buffers for each in own.values() if each is not None]
+        try:
             for program in programs:
                 program.eval()
             yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        for current, own in buffers:
-            current.update(own)
-        with torch.no_grad():
-            for each, value in values:
-                if not torch.equal(each, value):
-                    each.copy_(value)
+        finally:
+            for module, training in modes:
+                module.training = training
+            for current, own in buffers:
+                for name in own.keys() - {name for name, each in current.items() if each is own.get(name)}:
+                    current[name] = own[name]
+            with torch.no_grad():
+                for each, value in values:
+                    if not torch.equal(each, value):
+                        each.copy_(value)
+
+
+@contextmanager
+def quiet(category: type[Warning] = Warning, message: str = "") -> Iterator[None]:
+    """A block, alone, without warnings of a category that begin with a pattern; Python's filters are one for all."""
+    with LOCK, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message, category)
+        yield

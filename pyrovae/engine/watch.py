@@ -136,7 +136,7 @@ class PythonState:
             if name in ("_parameters", "_buffers"):
                 for key, each in value.items():
                     self._alive.append(each)
-                    self.values[f"{place}.{key}"] = (id(each), each is not None and each.requires_grad)
+                    self.values[f"{place}.{key}"] = id(each)
             elif name == "_modules":
                 for key, each in value.items():
                     self._visit(f"{place}.{key}", each)
@@ -152,6 +152,7 @@ class PythonState:
             self.unknown.append(f"`{place}` is a {type(value).__name__}, which does not show how far it is")
         for name, each in (getattr(value, "__dict__", {}) if parts is None else parts).items():
             self._visit(f"{place}.{name}", each)
+        self._visit_function(value)  # where it wraps one, as functools.cache does
         self._visit_members(type(value), None)
 
     def _visit_members(self, cls: type, names: Iterable[str] | None) -> None:
@@ -251,7 +252,8 @@ def _parts_of(value: Any) -> dict[str, Any] | None:
         return None
     if isinstance(reduced, str):  # the name of a global object
         return {}
-    arguments, state, *items = [*reduced[1:], None]
+    rest: list[Any] = [*reduced[1:], None]
+    arguments, state, *items = rest
     own = state if isinstance(state, dict) else {"state": state}
     return {**own, "arguments": arguments, "items": [list(each) for each in items if each is not None]}
 

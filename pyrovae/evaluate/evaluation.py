@@ -13,7 +13,7 @@ from tqdm import tqdm
 from pyrovae.data import Observations
 from pyrovae.engine.checks import check_whole
 from pyrovae.engine.execution import DEFAULT, Execution
-from pyrovae.engine.isolation import evaluating
+from pyrovae.engine.isolation import alone, evaluating
 from pyrovae.engine.processes import ProcessGroup
 from pyrovae.engine.progress import progress_bar
 from pyrovae.engine.seeding import block_seed, seeded
@@ -68,7 +68,8 @@ class Evaluation:
         Raises:
             ValueError: If the data do not fit, or the programs take no particles beside them.
         """
-        inputs = self.model.program_inputs(self.data)
+        with alone():
+            inputs = self.model.program_inputs(self.data)
         if self.given_guide is not None or not self.model.takes_particles:
             with evaluating(self.model, self.guide), seeded(0):
                 check_particles(self.model.model, self.guide, tuple(each[:FEW] for each in inputs))

@@ -1,4 +1,9 @@
-"""Three ways to fit, and the objectives of one of them; none knows a concrete model."""
+"""Three ways to fit, and the objectives of one of them; none knows a concrete model.
+
+Fits and evaluators may run in any thread, where they take turns: to save time, run them in processes that start afresh
+(``ProcessPoolExecutor(mp_context=get_context("spawn"))``).  A callback must not wait for another thread that fits or
+evaluates; it may do so itself.
+"""
 
 from pyrovae.engine.capture import NotStatic as NotStatic
 from pyrovae.fit.closed_form import closed_form as closed_form

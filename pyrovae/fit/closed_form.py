@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from pyrovae.data import Observations
+from pyrovae.engine.isolation import alone
 from pyrovae.fit.result import FitResult, Refit, nats
 from pyrovae.fit.sources import checked_weight
 from pyrovae.models.tractable import TractableModel
@@ -43,12 +44,13 @@ def closed_form(
         )
     refit = Refit(closed_form, {"model": model, "data": data, "sample_weight": sample_weight, **options})
     start = time.perf_counter()
-    observations = model.checked(data, "data")
-    fitted: Any = model.copy()
-    x = fitted.as_input(observations)
-    weight = checked_weight(sample_weight, len(x), x)
-    fitted.maximum_likelihood(x, weight, **options)
-    log_prob = fitted.score_samples(x).double()
+    with alone():
+        observations = model.checked(data, "data")
+        fitted: Any = model.copy()
+        x = fitted.as_input(observations)
+        weight = checked_weight(sample_weight, len(x), x)
+        fitted.maximum_likelihood(x, weight, **options)
+        log_prob = fitted.score_samples(x).double()
     mean = log_prob.mean() if weight is None else (log_prob @ weight.double()) / weight.double().sum()
     return FitResult(
         model=fitted,

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from pyrovae.data import Observations
 from pyrovae.engine.checks import check_positive, check_whole
 from pyrovae.engine.execution import DEFAULT, Execution, keywords_moved
+from pyrovae.engine.isolation import alone
 from pyrovae.engine.processes import ProcessGroup
 from pyrovae.engine.progress import progress_bar
 from pyrovae.engine.seeding import seeded
@@ -99,11 +100,11 @@ def em(
         Roland (2008), Simple and globally convergent methods for accelerating the convergence of any EM algorithm.
     """
     refit = Refit(em, locals())
-    _check_arguments(model, tolerance, max_iterations, num_restarts, chunk_size)
+    _check_arguments(model, tolerance, max_iterations, num_restarts, chunk_size, warm_start)
     began, group = time.perf_counter(), execution.process_group()
-    source = open_source(model, data, sample_weight, chunk_size, execution.memory_budget, group)
     restarts: list[Ascent] = []
-    with seeded(seed), progress_bar(desc="EM", unit=" it", progress=progress, rank=group.rank) as bar:
+    with alone(), seeded(seed), progress_bar(desc="EM", unit=" it", progress=progress, rank=group.rank) as bar:
+        source = open_source(model, data, sample_weight, chunk_size, execution.memory_budget, group)
         for number in range(1, 2 if warm_start else num_restarts + 1):
             restarts.append(Ascent(model.copy(), source, group, number, bar))
             if not warm_start:
@@ -194,7 +195,12 @@ class Ascent:
         with self.model.unchanged():
             for x, weight in self.source.chunks():
                 for name, value in self.model.expected_statistics(x, weight).items():
-                    total[name] = total[name].add_(value) if name in total else value.clone()
+                    total[name] = total[name].add_(value) if name in total else value.detach().clone()
+        if missing := [name for name in ("log_prob", "count") if name not in total]:
+            raise TypeError(
+                f"`model` must give {missing[0]!r} among its expected_statistics, got {', '.join(total) or 'nothing'}; "
+                '"log_prob" is the sum of log p(x), and "count" that of the weights.'
+            )
         return dict(zip(total, self.group.sums(list(total.values())), strict=True))
 
     @torch.no_grad()
@@ -243,12 +249,24 @@ def _is_given(model: object, step: str) -> bool:
 
 
 def _check_arguments(
-    model: TractableModel, tolerance: float, max_iterations: int, num_restarts: int, chunk_size: int | None
+    model: TractableModel,
+    tolerance: float,
+    max_iterations: int,
+    num_restarts: int,
+    chunk_size: int | None,
+    warm_start: bool,
 ) -> None:
     if not all(_is_given(model, step) for step in ("expected_statistics", "maximize")):
         raise TypeError(
             f"`model` must have an E and an M step to be fitted by EM, got {type(model).__name__}; use fit.svi."
         )
+    if not (warm_start or _is_given(model, "initialize")):
+        raise TypeError(
+            f"`model` must have a method initialize(x, weight) to start from the data, got {type(model).__name__} "
+            "without one; write it, or pass warm_start=True to start from the parameters as they are."
+        )
+    if model.data_shape is None:
+        raise TypeError(f"`model` must say its data_shape to be fitted by EM, got None from {type(model).__name__}.")
     check_whole("max_iterations", max_iterations)
     check_whole("num_restarts", num_restarts)
     check_whole("chunk_size", chunk_size, optional=True)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from pyrovae.engine.execution import Precision
 from pyrovae.engine.isolation import evaluating
 from pyrovae.engine.precision import layers_in
-from pyrovae.engine.seeding import seeded
 from pyrovae.fit.feed import Feed
 from pyrovae.models.base import LatentVariableModel
+from pyrovae.models.sites import FEW, GivenData, vectorized
 
 
 class WeightedELBO:
@@ -52,26 +52,36 @@ class BatchLoss:
         precision: Of the layers.
 
     Attributes:
-        module: Pyro's ELBO module of model and guide: the loss of given inputs, in full precision.
+        module: Pyro's ELBO module of model and guide.
         elbo: Its ELBO, with the weight of the step.
-        parameters: Those to be optimized, θ and φ.
+        parameters: θ and φ; those frozen at the moment, which get no gradients, among them.
     """
 
     def __init__(self, model: LatentVariableModel, feed: Feed, elbo: ELBO | None, precision: Precision) -> None:
         self.model, self.feed, self.precision = model, feed, precision
-        enumerated = has_enumerated_site(model, *(each[:2] for each in (feed.observations.x, *feed.given)))
-        elbo = elbo or (TraceEnum_ELBO(max_plate_nesting=1) if enumerated else Trace_ELBO())
+        suited = first_run(model, *(each[:FEW] for each in (feed.observations.x, *feed.given)))
+        elbo = elbo or suited
         self.module: nn.Module = elbo(model.model, model.guide)
-        self.parameters = [each for each in self.module.parameters() if each.requires_grad]
+        self.parameters = [each for each in self.module.parameters() if each.is_floating_point()]
+        if not any(each.requires_grad for each in self.parameters):
+            raise ValueError(
+                "`model` must have a parameter to be fitted, got none that requires a gradient; make one in its "
+                "constructor, or by pyro.param in its program."
+            )
         own = getattr(self.module, "elbo", elbo)  # the module's own counts the steps of a schedule
-        self.elbo = WeightedELBO(own, next(model.parameters()))
+        self.elbo = WeightedELBO(own, model._like)
 
     def __call__(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of the data at ``index``: the loss a datum, which is descended, their sum, nats, and the x drawn."""
         batch = self.batch(index)
-        with layers_in(self.precision):
+        with layers_in(self.precision), GivenData(len(index)):
             loss = self.elbo.loss(self.model.model, self.model.guide, *batch)
         return loss / len(index), loss, batch[0]
+
+    def on(self, *inputs: Tensor) -> Tensor:
+        """The loss of given inputs, summed over their data, nats, in full precision; no step."""
+        with GivenData(len(inputs[0])):
+            return self.module(*inputs)
 
     def batch(self, index: Tensor) -> tuple[Tensor, ...]:
         """What model and guide are called with; resampled data are drawn afresh."""
@@ -82,19 +92,22 @@ def check_elbo(elbo: object) -> None:
     """Refuse what is no ELBO.
 
     Raises:
-        TypeError: If it has no ``differentiable_loss``.
+        TypeError: If it has no ``differentiable_loss``, or is a class.
     """
-    if not hasattr(elbo, "differentiable_loss"):
-        raise TypeError(
-            f"`elbo` must be a Pyro ELBO with a differentiable_loss, got {type(elbo).__name__}; use e.g. Trace_ELBO."
-        )
+    if isinstance(elbo, type) or not hasattr(elbo, "differentiable_loss"):
+        given = f"the class {elbo.__name__}" if isinstance(elbo, type) else type(elbo).__name__
+        raise TypeError(f"`elbo` must be a Pyro ELBO with a differentiable_loss, got {given}; use e.g. Trace_ELBO().")
 
 
 @torch.no_grad()
-def has_enumerated_site(model: LatentVariableModel, *inputs: Tensor) -> bool:
-    """Whether the model or its guide marks a site for enumeration."""
-    with evaluating(model), seeded(0):
-        return any(site["infer"].get("enumerate") for site in sample_sites(model, *inputs))
+def first_run(model: LatentVariableModel, *inputs: Tensor) -> ELBO:
+    """Run the programs once, so that the model holds what they make by ``pyro.param``; returns the ELBO that suits."""
+    with evaluating(model), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        sites = sample_sites(model, *inputs)
+        model.hold_parameters()
+    if not any(site["infer"].get("enumerate") for site in sites):
+        return Trace_ELBO()
+    return TraceEnum_ELBO(max_plate_nesting=max(-plate.dim for plate in vectorized(*sites)))
 
 
 def sample_sites(model: LatentVariableModel, *inputs: Tensor) -> list[Any]:

@@ -1,11 +1,14 @@
 """The optimizer of a fit by gradient steps, the schedule of its learning rate, and its upkeep."""
 
-from collections.abc import Callable, Iterable
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
+from pyro.optim import PyroOptim
 from torch import nn
 from torch.optim import Adam, AdamW, Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, OneCycleLR
 
 from pyrovae.engine.checks import check_choice
 
@@ -16,9 +19,11 @@ LEAST_EPS = 1e-12  # of Adam, beside which the root of a negligible mean square 
 Schedule = Callable[[Optimizer, int], LRScheduler]
 
 SCHEDULES: dict[str, Schedule] = {
-    "constant": lambda optimizer, num_steps: LambdaLR(optimizer, lambda step: 1.0),
+    "constant": lambda optimizer, num_steps: ConstantLR(optimizer, 1.0),  # a rate that a callback sets stays
     "cosine": lambda optimizer, num_steps: CosineAnnealingLR(optimizer, num_steps),
-    "one_cycle": lambda optimizer, num_steps: OneCycleLR(optimizer, optimizer.param_groups[0]["lr"], num_steps),
+    "one_cycle": lambda optimizer, num_steps: OneCycleLR(
+        optimizer, [group["lr"] for group in optimizer.param_groups], num_steps
+    ),
 }
 
 
@@ -37,6 +42,80 @@ def schedule_of(schedule: str | Schedule) -> Schedule:
         return schedule
     check_choice("schedule", schedule, SCHEDULES, other="a function")
     return SCHEDULES[schedule]
+
+
+def check_optimizer(optimizer: object) -> None:
+    """Refuse what makes no optimizer.
+
+    Raises:
+        TypeError: If it is no function of parameters and ``lr``; an optimizer that is made already is none.
+    """
+    if isinstance(optimizer, Optimizer | PyroOptim):
+        _refuse_optimizer(f"one of the class {type(optimizer).__name__}")
+    try:
+        takes = callable(optimizer) and bool(inspect.signature(optimizer).bind((), lr=1.0))
+    except TypeError:
+        takes = False
+    except ValueError:  # written in C, it does not say what it takes
+        takes = True
+    if not takes:
+        _refuse_optimizer(getattr(optimizer, "__name__", repr(optimizer)))
+
+
+def make_optimizer(
+    optimizer: Callable[..., Optimizer] | None, parameters: Sequence[nn.Parameter], lr: float
+) -> Optimizer:
+    """The optimizer of a fit, Adam unless the caller says otherwise.
+
+    Raises:
+        TypeError: If what is made is no torch optimizer, or needs a closure for its steps.
+        ValueError: If no parameter requires a gradient, or the optimizer is of others.
+    """
+    if not any(each.requires_grad for each in parameters):
+        raise ValueError("`model` must have a parameter that requires a gradient to be fitted by steps, got none.")
+    made = (optimizer or adam)(parameters, lr=lr)
+    if not isinstance(made, Optimizer) or not _steps_by_itself(made):
+        _refuse_optimizer(f"one that makes {type(made).__name__}")
+    own = {id(each) for each in parameters}
+    if not all(id(each) in own for group in made.param_groups for each in group["params"]):
+        raise ValueError(
+            "`optimizer` must be of the parameters that it is called with, those of a copy of the model, got one of "
+            "other parameters; pass a class or a function of (parameters, lr)."
+        )
+    return made
+
+
+def make_scheduler(schedule: str | Schedule, optimizer: Optimizer, num_steps: int) -> LRScheduler:
+    """The schedule of a fit.
+
+    Raises:
+        TypeError: If the caller's function makes no scheduler, or one whose steps need a value.
+        ValueError: If it makes that of another optimizer.
+    """
+    made = schedule_of(schedule)(optimizer, num_steps)
+    if not _steps_by_itself(made):
+        raise TypeError(
+            "`schedule` must make a torch scheduler that is stepped after every batch without a value, got "
+            f"{type(made).__name__}; lower the rate by a LambdaLR, or stop by `patience`."
+        )
+    if getattr(made, "optimizer", optimizer) is not optimizer:
+        raise ValueError("`schedule` must be of the optimizer that it is called with, got that of another.")
+    return made
+
+
+def _steps_by_itself(made: Any) -> bool:
+    """Whether it has a ``step()`` that asks for nothing."""
+    try:
+        return bool(inspect.signature(type(made).step).bind(made))
+    except (AttributeError, TypeError):
+        return False
+
+
+def _refuse_optimizer(given: str) -> None:
+    raise TypeError(
+        "`optimizer` must be called as optimizer(parameters, lr=lr) and make a torch optimizer that steps without a "
+        f"closure, got {given}; pass a class, such as torch.optim.AdamW, or a functools.partial of one."
+    )
 
 
 @torch.no_grad()

@@ -129,8 +129,11 @@ class DivergenceError(FloatingPointError):
     """A fit met a value that is not finite; ``last_good`` is the last result before it, or None."""
 
     def __init__(self, message: str, last_good: FitResult | None) -> None:
-        super().__init__(message)
+        super().__init__(message, last_good)  # both, so that it can be pickled
         self.last_good = last_good
+
+    def __str__(self) -> str:
+        return self.args[0]
 
 
 def nats(values: list[float]) -> Tensor:

@@ -1,5 +1,6 @@
 """Where EM finds its data: a tensor, a memory-mapped array or any iterable of batches, in chunks that fit in memory."""
 
+import math
 import mmap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -158,10 +159,10 @@ def open_source(
     """
     limits = _limits(model, rows, memory_budget)
     if isinstance(data, Observations | Tensor):
-        observations, like = model.checked(data, "data"), next(model.parameters())
+        observations, like = model.checked(data, "data"), model._like
         x = observations.x if memory_budget else observations.x.to(like)
         return Rows(lambda at: x[at].to(like), x.shape, sample_weight, limits, group, observations.space)
-    start_rows = limits.start_rows or START_FLOATS // model.data_shape[0]
+    start_rows = limits.start_rows or max(1, START_FLOATS // math.prod(model.data_shape))
     if isinstance(data, np.ndarray):
         limits = Limits(limits.rows, start_rows)
         return Rows(_reader(model, data), data.shape, sample_weight, limits, group, Space())
@@ -176,12 +177,12 @@ def open_source(
 
 
 def _limits(model: TractableModel, rows: int | None, memory_budget: int | None) -> Limits:
-    like = next(model.parameters())
+    like = model._like
     rows = rows or chunk_rows(model.floats_per_datum, model.smallest_chunk, like.device)
     if memory_budget is None:
         return Limits(rows, None)
     chunk_bytes, start_bytes = (  # of one datum
-        like.element_size() * floats for floats in (4 * model.floats_per_datum, 16 * model.data_shape[0])
+        like.element_size() * floats for floats in (4 * model.floats_per_datum, 16 * math.prod(model.data_shape))
     )
     if memory_budget < max(chunk_bytes, start_bytes):
         raise ValueError(
@@ -217,7 +218,7 @@ def _reader(model: TractableModel, array: np.ndarray) -> Callable[[Any], Tensor]
 def _copied(array: np.ndarray, model: TractableModel) -> Tensor:
     """An array as a tensor of its own, of the model's type if it holds integers; what it came from is left alone."""
     x = torch.from_numpy(np.array(array))
-    return x if x.is_floating_point() else x.to(next(model.parameters()).dtype)
+    return x if x.is_floating_point() else x.to(model._like.dtype)
 
 
 def checked_weight(sample_weight: Tensor | None, count: int, like: Tensor) -> Tensor | None:

@@ -2,7 +2,6 @@
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -14,19 +13,29 @@ from torch.optim import Optimizer
 from pyrovae.data import Observations, as_observations
 from pyrovae.engine.checks import check_positive, check_whole
 from pyrovae.engine.execution import DEFAULT, Execution, keywords_moved
-from pyrovae.engine.isolation import alone, evaluating
+from pyrovae.engine.isolation import alone, evaluating, quiet
 from pyrovae.engine.processes import ProcessGroup
 from pyrovae.engine.progress import progress_bar
 from pyrovae.engine.seeding import seeded
 from pyrovae.fit.feed import open_feed
 from pyrovae.fit.loss import BatchLoss, check_elbo
-from pyrovae.fit.optimizers import Schedule, adam, schedule_of
-from pyrovae.fit.result import DivergenceError, FitResult, FitWarning, Refit, warn
+from pyrovae.fit.optimizers import Schedule, check_optimizer, make_optimizer, make_scheduler, schedule_of
+from pyrovae.fit.result import FitResult, FitWarning, Refit, warn
 from pyrovae.fit.steps import AnyStep, make_step
 from pyrovae.fit.steps.backends import check_execution
 from pyrovae.fit.steps.captured import Stale
-from pyrovae.fit.training import Checked, NotFinite, TrainingState, frozen_kept, offender_named, require_finite
+from pyrovae.fit.training import (
+    Checked,
+    NotFinite,
+    TrainingState,
+    frozen_kept,
+    offender_named,
+    require_finite,
+    warn_of_scale,
+)
 from pyrovae.models.base import LatentVariableModel, check_model
+
+NOT_REGISTERED = ".*was not registered in the param store"  # Pyro's word on a frozen parameter, at every step
 
 
 @keywords_moved(execution=Execution)
@@ -106,25 +115,25 @@ def svi(
         Kingma and Welling (2014), Auto-encoding variational Bayes; Bingham et al. (2019), Pyro.
     """
     refit = Refit(svi, locals())
-    _check_arguments(model, num_epochs, batch_size, lr, schedule, elbo, patience, valid)
+    _check_arguments(model, num_epochs, batch_size, lr, schedule, optimizer, elbo, patience, valid, callback)
     began, group = time.perf_counter(), execution.process_group()
-    fitted, observations = model.copy().to(device=device), as_observations(data)
-    check_execution(execution, fitted, batch_size, group)
-    feed = open_feed(fitted, observations, batch_size, execution.memory_budget, group)
-    valid_inputs = () if valid is None else fitted.program_inputs(valid, "valid")
-    about = {"space": observations.space, "objective": getattr(elbo, "objective", "ELBO"), "refit": refit}
-
-    with alone(), warnings.catch_warnings(), seeded(seed):
-        warnings.filterwarnings("ignore", r"\S+ was not registered in the param store because requires_grad=False")
+    with alone(), quiet(UserWarning, NOT_REGISTERED), torch.enable_grad(), seeded(seed):
+        fitted, observations = model.copy().to(device=device), as_observations(data)
+        check_execution(execution, fitted, batch_size, group)
+        feed = open_feed(fitted, observations, batch_size, execution.memory_budget, group)
+        valid_inputs = () if valid is None else fitted.program_inputs(valid, "valid")
+        about = {"space": observations.space, "objective": getattr(elbo, "objective", "ELBO"), "refit": refit}
         if not warm_start:
+            fitted.forget_parameters()
             with frozen_kept(fitted):
-                fitted.initialize(feed.start())
-        group.copy_from_first(fitted.state_dict().values())
+                fitted.initialize(start := feed.start())
+            warn_of_scale(fitted, start)
         loss = BatchLoss(fitted, feed, elbo, execution.precision)
-        torch_optimizer = (optimizer or adam)(loss.parameters, lr=lr)
-        scheduler = schedule_of(schedule)(torch_optimizer, num_epochs * math.ceil(len(feed) / batch_size))
+        group.copy_from_first(fitted.state_dict().values())
+        torch_optimizer = make_optimizer(optimizer, loss.parameters, float(lr))
+        scheduler = make_scheduler(schedule, torch_optimizer, num_epochs * math.ceil(len(feed) / batch_size))
         step = make_step(loss, torch_optimizer, execution, num_epochs, batch_size, seed, group)
-        state = TrainingState(fitted, torch_optimizer, scheduler)
+        state = TrainingState(fitted, torch_optimizer, scheduler, began, about)
         checked = state.saved()
         with progress_bar(total=num_epochs, desc="SVI", unit="epoch", progress=progress, rank=group.rank) as bar:
             while state.epoch < num_epochs and not state.is_out_of(patience):
@@ -134,24 +143,21 @@ def svi(
                     if valid_inputs:
                         state.valid_trace.append(validate(state, loss, valid_inputs, batch_size, seed, group))
                 except NotFinite as error:
-                    kept = f"epoch {state.best_epoch}, before the loss left the finite numbers"
-                    raise DivergenceError(
-                        f"{error}; lower `lr` = {lr:g}, or raise the likelihood's floor.",
-                        state.result(kept, began, **about) if state.best_epoch else None,
-                    ) from error.__cause__
+                    advice = f"lower `lr` = {lr:g}, or raise the likelihood's floor"
+                    raise state.diverged(f"{error}; {advice}.") from error.__cause__
                 except Stale as error:
                     go_back(state, checked, loss, step, error)
                     continue
                 bar.set_postfix_str(f"ELBO {state.elbo:.3f} nats", refresh=False)
-                bar.update()
+                bar.update(state.epoch - bar.n)
                 if callback is not None:
                     with seeded(seed):
-                        callback(state.epoch, fitted)
+                        state.call(callback)
                 state.keep_if_best()
                 step.settle()
                 if is_due:
                     checked = state.saved()
-    return state.result(state.kept, began, **about)
+    return state.result(state.kept)
 
 
 def train_epoch(state: TrainingState, loss: BatchLoss, step: AnyStep, batch_size: int, is_due: bool) -> None:
@@ -211,7 +217,7 @@ def validate(
     with evaluating(state.model), seeded(seed):
         for batch in zip(*(each.split(max(batch_size, 1024)) for each in inputs), strict=True):
             with offender_named(state, partial(tuple, batch)):
-                value = loss.module(*batch).item()
+                value = loss.on(*batch).item()
                 require_finite(value)
             total -= value
     return group.gathered(total / len(inputs[0]))[0]  # so that all processes decide alike
@@ -223,9 +229,11 @@ def _check_arguments(
     batch_size: int,
     lr: float,
     schedule: str | Schedule,
+    optimizer: Callable[..., Optimizer] | None,
     elbo: ELBO | None,
     patience: int | None,
     valid: object,
+    callback: object,
 ) -> None:
     check_model(model)
     check_whole("num_epochs", num_epochs)
@@ -233,7 +241,11 @@ def _check_arguments(
     check_whole("patience", patience, 0, optional=True)
     check_positive("lr", lr)
     schedule_of(schedule)
+    if optimizer is not None:
+        check_optimizer(optimizer)
     if elbo is not None:
         check_elbo(elbo)
+    if not (callback is None or callable(callback)):
+        raise TypeError(f"`callback` must be a function of the epoch and the model, got {type(callback).__name__}.")
     if patience is not None and valid is None:
         raise ValueError("`patience` needs `valid`, the data on which the ELBO is to improve, got None.")

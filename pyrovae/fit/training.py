@@ -16,10 +16,12 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from pyrovae.fit.loss import sample_sites
 from pyrovae.fit.optimizers import UPKEEP, forget_negligible
-from pyrovae.fit.result import FitResult, nats
+from pyrovae.fit.result import DivergenceError, FitResult, FitWarning, nats, warn
 from pyrovae.models.base import LatentVariableModel
+from pyrovae.models.sites import log_density
 
 FIRST_CHECK = 1000  # steps, so that a comparison, which takes as long as a few, is a small part of them
+LARGE = 1e3  # root mean square of a dimension; there the ELBO of a fit is seen to be lower by a hundred nats
 
 
 class NotFinite(Exception):
@@ -51,6 +53,8 @@ class TrainingState:
         model: The model, with its current parameters.
         optimizer: The optimizer, with its running means.
         scheduler: The schedule of the learning rate.
+        began: When the fit began, by ``time.perf_counter``.
+        about: Those attributes of the result that are known from the start.
         num_steps: Steps taken.
         trace: The mean ELBO of each epoch, nats per datum.
         valid_trace: The ELBO on validation data after each epoch, nats per datum.
@@ -62,12 +66,17 @@ class TrainingState:
     model: LatentVariableModel
     optimizer: Optimizer
     scheduler: LRScheduler
+    began: float
+    about: dict[str, Any]
     num_steps: int = 0
     trace: list[float] = field(default_factory=list)
     valid_trace: list[float] = field(default_factory=list)
     best_epoch: int = 0
     best_elbo: float = -math.inf
     best_parameters: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.parameters = list(self.model.parameters())
 
     @property
     def epoch(self) -> int:
@@ -104,7 +113,7 @@ class TrainingState:
 
     def saved(self) -> "Checked":
         """All of it, to go back to."""
-        counts = {each.name: copy.copy(getattr(self, each.name)) for each in fields(self)[3:]}
+        counts = {each.name: copy.copy(getattr(self, each.name)) for each in fields(self)[5:]}
         gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
         parts = [copy.deepcopy(each.state_dict()) for each in self._parts]
         attributes = [dict(vars(each)) for each in self.model.modules()]
@@ -134,13 +143,33 @@ class TrainingState:
         last = f"last, epoch {self.epoch}"
         return f"best on validation, epoch {self.best_epoch} of {self.epoch}" if self.valid_trace else last
 
-    def result(self, kept: str, began: float, **about: Any) -> FitResult:
+    def call(self, callback: Callable[[int, LatentVariableModel], None]) -> None:
+        """Call back after an epoch, and check what has become of the parameters.
+
+        Raises:
+            DivergenceError: If one is not finite.
+            ValueError: If one is another object than before, of which the optimizer knows nothing.
+        """
+        callback(self.epoch, self.model)
+        now = dict(self.model.named_parameters())
+        if replaced := [name for name, each in now.items() if not any(each is own for own in self.parameters)]:
+            raise ValueError(
+                f"`callback` must change parameters in place, got a new {replaced[0]!r} after epoch {self.epoch}, "
+                "which would not be trained; under torch.no_grad(), use parameter.copy_(value)."
+            )
+        if bad := [name for name, each in now.items() if not torch.isfinite(each).all()]:
+            raise self.diverged(f"`callback` left the parameter {bad[0]!r} not finite after epoch {self.epoch}.")
+
+    def diverged(self, message: str) -> DivergenceError:
+        """The error of a fit that left the finite numbers, with the last good result."""
+        kept = f"epoch {self.best_epoch}, before the loss left the finite numbers"
+        return DivergenceError(message, self.result(kept) if self.best_epoch else None)
+
+    def result(self, kept: str) -> FitResult:
         """The result of the fit, with the parameters that are kept.
 
         Args:
             kept: Which these are, in words.
-            began: When the fit began, by ``time.perf_counter``.
-            **about: The other attributes of the result.
         """
         self.model.load_state_dict(self.best_parameters)
         return FitResult(
@@ -148,11 +177,27 @@ class TrainingState:
             method="SVI",
             trace=nats(self.trace),
             converged=None,
-            seconds=time.perf_counter() - began,
+            seconds=time.perf_counter() - self.began,
             kept=kept,
             valid_trace=nats(self.valid_trace) if self.valid_trace else None,
             elbo=self.best_elbo,
-            **about,
+            **self.about,
+        )
+
+
+def warn_of_scale(model: LatentVariableModel, x: Tensor) -> None:
+    """Warn where the networks of a model built here meet numbers that their first weights are not made for.
+
+    A start that is taken from the data, as a mixture's, suits any scale; modules of the user's own may rescale.
+    """
+    if model.support != "real" or model.config is None or hasattr(model, "log_prob"):
+        return
+    largest = (torch.linalg.vector_norm(x, dim=0).amax() / math.sqrt(len(x))).item()
+    if largest > LARGE:
+        warn(
+            f"`data` have a dimension of root mean square {largest:.2g}, and networks fit numbers far from 1 poorly; "
+            "standardise them first, e.g. by (x - x.mean(0)) / x.std(0).",
+            FitWarning,
         )
 
 
@@ -190,6 +235,11 @@ def offender_named(state: TrainingState, batch: Callable[[], tuple[Tensor, ...]]
     try:
         yield
     except (NotFinite, ValueError, torch.linalg.LinAlgError) as error:  # Pyro's validation may meet it first
+        if "more than 1 value per channel" in str(error):
+            raise ValueError(
+                f"`batch_size` must leave no batch of 1 datum to a BatchNorm, which takes variances over a batch, got "
+                f"one at step {state.num_steps}; choose another `batch_size`, or leave one datum out of `data`."
+            ) from error
         offender = first_offender(state.model, batch())
         if offender is None and not isinstance(error, NotFinite):
             raise
@@ -206,7 +256,7 @@ def first_offender(model: LatentVariableModel, batch: tuple[Tensor, ...]) -> str
     try:
         with pyro.validation_enabled(False):  # else it raises before the site can be named
             for site in sample_sites(model, *batch):
-                if not torch.isfinite(site["fn"].log_prob(site["value"])).all():
+                if not torch.isfinite(log_density(site)).all():
                     return f"the log-density of site {site['name']!r}"
     except torch.linalg.LinAlgError:
         return "a covariance matrix"

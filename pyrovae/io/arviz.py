@@ -1,6 +1,5 @@
 """ArviZ's data structures, for version 0.23 and 1.x alike."""
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from pyrovae import evaluate
 from pyrovae.data import Observations
+from pyrovae.engine.isolation import quiet
 from pyrovae.engine.seeding import seeded
 from pyrovae.models.base import LatentVariableModel
 from pyrovae.models.latents import by_site, named_sites
@@ -58,8 +58,7 @@ def _latent_dims(name: str, z: Tensor, num_sites: int) -> list[str]:
 
 
 def _from_groups(arrays: dict[str, Any], dims: dict[str, list[str]], attributes: dict[str, str]) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # both versions announce their changes on import; one draw is on purpose
+    with quiet():  # both versions announce their changes on import; one draw is on purpose
         import arviz
 
         if int(arviz.__version__.split(".")[0]) < 1:
@@ -69,6 +68,5 @@ def _from_groups(arrays: dict[str, Any], dims: dict[str, list[str]], attributes:
 
 def to_netcdf(content: Any, path: Path) -> None:
     """Write ArviZ data of either version to one NetCDF file."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet():
         content.to_netcdf(path, engine="h5netcdf")

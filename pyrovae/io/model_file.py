@@ -11,6 +11,7 @@ from pyrovae.engine.files import written_whole
 from pyrovae.models import PPCA, VAE, BernoulliMixture, FactorAnalysis, GaussianMixture, PPCAMixture
 from pyrovae.models.base import LatentVariableModel
 from pyrovae.models.likelihoods import LIKELIHOODS
+from pyrovae.models.parameters import taken
 from pyrovae.models.stored import restore_stored, stored_tensors
 
 FORMAT = "pyrovae model, version 1"
@@ -51,7 +52,7 @@ def save(model: LatentVariableModel, path: str | Path, *, description: Mapping[s
         "format": FORMAT,
         "model": type(model).__name__,
         "config": model.config,
-        "state": {name: tensor.cpu() for name, tensor in model.state_dict().items()},
+        "state": {name: tensor.cpu() for name, tensor in {**model.state_dict(), **taken(model)}.items()},
         "stored": {name: getattr(holder, key).detach().cpu() for name, holder, key in stored_tensors(model)},
         "description": described,
     }

@@ -30,10 +30,10 @@ from pyrovae.models.latents import (
     data_first,
     known,
     named_sites,
-    parameter_of,
     run_of,
     zeros_for,
 )
+from pyrovae.models.parameters import Held, Parameters, hold, parameters_of
 from pyrovae.models.stored import computed_from_own, copied, stored_tensors
 
 Missing = Literal["error", "nan"]
@@ -46,10 +46,20 @@ class Program(PyroModule):
 
     Pyro finds parameters by name, in one store for the whole process: two modules of one name share them, and the
     second never trains.  So each instance is named at birth, and renamed when it is copied or unpickled.
+
+    Attributes:
+        pyro_params: What it takes by ``pyro.param``, once a fit has taken that into the model.
     """
+
+    pyro_params: Parameters
 
     def __init__(self) -> None:
         super().__init__(name=f"{type(self).__name__}_{next(_instance_number)}")
+        self.pyro_params = Parameters()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with Held(self.pyro_params):
+            return super().__call__(*args, **kwargs)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -81,7 +91,7 @@ class LatentVariableModel(nn.Module):
 
     model: Program
     guide: Program
-    data_shape: tuple[int, ...] | None
+    data_shape: tuple[int, ...] | None = None
     support: Support | None = "real"
     missing: Missing = "error"
     num_classes: int | None = None
@@ -111,9 +121,26 @@ class LatentVariableModel(nn.Module):
             setattr(holder, key, fn(getattr(holder, key)))
         return self
 
+    @property
+    def _like(self) -> Tensor:
+        """A tensor of the type of the parameters, on their device; of a program without any, torch's default."""
+        return next(itertools.chain(self.parameters(), self.buffers()), torch.zeros(()))
+
+    def hold_parameters(self) -> None:
+        """Take into the model what its programs, in their last runs, have taken from Pyro's store by ``pyro.param``."""
+        hold(self)
+
+    def forget_parameters(self) -> None:
+        """Hold nothing of ``pyro.param``, so that a fit starts from what the programs or Pyro's store give."""
+        for _, each in parameters_of(self):
+            each.forget()
+
     def initialize(self, x: Tensor) -> None:
         """Set the starting parameters from data ``x`` (N, *data_shape) and torch's random state, in place."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"`model` must have a method initialize(x) to start from the data, got {type(self).__name__} without one; "
+            "write it, or pass warm_start=True to start from the parameters as they are."
+        )
 
     def as_input(self, data: Observations | Tensor, name: str = "x") -> Tensor:
         """Check ``data`` and return them as this model takes them: of its shape, support, type and device.
@@ -124,8 +151,9 @@ class LatentVariableModel(nn.Module):
             ValueError: If the shape or the values do not fit the model.
         """
         x = self.checked(data, name).x
-        like = next(itertools.chain(self.parameters(), self.buffers()))
-        return x.to(device=like.device, dtype=like.dtype)
+        like = next(itertools.chain(self.parameters(), self.buffers()), x)
+        x = x.to(device=like.device, dtype=like.dtype)
+        return x.clone() if x.is_inference() else x  # else no gradient could use it
 
     def checked(self, data: Observations | Tensor, name: str = "x") -> Observations:
         """Check that ``data`` are of this model's shape and support, and return them with nothing left to chance.
@@ -225,13 +253,13 @@ class LatentVariableModel(nn.Module):
         if labels is None:
             labels = torch.arange(num_samples) % self.num_classes
         y = torch.as_tensor(labels)
-        device = parameter_of(self).device
+        device = self._like.device
         y = y.expand(num_samples) if y.ndim == 0 else y
         return (_as_labels(y, self.num_classes, num_samples, "labels").to(device),)
 
     @torch.no_grad()
     def share_at_floor(self, data: Observations | Tensor) -> Tensor:
-        """Of the D variances that p(x) has about each datum, the share at the floor, shape (N,).
+        """Of the D variances that p(x) has about each datum, the share at the floor, up to 1.1 ε, shape (N,).
 
         They are those of p(x|z) at the mean of q(z|x), or of the component that x most likely comes from;
         of a Gaussian that is no product over dimensions, the eigenvalues of its covariance.
@@ -274,8 +302,8 @@ class LatentVariableModel(nn.Module):
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @property
-    def num_free_parameters(self) -> int:
-        """Number of free parameters of p(x); the guide's do not count."""
+    def num_free_parameters(self) -> int | None:
+        """Number of free parameters of p(x), those of ``model``; the guide's do not count.  None where nobody says."""
         return sum(p.numel() for p in self.model.parameters())
 
     def copy(self) -> Self:
@@ -295,7 +323,12 @@ class LatentVariableModel(nn.Module):
                     f"`model` must make a distribution of its parameters while its program runs, got {names[0]!r}, "
                     "made before, which no training reaches; store the parameters alone, and build it in forward."
                 )
-        return copied(self)
+        with torch.inference_mode(False):
+            twin = copied(self)
+        for parameter in twin.parameters():
+            if not parameter.is_leaf:  # a copy of a module in TorchScript hangs on the gradients of the first
+                parameter.detach_().requires_grad_()
+        return twin
 
 
 def _as_labels(labels: Tensor, num_classes: int, num_data: int, name: str) -> Tensor:

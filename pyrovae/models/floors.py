@@ -1,6 +1,7 @@
 """Where variances lie at their floor ε, where that makes a fit degenerate, and p(x|z) under a higher floor.
 
-A variance is at the floor if it is less than a tenth above it: what it would be without the floor, nobody knows.  A fit
+A variance is at the floor if it is at most a tenth above it: what it would be without the floor, nobody knows, and an
+optimiser may stop just above.  Whatever counts such variances says so.  A fit
 is degenerate where a variance would be far below the floor, or is the floor but for rounding, though the data vary by
 much more.
 """
@@ -27,7 +28,7 @@ def degenerate(variance: Tensor, limit: float, whole: Tensor, floor: float) -> T
 
 
 def share_at_floor(variances: Tensor, floor: float) -> Tensor:
-    """The share of the last dimension that is at the floor, shape (...)."""
+    """The share of the last dimension that is at the floor, up to 1.1 ε, shape (...)."""
     return (variances <= AT_FLOOR * floor).double().mean(-1)
 
 

@@ -1,6 +1,5 @@
 """The random variables of a program by name: its latents, one or many, and the site of its data."""
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,13 +11,13 @@ from torch import Tensor
 
 from pyrovae.engine.isolation import evaluating
 from pyrovae.engine.seeding import seeded
+from pyrovae.models.sites import PARTICLES, data_plate
 
 Latents = dict[str, Tensor]
 Values = Any  # the tensor of one site, or Latents of several
 DRAWS, AT_ONCE = 1000, 100  # of a distribution without moments in closed form
 FEW = 3  # data on which the sites of a program are looked at
 DATA = "data"  # the name of the plate over data
-PARTICLES = ("particles", "num_particles_vectorized")  # of plates over particles, ours and Pyro's
 
 
 def is_random(site: Any) -> bool:
@@ -54,12 +53,6 @@ def check_local(latents: dict[str, Any], num_data: int) -> None:
                 f"`model` must have every site inside the plate over data, got site {name!r} outside it, which all "
                 "data share; make it a parameter, or draw one for each datum."
             )
-
-
-def data_plate(site: Any) -> Any:
-    """The plate over data around a site: the one of the name "data", else the outermost; None outside of all plates."""
-    plates = [frame for frame in site["cond_indep_stack"] if frame.vectorized and frame.name not in PARTICLES]
-    return next((frame for frame in plates if frame.name == DATA), plates[0] if plates else None)
 
 
 def data_axis(site: Any) -> int:
@@ -165,7 +158,7 @@ def run_of(model: Any, inputs: Sequence[Any], num_data: int, at: Latents | None 
     """
     program = poutine.trace(poutine.condition(model.model, at or {}))
     try:
-        with InTypeOf(parameter_of(model)):
+        with InTypeOf(model._like):
             return program.get_trace(*inputs, num_data=num_data).nodes
     except (TypeError, AttributeError) as error:
         if inputs[0] is not None or not any(sign in str(error) for sign in ("NoneType", "not callable")):
@@ -178,11 +171,6 @@ def run_of(model: Any, inputs: Sequence[Any], num_data: int, at: Latents | None 
 
 def zeros_for(model: Any) -> tuple[Any, ...]:
     """What a program can be called with where only its sites are of interest: a few data, None where nobody knows x."""
-    like = parameter_of(model)
+    like = model._like
     x = None if model.data_shape is None else like.new_zeros(FEW, *model.data_shape)
     return (x,) if model.num_classes is None else (x, torch.zeros(FEW, dtype=torch.long, device=like.device))
-
-
-def parameter_of(model: Any) -> Tensor:
-    """A tensor of the model's type and device."""
-    return next(itertools.chain(model.parameters(), model.buffers()), torch.zeros(()))

@@ -2,9 +2,11 @@
 
 import functools
 import math
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, Self, TypeVar
 
 import pyro
@@ -17,17 +19,33 @@ from pyrovae.models.linear_algebra import chunk_rows
 
 Result = TypeVar("Result")
 
+FLOATS_PER_DIMENSION = 32  # that an E step is taken to hold
+
+
+class _Derived(threading.local):
+    """What is derived from the parameters of a model in a block of ``unchanged()``, by model: each thread has its own.
+
+    It is no attribute of the model: a copy of it made meanwhile would keep these values for good.
+    """
+
+    def __init__(self) -> None:
+        self.of: dict[TractableModel, dict[str, Any]] = {}
+
+
+_derived = _Derived()
+
 
 def derived(method: Callable[[Any], Result]) -> Callable[[Any], Result]:
     """For a method that computes something from the parameters alone: once in a block of ``model.unchanged()``."""
 
     @functools.wraps(method)
     def once(self: "TractableModel") -> Result:
-        if self._derived is None:
+        known = _derived.of.get(self)
+        if known is None:
             return method(self)
-        if method.__name__ not in self._derived:
-            self._derived[method.__name__] = method(self)
-        return self._derived[method.__name__]
+        if method.__name__ not in known:
+            known[method.__name__] = method(self)
+        return known[method.__name__]
 
     return once
 
@@ -35,15 +53,33 @@ def derived(method: Callable[[Any], Result]) -> Callable[[Any], Result]:
 class TractableModel(LatentVariableModel, ABC):
     """A model whose likelihood and posterior are known exactly, and which EM can fit.
 
-    A subclass gives ``log_prob``, ``posterior`` and ``posterior_kl``, and, to be fitted by EM, ``expected_statistics``
-    (the E step, sums over data) and ``maximize`` (the M step).
+    What a subclass must give: ``data_shape``, the programs ``model`` and ``guide`` (``exact_guide(self)``, say), and
+    ``log_prob``, ``posterior`` and ``posterior_kl``.
+
+    What it gives to be fitted by EM: ``initialize`` (the start), ``expected_statistics`` (the E step, sums over data)
+    and ``maximize`` (the M step).  By ``fit.svi``: ``initialize`` alone.  By ``fit.closed_form``:
+    ``maximum_likelihood(x, weight)``.
+
+    What it may give: ``num_free_parameters``, which BIC and AIC ask for; ``floats_per_datum`` and ``smallest_chunk``,
+    which size the chunks of data; ``degeneracies``, lines that ``fit.em`` warns of; ``support`` and ``missing``;
+    ``as_distribution``.  A file with such a model is read by ``pyrovae.load(path, into=...)``.
+
+    ``docs/examples/hidden_markov.py`` is a whole one.
     """
 
     data_shape: tuple[int, ...]
     floor: float
-    floats_per_datum: int  # numbers that an E step holds for each datum
     smallest_chunk: int = 1  # data below which the sums of a chunk cost more to add up than to compute
-    _derived: dict[str, Any] | None = None
+
+    @cached_property
+    def floats_per_datum(self) -> int:
+        """Numbers that an E step holds for each datum, by which chunks are sized; a guess where nobody says more."""
+        return FLOATS_PER_DIMENSION * math.prod(self.data_shape)
+
+    @property
+    def num_free_parameters(self) -> int | None:
+        """Free parameters of p(x), which a subclass counts: those of the program may be bound, as probabilities are."""
+        return None
 
     @abstractmethod
     def log_prob(self, x: Observations | Tensor) -> Tensor:
@@ -67,10 +103,12 @@ class TractableModel(LatentVariableModel, ABC):
 
     def initialize(self, x: Tensor, weight: Tensor | None = None) -> None:
         """Set the starting parameters from data ``x``, each counting for ``weight``, and torch's random state."""
-        raise NotImplementedError
+        super().initialize(x)
 
     def expected_statistics(self, x: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
-        """E step: sums over data of the expected sufficient statistics, with ``log_prob`` and ``count`` among them.
+        """E step: sums over data of the expected sufficient statistics, tensors by name.
+
+        Among them are ``"log_prob"``, the sum of log p(x), and ``"count"``, that of the weights.
 
         Args:
             x: Data as :meth:`as_input` gives them, shape (N, *data_shape).
@@ -79,7 +117,10 @@ class TractableModel(LatentVariableModel, ABC):
         raise NotImplementedError
 
     def maximize(self, statistics: dict[str, Tensor]) -> None:
-        """M step: set the parameters, in place, to the maximum of the expected complete-data log-likelihood."""
+        """M step: set the parameters, in place, to the maximum of the expected complete-data log-likelihood.
+
+        That needs ``torch.no_grad()``.
+        """
         raise NotImplementedError
 
     @torch.no_grad()
@@ -128,12 +169,14 @@ class TractableModel(LatentVariableModel, ABC):
     @contextmanager
     def unchanged(self) -> Iterator[None]:
         """A block in which no parameter changes, so that what is derived from them alone is computed once."""
-        outer = self._derived
-        self._derived = {} if outer is None else outer
+        if self in _derived.of:
+            yield
+            return
+        _derived.of[self] = {}
         try:
             yield
         finally:
-            self._derived = outer
+            del _derived.of[self]
 
     @torch.no_grad()
     def score_samples(self, x: Observations | Tensor) -> Tensor:
@@ -147,8 +190,16 @@ class TractableModel(LatentVariableModel, ABC):
     def bic(self, x: Observations | Tensor) -> float:
         """Bayesian information criterion on ``x``, as in scikit-learn: lower is better."""
         log_likelihood = self.score_samples(x).double()
-        return -2 * log_likelihood.sum().item() + self.num_free_parameters * math.log(len(log_likelihood))
+        return -2 * log_likelihood.sum().item() + self._free_parameters() * math.log(len(log_likelihood))
 
     def aic(self, x: Observations | Tensor) -> float:
         """Akaike information criterion on ``x``, as in scikit-learn: lower is better."""
-        return -2 * self.score_samples(x).double().sum().item() + 2 * self.num_free_parameters
+        return -2 * self.score_samples(x).double().sum().item() + 2 * self._free_parameters()
+
+    def _free_parameters(self) -> int:
+        if (number := self.num_free_parameters) is None:
+            raise TypeError(
+                f"`model` must say its num_free_parameters for BIC and AIC, got {type(self).__name__}, which does not; "
+                "count those of p(x) that are free, K − 1 for K probabilities."
+            )
+        return number

@@ -20,8 +20,9 @@ def sandwich(results: Sequence[Sandwich], exact: float | None = None) -> Figure:
         exact: Mean log p(x) of these data where it is known, nats per datum.
 
     Returns:
-        The figure: on the left both bounds ± 2 standard errors of the chains, on the right their gap ± 2 standard
-        errors, on logarithmic axes.  Chance can make a gap zero or negative; then the axis of gaps is linear about 0.
+        The figure: on the left both bounds ± 2 standard errors of the chains, without a bar where these are not known
+        (see :attr:`LogLikelihood.doubt`), on the right their gap ± 2 standard errors, on
+        logarithmic axes.  Chance can make a gap zero or negative; then the axis of gaps is linear about 0.
 
     Raises:
         ValueError: If ``results`` is empty, or its data differ.

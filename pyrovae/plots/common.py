@@ -156,4 +156,4 @@ def wrapped(text: str, width: int) -> str:
 
 
 def number(value: float) -> str:
-    return f"{value:,.2f}".replace("-", "−")
+    return "n/a" if math.isnan(value) else f"{value:,.2f}".replace("-", "−")

@@ -5,7 +5,6 @@ ArviZ 0.23 and 1.x draw such pictures by functions of other names and arguments 
 distribution function, and densities by kernels.  So these come from ArviZ, and are drawn here.
 """
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +15,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyrovae.engine.checks import check_whole
+from pyrovae.engine.isolation import quiet
 from pyrovae.evaluate import PredictiveCheck, SimulationBasedCalibration
 from pyrovae.plots.common import COLOURS, NORMAL, SMALL, grid, headline, legend_below, tidy, wrapped
 
@@ -156,8 +156,7 @@ def _band(number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 @contextmanager
 def _arviz() -> Iterator[Any]:
     """ArviZ 0.23, or None for 1.x, where functions lie elsewhere.  Both warn of their changes on import; not here."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet():
         import arviz
 
         yield arviz if arviz.__version__.startswith("0.") else None

@@ -48,7 +48,7 @@ def rate_distortion(terms: Mapping[str, ELBOTerms]) -> Figure:
         if not np.isfinite(both).all():
             raise ValueError(f"`terms[{name!r}]` must be finite, got NaN or infinity.")
         points.append(both.mean(1))
-        bars.append(both.std(1, ddof=1) / np.sqrt(both.shape[1]) if both.shape[1] > 1 else np.zeros(2))
+        bars.append(both.std(1, ddof=1) / np.sqrt(both.shape[1]) if both.shape[1] > 1 else np.full(2, np.nan))
     rate, distortion = np.array(points).T
     figure, axes = panel(4.4)
     axes.plot(rate, distortion, "-", color="0.6", linewidth=1.2, zorder=1)

@@ -5,8 +5,8 @@ components, the form of the covariance, its floor and the latent dimension of th
 validation likelihood; among equals by the order of the candidates, which begins with the simplest.
 """
 
-import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -17,6 +17,7 @@ from pyrovae import fit
 from pyrovae.data import DataSet, Observations
 from pyrovae.data.observations import MASSES
 from pyrovae.engine.checks import check_whole
+from pyrovae.engine.isolation import quiet
 from pyrovae.engine.seeding import seeded
 from pyrovae.fit import FitResult
 from pyrovae.fit.defaults import LARGE_NUMBERS, svi_options
@@ -232,9 +233,7 @@ class _Baselines:
         return fit.closed_form(model, self.train)
 
     def _em(self, model: Any, data: Observations, ignored: type[Warning] | None, **options: Any) -> FitResult:
-        with warnings.catch_warnings():
-            if ignored is not None:
-                warnings.simplefilter("ignore", ignored)
+        with nullcontext() if ignored is None else quiet(ignored):
             return fit.em(model, data, seed=self.seed, progress=self.progress, **options)
 
 

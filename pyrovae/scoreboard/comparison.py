@@ -99,12 +99,13 @@ def compare(
 
     Args:
         models: Name → fit result or model.
-        data: Held-out data.  A fit result made in another view of the same reference space (say logit-transformed) sees
+        data: Held-out data; with NaN for missing values if every model takes them, and then log p(x) is that of the
+            observed ones.  A fit result made in another view of the same reference space (say logit-transformed) sees
             the data as it was trained to, and its density is brought back by log|det J|.
         num_particles: S of the importance-weighted bounds.
         method: Of the bounds: ``"importance"``, or ``"ais"`` for the tighter and slower ones of annealing.
         ais: How to anneal.
-        seeds: Fits with so many seeds, the given one among them: refits every fit result ``seeds − 1`` times.
+        seeds: Fits with so many seeds: refits every fit result ``seeds − 1`` times, with the seeds after its own.
         seed: Of the draws.
         progress: Show a progress bar; by default one appears after a second.
 
@@ -113,7 +114,7 @@ def compare(
 
     Raises:
         ValueError: If ``models`` is empty, ``method`` unknown, a model lives on another support or space than the
-            data, or is trained by a loss that is no likelihood.
+            data, or is trained by a loss that is no likelihood, or values are missing that it does not take.
         TypeError: If ``models`` is no mapping, or an entry neither a fit result nor a model.
 
     Example:
@@ -126,7 +127,10 @@ def compare(
     check_whole("seeds", seeds)
     if method not in ("importance", "ais"):
         raise ValueError(f'`method` must be "importance" or "ais", got {method!r}; exact values are never replaced.')
-    held_out = as_observations(data).fixed(seed)
+    if not isinstance(models, Mapping):
+        raise TypeError(f"`models` must be a mapping of names to fits or models, got {type(models).__name__}.")
+    takes_nan = any(getattr(model_of(entry), "missing", "error") == "nan" for entry in models.values())
+    held_out = as_observations(data, allow_nan=takes_nan).fixed(seed)
     _check_models(models, held_out)
     measure = Measure(num_particles, method, ais, seed, progress)
     rows = []
@@ -151,12 +155,16 @@ def _ranked(rows: Sequence[Row]) -> list[Row]:
 
 def _check_models(models: Mapping[str, Entry], held_out: Observations) -> None:
     """Refuse what no scale joins."""
-    if not isinstance(models, Mapping):
-        raise TypeError(f"`models` must be a mapping of names to fits or models, got {type(models).__name__}.")
     if not models:
         raise ValueError("`models` must hold at least one model, got none.")
     for name, entry in models.items():
         _check_comparable(name, entry, held_out)
+    if incomplete := int(held_out.x.isnan().flatten(1).any(1).sum()):
+        for name in (name for name, entry in models.items() if model_of(entry).missing != "nan"):
+            raise ValueError(
+                f"`models[{name!r}]` takes no missing values, and {incomplete} of the {len(held_out)} data have some; "
+                'build it with missing="nan" if it has that argument, or compare it on complete data alone.'
+            )
     supports = sorted({support for entry in models.values() if (support := model_of(entry).support) is not None})
     if len(supports) > 1:
         raise ValueError(

@@ -1,16 +1,21 @@
 """Everything that there is to say of one model on held-out data: its row, where its ELBO loses, what its z holds."""
 
+import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from pyrovae import evaluate
 from pyrovae.data import Observations
+from pyrovae.evaluate.gaps.best_gaussian import Family
 from pyrovae.evaluate.latents.encoding import is_continuous, posteriors
-from pyrovae.models import VAE
+from pyrovae.evaluate.likelihood.estimate import error_of_mean
+from pyrovae.models import VAE, exact_guide
 from pyrovae.models.base import LatentVariableModel
+from pyrovae.models.tractable import TractableModel
 from pyrovae.scoreboard.comparison import compare
 from pyrovae.scoreboard.figures import Figure
 from pyrovae.scoreboard.rows import Row
+from pyrovae.scoreboard.table import about_data
 
 COLLAPSE = "Units of z, beside those of a linear model, on training data"
 
@@ -44,8 +49,9 @@ class Evaluation:
             "units": "nats per datum",
             "how": row.kind,
             **{name: getattr(row, name) for name in ("meaning", "conditional", "num_particles")},
-            "values": {figure.name: figure.value for figure in self.figures},
-            "standard_errors": {figure.name: figure.error for figure in self.figures if figure.error is not None},
+            "doubt": row.doubt,
+            "values": {figure.name: _known(figure.value) for figure in self.figures},
+            "standard_errors": {each.name: _known(each.error) for each in self.figures if each.error is not None},
             "worst_k_hat": row.worst(),
             **({"kl_per_unit": self.kl_per_unit} if self.kl_per_unit else {}),
         }
@@ -57,7 +63,7 @@ def evaluate_model(
     data: Observations,
     train: Observations,
     *,
-    gaps: Literal["diag", "full"] | None = None,
+    gaps: Family | None = None,
     latents: bool = False,
     seed: int = 0,
     progress: bool | None = None,
@@ -79,7 +85,8 @@ def evaluate_model(
     board = compare({name: model}, data, seed=seed, progress=progress, **bound)
     (row,), held_out = board.rows, board.data
     figures = [figure for figure in row.figures.values() if figure.value is not None]
-    found = Evaluation((row,), held_out, figures, [row.meaning])
+    said = filter(None, [row.doubt, row.too_low, *about_data(held_out), row.meaning])
+    found = Evaluation((row,), held_out, figures, list(said))
     if row.at_floor is not None:
         found.sentences.append(row.at_floor.meaning)
     if isinstance(model, VAE) and len(held_out) > 1:
@@ -87,16 +94,31 @@ def evaluate_model(
         figures.append(Figure("num_active", f"active units of {len(units.kl)}", units.num_active, unit="count"))
         found.kl_per_unit.extend(units.kl.tolist())
     if gaps is not None:
-        gap = evaluate.elbo_gap(model, held_out, gaps, log_prob=row.estimate, seed=seed, progress=progress)
-        _add_gap(found, gap)
+        _add_gap(found, _gap(model, held_out, gaps, row.estimate, seed=seed, progress=progress))
     if latents:
         _add_information(found, evaluate.latent_information(model, held_out, seed=seed))
         if all(is_continuous(q) for q in posteriors(model, held_out[:1])):
             collapse = evaluate.collapse_report(model, train)
             meaning, number = "units that a linear model of the same σ would use", collapse.linear.num_active
             figures.append(Figure("linear_num_active", meaning, number, unit="count"))
-            found.details.append((COLLAPSE, str(collapse)))
+            view = "" if held_out.space.transform_name == "as it is" else f", as seen ({held_out.space.transform_name})"
+            found.details.append((f"{COLLAPSE}{view}", str(collapse)))
     return found
+
+
+def _known(value: float | None) -> float | None:
+    """A number, or None for what is not available, as JSON has no NaN."""
+    return None if value is None or math.isnan(value) else value
+
+
+def _gap(
+    model: LatentVariableModel, data: Observations, family: Family, log_prob: evaluate.LogLikelihood, **options: Any
+) -> evaluate.ELBOGap:
+    """Where the ELBO loses, in the reference space; q is the exact posterior where no guide draws z."""
+    drawn = any(True for _ in model.guide.parameters())
+    guide = exact_guide(model) if isinstance(model, TractableModel) and not drawn else None
+    gap = evaluate.elbo_gap(model, data, family, log_prob=log_prob, guide=guide, **options)
+    return gap.in_reference(data.log_abs_det)
 
 
 def _add_gap(found: Evaluation, gap: evaluate.ELBOGap) -> None:
@@ -104,9 +126,8 @@ def _add_gap(found: Evaluation, gap: evaluate.ELBOGap) -> None:
         ("approximation_gap", f"approximation gap, {gap.family} q, nats", gap.approximation_standard_error),
         ("amortization_gap", "amortization gap, nats", gap.amortization_standard_error),
     ):
-        error = (errors.double().square().sum().sqrt() / len(errors)).item()  # of the mean, by particles
-        found.figures.append(Figure(name, meaning, getattr(gap, name).double().mean().item(), error))
-    found.details.append(("ELBO gap", str(gap)))
+        found.figures.append(Figure(name, meaning, getattr(gap, name).double().mean().item(), error_of_mean(errors)))
+    found.details.append((f"ELBO gap, {found.data.space.reference}", str(gap)))
     if found.rows[0].kind == "bound":
         found.sentences.append("The approximation gap is as much of a lower bound in expectation as log p(x) is.")
 

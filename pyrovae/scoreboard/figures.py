@@ -1,8 +1,13 @@
 """A figure is a number with a name, a meaning and an error; here it is written, for every table, report and file."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from pyrovae.models.floors import AT_FLOOR
+
+NOT_AVAILABLE = "n/a"
 
 Unit = Literal["nats", "difference", "change", "bits", "share", "variance", "seconds", "count"]
 
@@ -16,8 +21,8 @@ FIGURES: dict[str, tuple[str, Unit, str]] = {  # what a row shows, by its name i
     "reconstruction": ("E log p(x|z)", "nats", "E log p(x|z), nats"),
     "kl": ("KL", "nats", "KL(q ‖ prior), nats"),
     "k_hat_share": ("k̂ high", "share", "share of data with Pareto k̂ > {threshold:.2f}"),
-    "floor": ("ε", "variance", "floor ε of the variances"),
-    "share_of_dimensions_at_floor": ("at floor", "share", "share of variances at the floor"),
+    "floor": ("ε", "variance", "floor ε of the variances of what the model sees"),
+    "share_of_dimensions_at_floor": ("at floor", "share", f"share of variances at the floor, up to {AT_FLOOR:g} ε"),
     "share_of_data_at_floor": ("of the data", "share", "share of data with one there"),
     "ceiling_of_floor": ("ceiling", "nats", "ceiling that the floor allows, nats"),
     "score_under_higher_floor": ("score at 10 ε", "nats", "{likelihood} with a floor of 10 ε, nats"),
@@ -48,6 +53,7 @@ class Figure:
         unit: What it counts, which decides how it is written.  A ``"difference"`` to the best row and a ``"change"``,
             with its sign, are nats.
         heading: What stands over it in a table of rows.
+        mark: What stands in its place where it is not available, NaN.
     """
 
     name: str
@@ -56,6 +62,7 @@ class Figure:
     error: float | None = None
     unit: Unit = "nats"
     heading: str = ""
+    mark: str = NOT_AVAILABLE
 
     def text(self, decimals: int = 2) -> str:
         """The value, in nats to so many decimals and in other units to match.
@@ -67,6 +74,8 @@ class Figure:
         """
         if self.value is None:
             return "best" if self.unit == "difference" else ""
+        if math.isnan(self.value):
+            return self.mark
         least = 10.0**-decimals
         small = self.unit == "share" and 0 < self.value < least
         forms: dict[Unit, str] = {
@@ -82,8 +91,10 @@ class Figure:
         return f"{'<' if small else ''}{least if small else self.value:{forms[self.unit]}}"
 
     def error_text(self, decimals: int = 2) -> str:
-        """The standard error to so many decimals; ``""`` where there is none."""
-        return "" if self.error is None else f"{self.error:,.{decimals}f}"
+        """The standard error to so many decimals; ``""`` where there is none, ``"n/a"`` where it is not available."""
+        if self.error is None:
+            return ""
+        return NOT_AVAILABLE if math.isnan(self.error) else f"{self.error:,.{decimals}f}"
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> list[str]:

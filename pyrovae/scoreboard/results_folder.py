@@ -158,15 +158,16 @@ def _write(
 
 
 def pictures(board: Board) -> dict[str, bytes]:
-    """What is drawn of a scoreboard: PNG files by name."""
+    """What is drawn of a scoreboard: PNG files by name.  Data are drawn of which no value is missing, if there are."""
     entries = {row.name: row.entry for row in board.rows}  # a fit knows the space it saw
     results = {name: entry for name, entry in entries.items() if isinstance(entry, FitResult)}
+    complete = board.data[~board.data.x.isnan().flatten(1).any(1)]
     figures = {
         "scoreboard": plots.scoreboard(board),
         **({"training": plots.training_curves(results)} if results else {}),
-        "samples": plots.samples(entries, board.data),
-        "latents": plots.latents(entries, board.data),
     }
+    if len(complete):
+        figures |= {"samples": plots.samples(entries, complete), "latents": plots.latents(entries, complete)}
     return {name: _png(figure) for name, figure in figures.items()}
 
 

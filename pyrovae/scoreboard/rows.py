@@ -10,12 +10,13 @@ from torch import Tensor
 
 from pyrovae import evaluate
 from pyrovae.data import Observations
-from pyrovae.evaluate.likelihood.estimate import standard_error
+from pyrovae.evaluate.likelihood.estimate import data_part, error_of_mean, short_by, standard_error
 from pyrovae.fit import FitResult
+from pyrovae.fit.select import TIE
 from pyrovae.io import arviz
 from pyrovae.models.base import LatentVariableModel
 from pyrovae.models.tractable import TractableModel
-from pyrovae.scoreboard.figures import FIGURES, FLOOR, Figure
+from pyrovae.scoreboard.figures import FIGURES, FLOOR, NOT_AVAILABLE, Figure
 
 Entry = FitResult | LatentVariableModel
 BoundMethod = Literal["importance", "ais"]
@@ -23,7 +24,8 @@ BoundMethod = Literal["importance", "ais"]
 WORST = 10  # data with the highest k̂ that are named
 FEW_PARTICLES = 100  # at most, for what is no likelihood: the two terms of the ELBO, and the share at the floor
 POINTWISE = ("entry", "log_prob", "estimate", "degeneracy", "seed_means")  # fields that are no cell of a table
-DERIVED = ("meaning", "monte_carlo_standard_error", "data_standard_error", "seed_spread")
+PARTS = ("monte_carlo_standard_error", "data_standard_error")
+DERIVED = ("meaning", *PARTS, "doubt", "told_apart", "seed_spread")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -40,13 +42,14 @@ class Row:
         estimate: What ``log_prob`` comes from, in the space that the model sees, with the errors and k̂ of every datum.
         conditional: Whether ``log_prob`` is log p(x|y), with the label y told, and not log p(x).
         num_particles: S of a bound, else 0.
-        k_hat_share: Share of data whose Pareto k̂ is over its threshold.
+        k_hat_share: Share of data whose Pareto k̂ is over its threshold; NaN where no k̂ is available.
         difference, difference_standard_error: To the best row, paired over data; zero for the best.
         bits_per_dim: In bits per dimension, or None where that has no meaning.
         reconstruction, kl: Means of E_q[log p(x|z)], brought to the reference space, and of KL(q(z|x) ‖
             p(z)); q is the guide of a model fitted by SVI that has one, else the exact posterior.
+        elbo_standard_error: Monte-Carlo standard error of their difference, the ELBO; 0 when exact.
         degeneracy: What the model's floor has to do with the score, brought to the reference space; None without one.
-        num_free_parameters: Of p(x).
+        num_free_parameters: Of p(x), or None where the model does not say.
         seconds: Wall time of the fit, or None.
         seed_means: ``mean`` of every refit, the first the one shown.
     """
@@ -67,8 +70,9 @@ class Row:
     bits_per_dim: float | None
     reconstruction: float
     kl: float
+    elbo_standard_error: float
     degeneracy: evaluate.DegeneracyReport | None
-    num_free_parameters: int
+    num_free_parameters: int | None
     seconds: float | None
     seed_means: tuple[float, ...]
 
@@ -84,13 +88,48 @@ class Row:
 
     @property
     def monte_carlo_standard_error(self) -> float:
-        """The part of ``standard_error`` that other particles would change; 0 when exact."""
+        """The part of ``standard_error`` that other particles would change; 0 when exact, NaN where not known."""
         return self.estimate.monte_carlo_standard_error
 
     @property
     def data_standard_error(self) -> float:
         """The part of ``standard_error`` that other held-out data would change."""
-        return math.sqrt(max(0.0, self.standard_error**2 - self.monte_carlo_standard_error**2))
+        return data_part(self.standard_error, self.monte_carlo_standard_error)
+
+    @property
+    def doubt(self) -> str:
+        """One sentence on why ``mean`` has no Monte-Carlo error; ``""`` where it has one."""
+        return self.estimate.doubt
+
+    @property
+    def short_by(self) -> float:
+        """What a bound lies below the model's own ELBO, a lower bound too, by more than chance.
+
+        0 where it does not, and for an exact ``mean``.
+        """
+        if self.kind == "exact":
+            return 0.0
+        elbo = self.reconstruction - self.kl
+        return short_by(self.mean, self.monte_carlo_standard_error, elbo, self.elbo_standard_error)
+
+    @property
+    def too_low(self) -> str:
+        """One sentence on that; ``""`` where there is nothing to say."""
+        if not self.short_by:
+            return ""
+        more = "temperatures" if self.estimate.method == "annealed" else "particles"
+        return f"The bound lies {self.short_by:,.3f} nats below the ELBO, which is a lower bound too; take more {more}."
+
+    @property
+    def told_apart(self) -> bool:
+        """Whether ``difference`` is more than chance over data explains: by the t test of 5%, paired over data."""
+        from scipy.stats import t  # which adds a filter of warnings on import
+
+        if math.isinf(self.difference):
+            return True
+        quantile = t.ppf(0.975, len(self.log_prob) - 1)  # NaN from a single datum
+        by_rounding = math.isclose(self.mean - self.difference, self.mean, rel_tol=TIE)
+        return bool(abs(self.difference) > quantile * self.difference_standard_error) and not by_rounding
 
     @property
     def meaning(self) -> str:
@@ -129,24 +168,32 @@ class Row:
             "likelihood": self._likelihood,
             "basis": f"bound, {self.num_particles:,} {draws}" if is_bound else "exact",
             "draws": draws,
-            "threshold": evaluate.k_hat_threshold(self.num_particles),
+            "threshold": max(evaluate.k_hat_threshold(self.num_particles), 0.0),
         }
         values = {
             **{name: getattr(self, name, None) for name in FIGURES},
             **{name: getattr(self.degeneracy, attribute, None) for name, attribute in FLOOR.items()},
             "log_likelihood": self.mean,
-            **({} if is_bound else dict.fromkeys(("monte_carlo_standard_error", "data_standard_error"))),
+            **({} if is_bound else dict.fromkeys((*PARTS, "k_hat_share"))),
             "difference": self.difference or None,
             "elbo": self.reconstruction - self.kl,
-            "k_hat_share": self.k_hat_share if self.has_tail else None,
         }
         errors = {
             "log_likelihood": self.standard_error,
             "difference": self.difference_standard_error if self.difference else None,
             "change_under_higher_floor": getattr(self.degeneracy, "change_standard_error", None),
         }
+        marks = {"k_hat_share": "not available", **dict.fromkeys(PARTS, self.estimate.mark or NOT_AVAILABLE)}
         return {
-            name: Figure(name, meaning.format(**told), values[name], errors.get(name), unit, heading)
+            name: Figure(
+                name,
+                meaning.format(**told),
+                values[name],
+                errors.get(name),
+                unit,
+                heading,
+                marks.get(name, NOT_AVAILABLE),
+            )
             for name, (heading, unit, meaning) in FIGURES.items()
         }
 
@@ -191,10 +238,10 @@ class Measure:
         values, likelihood = self.log_prob(entry, held_out)
         mean, jacobian = values.mean(), seen.log_abs_det.cpu()
         shift = jacobian.mean().item()
-        reconstruction, kl = self._terms(entry, values - jacobian, seen)
+        reconstruction, kl, elbo_errors = self._terms(entry, values - jacobian, seen)
         bits = held_out.bits_per_dim(mean)
         fitted = entry if isinstance(entry, FitResult) else None
-        refits = [fitted.refit(self.seed + i) for i in range(1, seeds)] if fitted else []
+        refits = _refits(fitted, self.seed, seeds - 1) if fitted else []
         return Row(
             name=name,
             entry=entry,
@@ -210,36 +257,48 @@ class Measure:
             bits_per_dim=None if bits is None else bits.item(),
             reconstruction=reconstruction.mean().item() + shift,
             kl=kl.mean().item(),
-            degeneracy=self._degeneracy(model, seen, shift),
+            elbo_standard_error=error_of_mean(elbo_errors),
+            degeneracy=self._degeneracy(model, seen, mean.item(), shift),
             num_free_parameters=model.num_free_parameters,
             seconds=fitted.seconds if fitted else None,
             seed_means=(mean.item(), *(self.log_prob(refit, held_out)[0].mean().item() for refit in refits)),
         )
 
-    def _terms(self, entry: Entry, log_prob: Tensor, seen: Observations) -> tuple[Tensor, Tensor]:
-        """Reconstruction and KL per datum: of what SVI learned as guide, else exactly, of the exact posterior."""
+    def _terms(self, entry: Entry, log_prob: Tensor, seen: Observations) -> tuple[Tensor, Tensor, Tensor]:
+        """Reconstruction, KL and the ELBO's Monte-Carlo error, per datum.
+
+        Of what SVI learned as guide, else exactly, of the exact posterior; of that too where values are missing, which
+        no guide takes.
+        """
         model = model_of(entry)
         learned = isinstance(entry, FitResult) and entry.method == "SVI" and any(True for _ in model.guide.parameters())
-        if isinstance(model, TractableModel) and not learned:
+        if isinstance(model, TractableModel) and (not learned or seen.x.isnan().any()):
             with torch.no_grad():
                 kl = model.posterior_kl(seen).double().cpu()
-            return log_prob + kl, kl
+            return log_prob + kl, kl, torch.zeros_like(kl)
         terms = evaluate.elbo_terms(model, seen, self._few, seed=self.seed, progress=self.progress)
-        return terms.reconstruction.double().cpu(), terms.kl.double().cpu()
+        return terms.reconstruction.double().cpu(), terms.kl.double().cpu(), terms.standard_error
 
     def _degeneracy(
-        self, model: LatentVariableModel, seen: Observations, shift: float
+        self, model: LatentVariableModel, seen: Observations, mean: float, shift: float
     ) -> evaluate.DegeneracyReport | None:
+        """What the floor changes, by few particles, added to the mean by all of them; in the reference space."""
         report = evaluate.degeneracy_report(
             model, seen, num_particles=self._few, seed=self.seed, progress=self.progress
         )
         if report is None:
             return None
-        return replace(report, **{name: getattr(report, name) + shift for name in ("score", "raised_score", "ceiling")})
+        return replace(report, score=mean, raised_score=mean + report.change, ceiling=report.ceiling + shift)
 
     @property
     def _few(self) -> int:
         return min(self.num_particles, FEW_PARTICLES)
+
+
+def _refits(result: FitResult, seed: int, number: int) -> list[FitResult]:
+    """The same fit with so many other seeds: others than its own, which is ``seed`` if the fit does not say."""
+    used = getattr(result.refit, "arguments", {}).get("seed", seed)
+    return [result.refit(used + i) for i in range(1, number + 1)]
 
 
 def model_of(entry: Entry) -> LatentVariableModel:

@@ -1,11 +1,14 @@
 """Rows as a table of text, and what its numbers are in sentences."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from pyrovae import evaluate
 from pyrovae.data import Observations
+from pyrovae.evaluate.likelihood.estimate import NO_ERROR
 from pyrovae.fit import FitResult
+from pyrovae.models.floors import AT_FLOOR
 from pyrovae.scoreboard.figures import FLOOR
 from pyrovae.scoreboard.rows import Row
 
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
 
 Column = str | tuple[str, Callable[[Row], str]]  # a figure by its name, or a heading and the cell of a row
 
+FEW_DATA = 30  # below which a standard error is not known to a tenth or so
 SHOWN = 3  # degeneracies of a fit, in its note
 
 
@@ -49,7 +53,30 @@ def cells(rows: Sequence[Row], columns: Sequence[Column] = COLUMNS, decimals: in
 def notes(rows: Sequence[Row], data: Observations) -> list[str]:
     """What the numbers are, in sentences."""
     scale = f"Means over {len(data):,} held-out data, nats per datum, higher is better"
-    return [f"{scale}; space: {data.space.reference}.", *_on_bounds(rows), *_on_fits(rows), *_on_floors(rows)]
+    about_rows = (_on_differences, _on_bounds, _on_errors, _on_fits, _on_floors)
+    said = [note for about in about_rows for note in about(rows)]
+    return [f"{scale}; space: {data.space.reference}.", *about_data(data), *said]
+
+
+def about_data(data: Observations) -> list[str]:
+    """What the data keep the numbers from saying: values that are missing, too few data."""
+    share = data.x.isnan().sum().item() / data.x.numel()
+    missing = f"{share:.1%} of the values are missing: log p(x) and bits are of the observed ones, whatever the model."
+    few = (
+        f"N = {len(data)}: from so few data, standard errors are rough at best, and the order of models may be chance."
+    )
+    return [missing] * (share > 0) + [few] * (len(data) < FEW_DATA)
+
+
+def _on_differences(rows: Sequence[Row]) -> list[str]:
+    others = [row for row in rows[1:] if row.conditional == rows[0].conditional]
+    if not others:
+        return []
+    equal = "; ".join(row.name for row in others if not row.told_apart)
+    bounds = "; ".join(row.name for row in others if row.kind == "bound" and row.difference)
+    apart = "each other row is below the best by more than chance over these data explains"
+    decided = f"Δ, paired over data (t test, 5%): {f'not told apart from the best: {equal}' if equal else apart}."
+    return [decided, *([f"Bounds below the best, whose log p(x) may be higher: {bounds}."] if bounds else [])]
 
 
 def _on_bounds(rows: Sequence[Row]) -> list[str]:
@@ -65,6 +92,17 @@ def _on_bounds(rows: Sequence[Row]) -> list[str]:
             "against them (evaluate.log_likelihood_by_class leads from the one to the other)."
         )
     return notes
+
+
+def _on_errors(rows: Sequence[Row]) -> list[str]:
+    bounds = [row for row in rows if row.kind == "bound"]
+    notes = []
+    if untailed := "; ".join(row.name for row in bounds if math.isnan(row.k_hat_share)):
+        notes.append(f"k̂ is not available for {untailed}.")
+    for mark, reason in NO_ERROR.items():
+        if marked := "; ".join(row.name for row in bounds if row.estimate.mark == mark):
+            notes.append(f"{mark} in place of a Monte-Carlo error, for {marked}: {reason}.")
+    return notes + [f"{row.name}: {row.too_low}" for row in bounds if row.too_low]
 
 
 def _on_fits(rows: Sequence[Row]) -> list[str]:
@@ -83,7 +121,8 @@ def _on_floors(rows: Sequence[Row]) -> list[str]:
             floor, _, share, ceiling, _, change = (row.figures[name].text() for name in FLOOR)
             higher = f"with {row.at_floor.raised_floor:g} the score changes by {change}"
             notes.append(f"{row.name}: ε = {floor}, at {share} of the data; {higher}; ceiling {ceiling}.")
-    return ["at floor: the share of variances at the floor ε; the score depends on ε.", *notes] if notes else []
+    said = f"at floor: the share of variances at the floor ε, up to {AT_FLOOR:g} ε; the score depends on ε."
+    return [said, *notes] if notes else []
 
 
 def to_dataframe(rows: Sequence[Row]) -> "pd.DataFrame":

@@ -149,12 +149,37 @@ def test_the_summary_is_one_paragraph_with_what_was_kept(folder, tmp_path, capsy
     paragraph = " ".join(out.split())
     assert out.count("\n\n") == 0
     for said in (
-        r"^vae fitted to table.csv, as given: SVI, ELBO -?\d+\.\d{3} nats per datum of the validation data",
-        r"as seen \(standardized\); kept: best on validation, epoch \d of 2",
+        r"^vae fitted to table.csv, as given: SVI, ELBO -?\d+\.\d{3} nats per datum of the validation data;",
+        r"kept: best on validation, epoch \d of 2",
         r"Validation log p\(x\): -\d+\.\d{3} ± \d+\.\d{3} nats per datum \(bound, 100 particles\)",
         r"Written to .*m\.pt\.$",
     ):
         assert re.search(said, paragraph)
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        ("vae --latent-dim 1 --hidden 4 --epochs 2", "valid"),
+        ("ppca --latent-dim 1", "train"),
+        ("fa --latent-dim 1", "train"),
+    ],
+)
+def test_a_fit_tells_of_both_parts_of_the_data_in_their_own_units(words, part, folder, tmp_path, capsys):
+    """The columns have deviations of 1, 10 and 100: a standardised density is log 1,000 higher."""
+    kind, *options = words.split()
+    out = run(capsys, "fit", kind, folder / "table.csv", *options, "--quiet", "--out", tmp_path / "m.pt")
+    told = float(re.search(r"(?:ELBO|log p\(x\)) (-?[\d.]+) nats per datum of the", " ".join(out.split()))[1])
+    data_seen = held_out(folder, "ppca", part)
+    model = model_file.load(tmp_path / "m.pt")
+    likelihood = evaluate.log_likelihood(model, data_seen, 500)
+    in_units = (likelihood.values.double() + data_seen.log_abs_det).mean().item()
+    assert in_units < -9
+    assert "standardized" not in out
+    if likelihood.method == "exact":
+        assert told == pytest.approx(in_units, abs=1e-3)
+    else:
+        assert in_units - 3 < told < in_units + 0.5  # an ELBO of one draw a datum, of an untrained network
 
 
 def test_progress_is_on_standard_error(folder, tmp_path, capsys):
@@ -338,7 +363,7 @@ def test_the_table_says_what_each_number_is(fitted, capsys):
         r"KL\(q ‖ prior\), nats +\d",
         r"share of data with Pareto k̂ > 0\.50 +\d+\.\d\d%\n",
         r"active units of 2 +\d\n",
-        r"of its s.e., by particles +\d\.\d{4}\n",
+        r"of its s.e., by particles +(\d\.\d{4}|k̂)\n",
         r"parameters of p\(x\) +[\d,]+\n",
         r"\nA lower bound of log p\(x\|y\) in expectation, by 100 importance weights a datum\.$",
     ):
@@ -377,6 +402,48 @@ def test_a_bound_by_annealing_and_the_gaps_below_it(fitted, folder, tmp_path, mo
         found["meaning"] == "A lower bound of log p(x) in expectation, by 3 annealed chains of 5 temperatures a datum."
     )
     assert {"log_likelihood", "approximation_gap", "amortization_gap"} <= set(found["standard_errors"])
+
+
+@pytest.mark.parametrize("name", ["gmm", "gaussian", "ppca", "fa", "ppca-mixture", "bernoulli-mixture", "vae"])
+def test_everything_that_one_command_prints_is_in_one_space(name, fitted, monkeypatch, capsys):
+    """The ledger begins at the headline, and its gaps are the figures, sign and all; whatever the model."""
+    monkeypatch.setattr(
+        evaluate, "elbo_gap", functools.partial(evaluate.elbo_gap, search=evaluate.SearchOptions(max_steps=5))
+    )
+    out = run(capsys, "evaluate", fitted(name), "--gaps", "diag", "--particles", 50, "--quiet")
+    table, ledger = (numbers_in(part) for part in out.split("\nELBO gap, "))
+    headline = next(value for meaning, value in table.items() if meaning.startswith("log p(x), nats"))
+    assert ledger["log p(x)"] == pytest.approx(headline, abs=2e-4)
+    assert ledger["− approximation gap"] == table["approximation gap, diag q, nats"]
+    assert ledger["− amortization gap"] == table["amortization gap, nats"]
+    gap = table["approximation gap, diag q, nats"] + table["amortization gap, nats"]
+    assert ledger["= ELBO"] == pytest.approx(headline - gap, abs=3e-4)
+    if name not in ("fa", "vae"):  # whose q is the posterior
+        assert table["ELBO, nats"] == pytest.approx(ledger["= ELBO"], abs=2e-4)
+
+
+def numbers_in(text):
+    """The first number of every line, by what stands before it."""
+    found = re.findall(r"^(\S.*?) {2,}(-?[\d,]+\.\d+)", text, re.MULTILINE)
+    return {name: float(value.replace(",", "")) for name, value in found}
+
+
+def test_a_headline_below_its_own_best_elbo_is_called_too_low(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(annealed, "PILOT_TRANSITIONS", 1)
+    monkeypatch.setattr(annealed, "PILOT_WARM_UP", 1)
+    sizes = ["--latent-dim", 2, "--hidden", 8, "--epochs", 60, "--batch-size", 12]
+    words = ["vae", folder / "table.csv", *sizes, "--lr", 0.01, "--scale", 0.2, "--quiet"]
+    run(capsys, "fit", *words, "--out", tmp_path / "sharp.pt")
+    words = ["--method", "ais", "--chains", 2, "--temperatures", 1, "--gaps", "diag", "--quiet"]
+    out = run(capsys, "evaluate", tmp_path / "sharp.pt", *words)
+    assert re.search(
+        r"\nlog p\(x\) as given lies \d+\.\d{3} nats below the ELBO of the best diag q, a lower bound", out
+    )
+    assert re.search(
+        r"\nThe bound lies \d+\.\d{3} nats below the ELBO, which is a lower bound too; take more temp", out
+    )
+    assert re.search(r"share of data with Pareto k̂ > 0\.00 +not available\n", out)
+    assert "nan" not in out
 
 
 def test_what_z_holds(fitted, folder, tmp_path, capsys):

@@ -4,6 +4,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 
 from pyrovae.models.base import LatentVariableModel, Program
 
@@ -20,13 +21,20 @@ class PositiveAndReal(Program):
             return pyro.sample("x", dist.Normal(z[..., None].expand_as(scale), scale).to_event(1), obs=x)
 
 
+class Prior(PositiveAndReal):
+    """The same without x: its prior as its guide."""
+
+    def forward(self, x=None, *, num_data=1):
+        return poutine.block(super().forward, hide=["x"])(x, num_data=num_data)
+
+
 class TwoSites(LatentVariableModel):
     data_shape = (3,)
 
     def __init__(self):
         super().__init__()
         self.register_buffer("like", torch.zeros((), dtype=torch.float64))
-        self.model, self.guide = PositiveAndReal(), PositiveAndReal()
+        self.model, self.guide = PositiveAndReal(), Prior()
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from torch import nn
 import pyrovae
 from pyrovae import PPCA, VAE, Bernoulli, Execution, Gaussian, GaussianMixture, evaluate, fit
 from pyrovae.data import Observations, Space
-from pyrovae.fit.loss import has_enumerated_site
+from pyrovae.fit.loss import first_run
 from pyrovae.models.networks import CategoricalEncoder, LinearGaussianEncoder
 
 D = 4
@@ -289,7 +289,7 @@ def test_elbos_of_pyro_serve(elbo, x):
 
 
 def test_enumeration_is_chosen_by_itself(model, x):
-    assert has_enumerated_site(model, x[:2]) is isinstance(model, GaussianMixture)
+    assert isinstance(first_run(model, x[:2]), TraceEnum_ELBO) is isinstance(model, GaussianMixture)
     chosen = TraceEnum_ELBO(max_plate_nesting=1) if isinstance(model, GaussianMixture) else Trace_ELBO()
     default, explicit = fit.svi(model, x, num_epochs=2), fit.svi(model, x, num_epochs=2, elbo=chosen)
     assert default.trace.tolist() == explicit.trace.tolist()
@@ -463,3 +463,302 @@ def test_a_reader_passes_few_frames_from_the_call_to_the_elbo(compile, x):
     fit.svi(small_vae(), x, num_epochs=1, elbo=CountsFrames(), execution=Execution(compile=compile))
     assert "svi" in CountsFrames.functions
     assert len(CountsFrames.functions) <= 6, CountsFrames.functions
+
+
+# --------------------------------------------------------------------------------------- what a caller may hand over
+
+
+def parameters_of(result):
+    return {name: each.detach().clone() for name, each in result.model.named_parameters()}
+
+
+class NormalEncoder(nn.Module):
+    """q(z|x) from a body of the caller's own that gives means and log-scales of two latents."""
+
+    def __init__(self, body):
+        super().__init__()
+        self.body = body
+
+    def forward(self, x):
+        loc, log_scale = self.body(x).chunk(2, -1)
+        return pyro.distributions.Normal(loc, log_scale.clamp(-5, 5).exp()).to_event(1)
+
+
+def vae_with(body):
+    return VAE(2, D, hidden=(8,), encoder=NormalEncoder(body)).double()
+
+
+def fixed_rate_schedule(optimizer, num_steps):
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+
+
+def of_other_parameters(parameters, lr):
+    return torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=lr)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "given"),
+    [
+        (torch.optim.Adam([nn.Parameter(torch.zeros(1))]), "one of the class Adam"),
+        (pyro.optim.Adam({"lr": 0.01}), "one of the class PyroOptim"),
+        (pyro.optim.Adam, "Adam"),
+        (torch.optim.LBFGS, "one that makes LBFGS"),
+        (lambda parameters, lr: None, "one that makes NoneType"),
+        (lambda parameters: torch.optim.SGD(parameters), "<lambda>"),
+        ("adam", "'adam'"),
+    ],
+)
+def test_what_makes_no_optimizer_is_refused(optimizer, given, x):
+    message = rf"`optimizer` must be called as optimizer\(parameters, lr=lr\) and make .*, got {given}; pass a class"
+    with pytest.raises(TypeError, match=message):
+        fit.svi(small_vae(), x, optimizer=optimizer)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "given"),
+    [
+        (lambda optimizer, num_steps: torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer), "ReduceLROnPlateau"),
+        (lambda optimizer, num_steps: None, "NoneType"),
+        (lambda optimizer, num_steps: optimizer.param_groups[0]["lr"], "float"),
+    ],
+)
+def test_what_makes_no_schedule_is_refused(schedule, given, x):
+    with pytest.raises(TypeError, match=rf"`schedule` must make a torch scheduler .* without a value, got {given}"):
+        fit.svi(small_vae(), x, schedule=schedule)
+
+
+def test_an_optimizer_and_a_schedule_of_something_else_are_refused(x):
+    """They would train nothing, or change no rate, in silence."""
+    with pytest.raises(ValueError, match=r"`optimizer` must be of the parameters that it is called with"):
+        fit.svi(small_vae(), x, optimizer=of_other_parameters)
+    other = fixed_rate_schedule(of_other_parameters([], 0.1), 1)
+    with pytest.raises(ValueError, match=r"`schedule` must be of the optimizer that it is called with"):
+        fit.svi(small_vae(), x, schedule=lambda optimizer, num_steps: other)
+
+
+@pytest.mark.parametrize("elbo", [Trace_ELBO, TraceEnum_ELBO])
+def test_the_class_of_an_elbo_is_refused(elbo, x):
+    with pytest.raises(TypeError, match=rf"`elbo` must be a Pyro ELBO .*, got the class {elbo.__name__}; use e.g."):
+        fit.svi(small_vae(), x, elbo=elbo)
+
+
+def test_a_callback_that_cannot_be_called_is_refused(x):
+    with pytest.raises(TypeError, match=r"`callback` must be a function of the epoch and the model, got int"):
+        fit.svi(small_vae(), x, callback=3)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "one_cycle", "cosine"])
+def test_groups_of_parameters_keep_the_ratio_of_their_rates(schedule, x):
+    rates = []
+
+    def grouped(parameters, lr):
+        groups = [{"params": parameters[:2], "lr": lr}, {"params": parameters[2:], "lr": lr / 10}]
+        optimizer = torch.optim.Adam(groups)
+        optimizer.register_step_pre_hook(lambda self, *_: rates.append([each["lr"] for each in self.param_groups]))
+        return optimizer
+
+    fit.svi(small_vae(), x, num_epochs=2, batch_size=20, optimizer=grouped, schedule=schedule)
+    assert [low / high for high, low in rates] == pytest.approx([0.1] * 10)
+
+
+def test_a_rate_that_a_callback_sets_holds(x):
+    """SGD with a rate of 0 from the second epoch on: the parameters stay."""
+    made, seen = [], []
+
+    def sgd(parameters, lr):
+        made.append(torch.optim.SGD(parameters, lr=lr))
+        return made[-1]
+
+    def stop(epoch, model):
+        made[-1].param_groups[0]["lr"] = 0.0
+        seen.append(nn.utils.parameters_to_vector(model.parameters()).clone())
+
+    fit.svi(small_vae(), x, num_epochs=3, batch_size=20, optimizer=sgd, schedule="constant", callback=stop)
+    assert torch.equal(seen[0], seen[1])
+    assert torch.equal(seen[0], seen[2])
+
+
+def test_a_rate_in_a_tensor_is_a_number(x):
+    """A schedule would write into the caller's own."""
+    rate, vae = torch.tensor(0.01), small_vae()
+    given, plain = (fit.svi(vae, x, num_epochs=2, lr=lr) for lr in (rate, rate.item()))
+    assert rate.item() == plain.refit.arguments["lr"]
+    assert torch.equal(given.trace, plain.trace)
+
+
+# ------------------------------------------------------------------------------------------------- frozen parameters
+
+
+WAYS = [Execution(compile=False), Execution(compile="graph"), Execution(compile="graph", num_shards=2)]
+
+
+@pytest.mark.parametrize("execution", WAYS, ids=["interpreted", "graph", "shards"])
+@pytest.mark.parametrize("optimizer", [None, torch.optim.SGD], ids=["Adam", "SGD"])
+def test_what_a_callback_freezes_stays_and_what_it_thaws_moves(execution, optimizer, x):
+    """Momentum does not move it on, either; the rest is trained all along."""
+    seen = []
+
+    def callback(epoch, model):
+        model.encoder.requires_grad_(epoch not in (3, 4))
+        model.decoder.requires_grad_(epoch != 5)
+        seen.append([nn.utils.parameters_to_vector(each.parameters()) for each in (model.encoder, model.decoder)])
+
+    options = {"num_epochs": 8, "batch_size": 20, "schedule": "constant", "optimizer": optimizer}
+    fit.svi(small_vae(), x, callback=callback, execution=execution, **options)
+    for part, still in ((0, {3, 4}), (1, {5})):
+        stayed = {epoch for epoch in range(1, 8) if torch.equal(seen[epoch - 1][part], seen[epoch][part])}
+        assert stayed == still
+
+
+def test_what_is_frozen_from_the_start_stays_until_it_is_thawed(x):
+    vae = small_vae()
+    vae.encoder.requires_grad_(False)
+    frozen = fit.svi(vae, x, num_epochs=2, warm_start=True)
+    thawed = fit.svi(vae, x, num_epochs=2, warm_start=True, callback=lambda _, model: model.requires_grad_(True))
+    for name, before in vae.named_parameters():
+        assert torch.equal(before, parameters_of(frozen)[name]) == name.startswith("guide.encoder"), name
+        assert not torch.equal(before, parameters_of(thawed)[name]), name
+    assert not any(each.requires_grad for each in frozen.model.encoder.parameters())
+
+
+def test_a_model_with_nothing_to_train_is_refused(x):
+    with pytest.raises(ValueError, match=r"`model` must have a parameter that requires a gradient"):
+        fit.svi(small_vae().requires_grad_(False), x)
+
+
+def test_weights_that_two_layers_share_are_stepped_once(x):
+    """As one parameter: a step of SGD moves them by their whole gradient, as autograd sums it."""
+    first, second = nn.Linear(D, D), nn.Linear(D, D)
+    second.weight = first.weight
+    vae = vae_with(nn.Sequential(first, second))
+    options = {"num_epochs": 1, "batch_size": len(x), "optimizer": torch.optim.SGD, "lr": 0.1}
+    result = fit.svi(vae, x, warm_start=True, schedule="constant", elbo=TraceMeanField_ELBO(), **options)
+    own = result.model.encoder.body
+    assert own[0].weight is own[1].weight
+    assert not torch.equal(own[0].weight, first.weight)
+    assert len(list(result.model.parameters())) == len(list(vae.parameters()))
+
+
+# ---------------------------------------------------------------------------------------- callbacks that change more
+
+
+def test_a_callback_that_leaves_nan_ends_the_fit_even_after_the_last_epoch(x):
+    def poison(epoch, model):
+        if epoch == 3:
+            nn.init.constant_(model.decoder.head.loc.bias, math.nan)
+
+    good = fit.svi(small_vae(), x, num_epochs=3, schedule="constant")
+    for valid in (None, x):
+        message = r"`callback` left the parameter 'model\.decoder\.head\.loc\.bias' not finite after epoch 3"
+        with pytest.raises(fit.DivergenceError, match=message) as caught:
+            fit.svi(good.model, x, valid=valid, num_epochs=3, callback=poison)
+        assert all(each.isfinite().all() for each in caught.value.last_good.model.parameters())
+        assert caught.value.last_good.kept.startswith("epoch 2, before")
+
+
+def replace_parameter(model):
+    model.decoder.head.loc.bias = nn.Parameter(torch.zeros(D, dtype=torch.float64))
+
+
+def replace_module(model):
+    model.decoder.head.loc = nn.Linear(8, D).double()
+
+
+@pytest.mark.parametrize("replace", [replace_parameter, replace_module])
+def test_parameters_that_a_callback_replaces_are_refused(replace, x):
+    """No optimizer knows the new ones: they would never be trained."""
+    with pytest.raises(ValueError, match=r"`callback` must change parameters in place, got a new 'model.decoder.head"):
+        fit.svi(small_vae(), x, callback=lambda epoch, model: replace(model))
+
+
+def test_a_callback_may_fit_and_evaluate(x):
+    def work(epoch, model):
+        fit.svi(model, x, num_epochs=1)
+        evaluate.log_likelihood(model, x, num_particles=10)
+        fit.em(GaussianMixture(1, D), x)
+
+    vae = small_vae()
+    watched, plain = (fit.svi(vae, x, num_epochs=3, callback=callback) for callback in (work, None))
+    assert torch.equal(watched.trace, plain.trace)
+
+
+# ------------------------------------------------------------------------------------------------ modules and data
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit")
+@pytest.mark.parametrize("compile", [False, "graph"])
+@pytest.mark.parametrize("script", [torch.jit.script, lambda module: torch.jit.trace(module, torch.zeros(2, D))])
+def test_modules_in_torchscript_train_as_those_in_python(script, compile, x):
+    options = {"num_epochs": 4, "batch_size": 20, "warm_start": True, "execution": Execution(compile=compile)}
+    plain = vae_with(nn.Linear(D, 4))
+    scripted = plain.copy()
+    scripted.encoder.body = script(copy.deepcopy(plain.encoder.body).float()).double()
+    results = [fit.svi(each, x, **options) for each in (plain, scripted)]
+    torch.testing.assert_close(results[0].trace, results[1].trace)
+    assert torch.equal(scripted.encoder.body.weight, plain.encoder.body.weight)  # the caller's stay
+    assert not torch.equal(results[1].model.encoder.body.weight, scripted.encoder.body.weight)
+
+
+@pytest.mark.parametrize(("num_data", "batch_size"), [(21, 20), (1, 128), (9, 4)])
+@pytest.mark.parametrize("compile", [False, "graph"])
+def test_a_batch_of_one_datum_under_batch_norm_is_named(num_data, batch_size, compile, x):
+    vae = vae_with(nn.Sequential(nn.Linear(D, 8), nn.BatchNorm1d(8), nn.Linear(8, 4)))
+    step = math.ceil(num_data / batch_size)
+    message = rf"`batch_size` must leave no batch of 1 datum to a BatchNorm.* at step {step}; choose another"
+    with pytest.raises(ValueError, match=message):
+        fit.svi(vae, x[:num_data], batch_size=batch_size, execution=Execution(compile=compile))
+
+
+def test_batch_norm_counts_the_batches_of_the_fit_and_no_others(x):
+    vae = vae_with(nn.Sequential(nn.Linear(D, 8), nn.BatchNorm1d(8), nn.Linear(8, 4)))
+    result = fit.svi(vae, x[:20], num_epochs=3, batch_size=10, execution=Execution(compile=False))
+    assert result.model.encoder.body[1].num_batches_tracked == 6
+
+
+@pytest.mark.parametrize("valid", [False, True])
+def test_one_datum_is_fitted(valid, x):
+    result = fit.svi(small_vae(), x[:1], valid=x[:1] if valid else None, num_epochs=2)
+    assert math.isfinite(result.elbo)
+
+
+def test_a_batch_larger_than_the_data_is_all_of_them(x):
+    vae = small_vae()
+    larger, equal = (fit.svi(vae, x, num_epochs=2, batch_size=size) for size in (10 * len(x), len(x)))
+    assert torch.equal(larger.trace, equal.trace)
+
+
+def test_parameters_of_several_types_train_together(x):
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(D, 4).double(), nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.last(self.first(x.double()).float())
+
+    vae = VAE(2, D, hidden=(8,), encoder=NormalEncoder(Mixed()))
+    before = {name: each.clone() for name, each in vae.named_parameters()}
+    after = parameters_of(fit.svi(vae, x.float(), num_epochs=2, warm_start=True))
+    assert all(after[name].dtype == each.dtype and not torch.equal(after[name], each) for name, each in before.items())
+
+
+LARGE = {
+    "scale": lambda x: 1e4 * x,
+    "location": lambda x: x + 1e4,
+    "one dimension": lambda x: x * x.new_tensor([1, 1e5, 1, 1]),
+}
+
+
+@pytest.mark.parametrize("change", LARGE.values(), ids=LARGE)
+def test_data_far_from_unit_scale_are_remarked_on_where_networks_meet_them(change, x):
+    large = change(x)
+    with pytest.warns(fit.FitWarning, match=r"`data` have a dimension of root mean square .*; standardise them first"):
+        fit.svi(small_vae(), large, num_epochs=1)
+    fit.svi(vae_with(nn.Linear(D, 4)), large, num_epochs=1)  # it may rescale
+    fit.svi(GaussianMixture(2, D, floor=0.01), large, num_epochs=1)  # it starts from the data
+
+
+def test_ordinary_data_get_no_remark(x):
+    """Grey values from 0 to 255 among them."""
+    for ordinary in (x, 1e-3 * x, 255 * x.sigmoid()):
+        fit.svi(small_vae(), ordinary, num_epochs=1)

@@ -17,9 +17,11 @@ from pyrovae import (
     FactorAnalysis,
     GaussianMixture,
     PPCAMixture,
+    compare,
     exact_guide,
     fit,
 )
+from pyrovae.models import Program, TractableModel
 
 D, K, L, N = 4, 3, 2, 12
 GAUSSIANS = {
@@ -542,3 +544,159 @@ def test_stock_svi_comes_near_to_em(name):
     assert start + 0.8 * (goal - start) < model.score(x)
     if noise is not None:
         assert model.noise_variance.item() == noise == pytest.approx(0.7, rel=1e-12)
+
+
+# ------------------------------------------------------------------------------------------------ models of one's own
+
+
+class ShiftProgram(Program):
+    """z ~ Normal(m, I);  x ~ Normal(z, I), in any shape."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.location = nn.Parameter(torch.zeros(shape, dtype=torch.float64))
+
+    def forward(self, x=None, *, num_data=1):
+        event = self.location.ndim
+        with pyro.plate("data", num_data if x is None else len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(self.location, 1.0).to_event(event))
+            return pyro.sample("x", dist.Normal(z, 1.0).to_event(event), obs=x)
+
+
+class Shift(TractableModel):
+    """What must be given, and no more."""
+
+    def __init__(self, shape=(D,)):
+        super().__init__()
+        self.data_shape, self.model, self.guide = shape, ShiftProgram(shape), exact_guide(self)
+
+    def log_prob(self, x):
+        density = dist.Normal(self.model.location, math.sqrt(2)).log_prob(self.as_input(x))
+        return density.flatten(1).sum(1)
+
+    def posterior(self, x):
+        mean = (self.as_input(x) + self.model.location) / 2
+        return dist.Normal(mean, math.sqrt(0.5)).to_event(len(self.data_shape))
+
+    def posterior_kl(self, x):
+        squares = (self.posterior(x).mean - self.model.location).square().flatten(1).sum(1)
+        return 0.5 * (squares + math.prod(self.data_shape) * (0.5 - 1 - math.log(0.5)))
+
+
+class ShiftByEM(Shift):
+    """And the steps of EM, as one writes them first: E[z] summed."""
+
+    def initialize(self, x, weight=None):
+        nn.init.zeros_(self.model.location)
+
+    def expected_statistics(self, x, weight=None):
+        weight = torch.ones(len(x), dtype=x.dtype) if weight is None else weight
+        return {
+            "log_prob": self.log_prob(x) @ weight,
+            "count": weight.sum(),
+            "z": torch.tensordot(weight, self.posterior(x).mean, 1),
+        }
+
+    @torch.no_grad()
+    def maximize(self, statistics):
+        self.model.location.copy_(statistics["z"] / statistics["count"])
+
+
+def of_shape(shape, num_data=50):
+    return 3 + torch.randn(num_data, *shape, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("shape", [(D,), (2, 3), (1, 2, 2)])
+@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: x.numpy(), lambda x: list(x.split(20))])
+def test_em_fits_a_model_that_says_no_more_than_it_must(shape, wrap):
+    """The maximum of Normal(m, 2 I) is the mean of the data; from 0, EM halves the distance at every step."""
+    x = of_shape(shape)
+    result = fit.em(ShiftByEM(shape), wrap(x), tolerance=1e-12)
+    torch.testing.assert_close(result.model.model.location, x.mean(0), rtol=1e-4, atol=1e-4)
+    assert (result.trace.diff() >= -1e-12).all()
+    first = fit.em(ShiftByEM(shape), wrap(x), max_iterations=2, tolerance=1e3)
+    torch.testing.assert_close(first.model.model.location, x.mean(0) * (1 - 0.5 ** (len(first.trace) - 1)))
+
+
+def test_its_sums_hold_no_graph():
+    """The parameters require gradients, and nobody has said no_grad in the E step."""
+    seen = []
+
+    class Watched(ShiftByEM):
+        def maximize(self, statistics):
+            seen.extend(statistics.values())
+            super().maximize(statistics)
+
+    fit.em(Watched(), of_shape((D,)), tolerance=1e-3)
+    assert not any(each.requires_grad for each in seen)
+
+
+@pytest.mark.parametrize("criterion", ["bic", "aic"])
+def test_no_one_counts_the_free_parameters_of_a_model_for_it(criterion):
+    x = of_shape((D,))
+    message = r"`model` must say its num_free_parameters for BIC and AIC, got ShiftByEM, which does not"
+    with pytest.raises(TypeError, match=message):
+        getattr(ShiftByEM(), criterion)(x)
+    with pytest.raises(TypeError, match=message):
+        fit.select([ShiftByEM()], lambda model: fit.em(model, x), x, criterion=criterion)
+
+    class Counted(ShiftByEM):
+        num_free_parameters = D
+
+    model, charge = Counted(), {"bic": math.log(50), "aic": 2}[criterion]
+    assert getattr(model, criterion)(x) == pytest.approx(D * charge - 2 * model.log_prob(x).sum().item())
+
+
+def test_a_scoreboard_leaves_out_what_it_does_not_say():
+    x = of_shape((D,))
+    board = compare({"shift": fit.em(ShiftByEM(), x), "PPCA": fit.closed_form(PPCA(1, D), x)}, x)
+    assert {row.name: row.num_free_parameters for row in board.rows} == {"shift": None, "PPCA": 2 * D + 1}
+    row = next(row for row in board.rows if row.name == "shift")
+    assert row.reconstruction - row.kl == pytest.approx(row.mean, rel=1e-9)
+    assert "shift" in str(board)
+    assert board.to_dataframe()["num_free_parameters"].isna().sum() == 1
+
+
+def test_steps_that_are_not_written_are_asked_for():
+    x = of_shape((D,))
+    with pytest.raises(TypeError, match=r"`model` must have an E and an M step to be fitted by EM, got Shift; use"):
+        fit.em(Shift(), x)
+    with pytest.raises(TypeError, match=r"`model` must have a closed-form maximum, got Shift; fit it by fit.em or"):
+        fit.closed_form(Shift(), x)
+    with pytest.raises(NotImplementedError, match=r"`model` must have a method initialize\(x\).*, got Shift without"):
+        fit.svi(Shift(), x)
+    assert fit.svi(Shift(), x, warm_start=True, num_epochs=2).trace.isfinite().all()
+
+
+class NoStart(ShiftByEM):
+    initialize = TractableModel.initialize
+
+
+class NoLikelihood(ShiftByEM):
+    def expected_statistics(self, x, weight=None):
+        return {name: each for name, each in super().expected_statistics(x, weight).items() if name != "log_prob"}
+
+
+class NoShape(ShiftByEM):
+    def __init__(self):
+        super().__init__()
+        del self.data_shape
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (NoStart, r"`model` must have a method initialize\(x, weight\) .*, got NoStart without one; write it, or pass"),
+        (NoLikelihood, r"`model` must give 'log_prob' among its expected_statistics, got count, z; .log_prob. is the"),
+        (NoShape, r"`model` must say its data_shape to be fitted by EM, got None from NoShape"),
+    ],
+)
+def test_what_em_misses_is_named(model, message):
+    with pytest.raises(TypeError, match=message):
+        fit.em(model(), of_shape((D,)))
+
+
+def test_em_goes_on_from_a_model_without_a_start():
+    x = of_shape((D,))
+    result = fit.em(NoStart(), x, warm_start=True, tolerance=1e-12)
+    torch.testing.assert_close(result.model.model.location, x.mean(0), rtol=1e-4, atol=1e-4)

@@ -225,7 +225,14 @@ def test_more_latents_in_space_and_fewer_in_the_plane(digits, vae):
 
 def terms(rate, distortion):
     noise = torch.tensor([-1.0, 1.0, 0.0, 0.0], dtype=torch.float64)
-    return ELBOTerms(reconstruction=noise - distortion, kl=rate + 0 * noise)
+    return ELBOTerms(reconstruction=noise - distortion, kl=rate + 0 * noise, standard_error=0 * noise)
+
+
+def test_a_single_datum_has_no_bar():
+    """Rather than one of length zero, which would say that more data change nothing."""
+    one = ELBOTerms(*(torch.tensor([value]) for value in (-3.0, 1.0, 0.1)))
+    (points,) = rendered(plots.rate_distortion({"one": one})).axes[0].containers
+    assert not [segment for bar in points.lines[2] for segment in bar.get_segments() if len(segment)]
 
 
 def test_rate_and_distortion_are_the_terms_of_the_elbo():

@@ -126,7 +126,7 @@ def test_scoreboard_tells_bounds_by_shape_and_fill(board):
 def test_scoreboard_prints_what_it_cannot_place(board):
     lost = replace_row(board.rows[2], mean=-float("inf"), standard_error=float("nan"), difference=-float("inf"))
     figure = rendered(plots.scoreboard(SimpleNamespace(rows=(*board.rows[:2], lost), data=board.data)))
-    assert "−inf ± nan" in everything_written(figure)
+    assert "−inf ± n/a" in everything_written(figure)
 
 
 def replace_row(old, **changes):

@@ -118,7 +118,7 @@ def test_it_holds_the_table_and_every_sentence(page, board):
     for row in board.rows:
         assert row.meaning in text
         assert f"{row.mean:.2f}" in text
-        assert f"{row.data_standard_error:.3f}" in text
+        assert row.figures["data_standard_error"].text(3) in text
     assert all(note in text for note in board.notes())
     assert "No variance lies at its floor." in text
 

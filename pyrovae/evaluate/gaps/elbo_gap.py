@@ -6,7 +6,7 @@ posterior is.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -27,8 +27,9 @@ from pyrovae.evaluate.gaps.best_gaussian import (
 )
 from pyrovae.evaluate.gaps.closed_form import exact_kl, guide_and_posterior
 from pyrovae.evaluate.latents.encoding import is_continuous, posteriors
-from pyrovae.evaluate.likelihood.estimate import LogLikelihood, error_of_mean
+from pyrovae.evaluate.likelihood.estimate import LogLikelihood, error_of_mean, known, short_by
 from pyrovae.evaluate.likelihood.joint import Joint
+from pyrovae.evaluate.likelihood.plates import check_unscaled, plates_of
 from pyrovae.evaluate.likelihood.tiles import Tiles
 from pyrovae.models.base import LatentVariableModel, Program
 from pyrovae.models.linear_algebra import log_det
@@ -83,16 +84,41 @@ class ELBOGap:
         """ELBO[q*] − ELBO: what the encoder loses by serving all data.  Negative if q is outside of ``family``."""
         return self.best_elbo - self.elbo
 
+    @property
+    def too_low(self) -> str:
+        """One sentence where log p(x) lies below an ELBO by more than chance, and so is too low; else ``""``."""
+        given = self.log_prob.double().mean().item(), error_of_mean(self.log_prob_standard_error)
+        for name, elbo, error in (
+            (f"the ELBO of the best {self.family} q", self.best_elbo, self.best_elbo_standard_error),
+            ("the ELBO", self.elbo, self.elbo_standard_error),
+        ):
+            if short := short_by(*given, elbo.double().mean().item(), error_of_mean(error)):
+                return f"log p(x) as given lies {short:,.3f} nats below {name}, a lower bound; take a tighter one."
+        return ""
+
+    def in_reference(self, log_abs_det: Tensor) -> "ELBOGap":
+        """The same with its densities brought to the reference space of the data; gaps are the same in all spaces.
+
+        Args:
+            log_abs_det: That of the data, shape (N,).
+        """
+        moved = {name: getattr(self, name) + log_abs_det.to(self.elbo) for name in ("log_prob", "elbo", "best_elbo")}
+        return replace(self, **moved)
+
     def __str__(self) -> str:
         rows = [
             ("log p(x)", self.log_prob, self.log_prob_standard_error),
-            ("approximation gap", -self.approximation_gap, self.approximation_standard_error),
-            (f"ELBO, best {self.family} q", self.best_elbo, self.best_elbo_standard_error),
-            ("amortization gap", -self.amortization_gap, self.amortization_standard_error),
-            ("ELBO", self.elbo, self.elbo_standard_error),
+            ("− approximation gap", self.approximation_gap, self.approximation_standard_error),
+            (f"= ELBO, best {self.family} q", self.best_elbo, self.best_elbo_standard_error),
+            ("− amortization gap", self.amortization_gap, self.amortization_standard_error),
+            ("= ELBO", self.elbo, self.elbo_standard_error),
         ]
-        lines = [f"{name:<22} {value.mean():12.4f} ± {error_of_mean(error):.4f}" for name, value, error in rows]
-        return "\n".join([*lines, f"nats per datum, N = {len(self.elbo):,}, {self.method}; ± Monte-Carlo error"])
+        lines = [f"{name:<22} {value.mean():12.4f} ± {known(error_of_mean(error))}" for name, value, error in rows]
+        told = f"nats per datum, N = {len(self.elbo):,}, {self.method}; ± Monte-Carlo error"
+        unknown = self.log_prob_standard_error.isnan().any()
+        return "\n".join(
+            [*lines, told + (", n/a where it is not known" if unknown else ""), *filter(None, [self.too_low])]
+        )
 
 
 @keywords_moved(search=SearchOptions)
@@ -187,11 +213,16 @@ def _optimized(
     amortized = [as_gaussian(q) for q in posteriors(run.model, run.data, guide=run.guide)]
     every_q = zip(*(torch.cat(part).split(BLOCK) for part in zip(*amortized, strict=True)), strict=True)
     means, errors, most = [], [], 0
+    with run.at(0):
+        plates = plates_of(run, run.guide, run.model.model)
+    check_unscaled(plates)
+    if plates.masked:
+        raise ValueError(f"`model` must have latents without a mask for this gap, got one at {plates.masked[0]!r}.")
     with run.bar(len(run.inputs[0]), "best q of each datum") as bar:
         for (number, block), parameters in zip(run.blocks(BLOCK), every_q, strict=True):
             q = GaussianPosteriors(*parameters)
             with run.at(number):
-                joint = Joint(run.model.model, block, Tiles.of(run))
+                joint = Joint(run.model.model, block, Tiles.of(run), plates)
                 best, num_steps = best_gaussians(joint, q, family, search)
                 noise = torch.randn(num_particles, *q.mean.shape, dtype=q.mean.dtype, device=q.mean.device)
                 elbo, best_elbo = (log_weights_at(joint, each, noise) for each in (q, best))

@@ -42,8 +42,9 @@ class Downstream:
         return "\n".join(f"{name:<39}{value}" for name, value in rows) + f"\nN = {self.num_data:,}"
 
     def _with_error(self, accuracy: float) -> str:
-        """The accuracy with its binomial standard error."""
-        return f"{accuracy:.3f} ± {math.sqrt(accuracy * (1 - accuracy) / self.num_data):.3f}"
+        """The accuracy with its binomial standard error: of one more right and one more wrong, as none is certain."""
+        share = (accuracy * self.num_data + 1) / (self.num_data + 2)
+        return f"{accuracy:.3f} ± {math.sqrt(share * (1 - share) / self.num_data):.3f}"
 
 
 def downstream(

@@ -28,7 +28,6 @@ from pyrovae.models.latents import (
     data_first,
     latent_sites,
     moments,
-    parameter_of,
     pooled,
 )
 
@@ -196,7 +195,7 @@ def encode(model: LatentVariableModel, data: Observations | Tensor, *, guide: Pr
         for part in posterior_moments(model, data, "to be encoded", guide=guide)
     )
     labels = as_observations(data).labels
-    return Encoding(mean, variance, None if labels is None else labels.to(parameter_of(model).device))
+    return Encoding(mean, variance, None if labels is None else labels.to(model._like.device))
 
 
 def latent_report(encoding: Encoding, *, threshold: float = 0.01) -> LatentReport:

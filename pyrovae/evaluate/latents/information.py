@@ -12,7 +12,7 @@ from pyrovae.engine.checks import check_whole
 from pyrovae.engine.isolation import evaluating
 from pyrovae.engine.seeding import block_seed, seeded
 from pyrovae.evaluate.latents.encoding import is_continuous, posteriors
-from pyrovae.evaluate.likelihood.estimate import standard_error
+from pyrovae.evaluate.likelihood.estimate import known, standard_error
 from pyrovae.models.base import LatentVariableModel, Program
 from pyrovae.models.latents import FEW, check_local, latent_sites
 
@@ -48,7 +48,7 @@ class LatentInformation:
 
     def __str__(self) -> str:
         errors = self.standard_errors.items()
-        lines = [f"{name:<25} {getattr(self, name):8.4f} ± {error:.4f} nats" for name, error in errors]
+        lines = [f"{name:<25} {getattr(self, name):8.4f} ± {known(error)} nats" for name, error in errors]
         return "\n".join([*lines, f"{'log N':<25} {self.ceiling:8.4f}"])
 
 

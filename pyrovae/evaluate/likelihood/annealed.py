@@ -30,6 +30,7 @@ from pyrovae.evaluate.likelihood.estimate import LogLikelihood, summarize
 from pyrovae.evaluate.likelihood.hmc import Path, transition
 from pyrovae.evaluate.likelihood.importance import PAIRS
 from pyrovae.evaluate.likelihood.joint import Joint
+from pyrovae.evaluate.likelihood.plates import check_unscaled, plates_of
 from pyrovae.evaluate.likelihood.tiles import Tiles
 from pyrovae.models.base import LatentVariableModel, Program
 
@@ -156,7 +157,7 @@ def ais(
 
     Raises:
         ValueError: If an argument is out of range, the data do not fit, a latent is discrete or outside the plate, or
-            p(x|z) is no density.
+            p(x|z) is no density, or a site is scaled.
 
     Example:
         >>> from pyrovae import PPCA
@@ -195,8 +196,10 @@ def bounds(
             num_pairs = options.num_chains * len(block[0])
             tiles = Tiles.of(run, num_legs * options.num_leapfrog * num_pairs, num_pairs, cost=3)  # with gradients
             with run.at(number):
-                joint = Joint(run.model.model, block, tiles)
-                path = Path(joint, run.guide if options.start == "guide" else None)
+                guides = [run.guide] if options.start == "guide" else []
+                joint = Joint(run.model.model, block, tiles, plates_of(run, *guides, run.model.model))
+                check_unscaled(joint.plates)
+                path = Path(joint, *guides)
                 z = None if posterior_draws is None else _exact_draws(joint, posterior_draws, num_data, number * size)
                 chains = Chains(path, options, bar)
                 found.append([each for name in names for each in chains.weigh(z if name == "upper" else None)])

@@ -15,6 +15,7 @@ from pyrovae.engine.checks import check_positive, check_whole
 from pyrovae.evaluate.likelihood.estimate import standard_error
 from pyrovae.evaluate.likelihood.log_likelihood import log_likelihood
 from pyrovae.models.base import LatentVariableModel
+from pyrovae.models.floors import AT_FLOOR
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,13 +24,14 @@ class DegeneracyReport:
 
     Attributes:
         floor: ε, in squared units of the data.
-        at_floor: Of the D variances about each datum, the share at the floor, shape (N,).
+        at_floor: Of the D variances about each datum, the share at the floor, which is up to 1.1 ε, shape (N,).
         score: Mean log p(x), or its importance-weighted bound.
         raised_floor: The higher floor, ε times ten unless another factor was asked for.
         raised_score: The same mean with the variances below the higher floor lifted to it, from the same draws.
         change: ``raised_score`` − ``score``.
         change_standard_error: Of the change, by its spread over data.
-        ceiling: −(D/2) log 2πε: no datum can have a higher log p(x) under this floor.
+        ceiling: −(D/2) log 2πε: no datum can have a higher log p(x) under this floor.  With values missing, its mean
+            over data, D counting the observed ones.
     """
 
     floor: float
@@ -64,7 +66,8 @@ class DegeneracyReport:
         return (
             f"{self.share_of_dimensions:.1%} of the variances are at the floor, {self.floor:g}, and "
             f"{self.share_of_data:.1%} of the data have one there; with a floor of {self.raised_floor:g} the score "
-            f"changes by {self.change:+z.2f} nats.  The floor's ceiling is {self.ceiling:.2f}."
+            f"changes by {self.change:+z.2f} nats.  The floor's ceiling is {self.ceiling:.2f}.  A variance is "
+            f"at the floor up to {AT_FLOOR:g} times it."
         )
 
     def __str__(self) -> str:
@@ -121,6 +124,7 @@ def degeneracy_report(
         for each in (model, model.with_floor(factor * floor))
     ]
     change = both[1] - both[0]
+    num_dims = (~observations.x.isnan()).sum().item() / len(observations)
     return DegeneracyReport(
         floor=floor,
         at_floor=model.share_at_floor(observations).double().cpu(),
@@ -129,5 +133,5 @@ def degeneracy_report(
         raised_score=both[1].mean().item(),
         change=change.mean().item(),
         change_standard_error=standard_error(change),
-        ceiling=-0.5 * observations.num_dims * math.log(2 * math.pi * floor),
+        ceiling=-0.5 * num_dims * math.log(2 * math.pi * floor),
     )

@@ -42,7 +42,7 @@ class Path:
         guide: q; None for the prior.
     """
 
-    def __init__(self, joint: Joint, guide: Program | None) -> None:
+    def __init__(self, joint: Joint, guide: Program | None = None) -> None:
         self.joint, self.guide = joint, guide
 
     def start(self, num_chains: int) -> Tensor:
@@ -57,10 +57,10 @@ class Path:
     def _terms(self, inputs: Inputs, latents: Latents) -> tuple[Tensor, ...]:
         z = latents["z"].detach().requires_grad_()
         values, volume = self.joint.values(z)
-        likelihood, prior = log_densities(self.joint.program, inputs, values)
+        likelihood, prior = log_densities(self.joint.program, inputs, values, self.joint.plates)
         base, rise = prior, likelihood
         if self.guide is not None:
-            _, base = log_densities(self.guide, inputs, values)
+            base = torch.add(*log_densities(self.guide, inputs, values, self.joint.plates))
             rise = likelihood + prior - base
         base = base + volume
         gradients = [

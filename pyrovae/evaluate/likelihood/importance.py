@@ -11,17 +11,20 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import pyro
 import torch
+from pyro import poutine
 from torch import Tensor
 
 from pyrovae.data import Observations
 from pyrovae.engine.checks import check_whole
 from pyrovae.engine.execution import DEFAULT, Execution, keywords_moved
-from pyrovae.evaluate.evaluation import Evaluation, Latents, latent_sites
+from pyrovae.evaluate.evaluation import Evaluation, Latents, is_latent, is_random
+from pyrovae.evaluate.likelihood.estimate import mean_error
+from pyrovae.evaluate.likelihood.plates import check_unscaled, plates_of
 from pyrovae.evaluate.likelihood.tiles import Tiles, log_densities, total
 from pyrovae.models.base import LatentVariableModel, Program
 from pyrovae.models.latents import bare
+from pyrovae.models.sites import GivenData
 
 PAIRS = 2**16  # (particle, datum) pairs whose z are drawn together; part of the definition of what a seed gives
 
@@ -41,24 +44,35 @@ class Weights:
 
 
 @torch.no_grad()
-def weigh(run: Evaluation, num_particles: int) -> Iterator[Weights]:
+def weigh(run: Evaluation, num_particles: int, *, density: bool = False) -> Iterator[Weights]:
     """Weights for block after block of data, all particles of a block together.
 
     The guide runs once a block, on as many data as PAIRS allows, and draws all their z.  The model then scores these z
     tile by tile, drawing nothing, so that the draws do not depend on the size of a tile.
+
+    Args:
+        run: The model and the data.
+        num_particles: S.
+        density: Whether log p(x) is wanted, which no scaled site may be part of.
     """
     check_whole("num_particles", num_particles)
     model, guide, num_data = run.model.model, run.guide, len(run.inputs[0])
     tiles = Tiles.of(run, num_particles * num_data, max(PAIRS, num_particles))
+    with run.at(0):
+        plates = plates_of(run, guide, model)
+    if density:
+        check_unscaled(plates)
+    score = partial(log_densities, model, plates=plates)
     with run.bar(num_data, "importance weights") as bar:
         for number, block in run.blocks(max(1, PAIRS // num_particles)):
             with run.at(number):
-                with pyro.plate("particles", num_particles, dim=-2):
-                    q = latent_sites(guide, *block)
-                z = {name: site["value"] for name, site in q.items()}
-                log_p_x_given_z, log_p_z = tiles(partial(log_densities, model), block, z)
-                log_q_z = {name: site["fn"].log_prob(site["value"]) for name, site in q.items()}
-            yield Weights(log_p_x_given_z, log_p_z, total(log_q_z, torch.zeros_like(log_p_z)), z)
+                with plates.particles(num_particles), GivenData(len(block[0])):
+                    nodes: dict[str, Any] = poutine.trace(guide).get_trace(*block).nodes
+                q = {name: site for name, site in nodes.items() if is_random(site)}
+                z = {name: plates.data_first(site["value"]) for name, site in q.items() if is_latent(site)}
+                log_p_x_given_z, log_p_z = tiles(score, block, z)
+                log_q_z = total(q, torch.zeros_like(log_p_z), plates)
+            yield Weights(log_p_x_given_z, log_p_z, log_q_z, z)
             bar.update(len(block[0]))
 
 
@@ -145,10 +159,14 @@ def elbo(model: LatentVariableModel, x: Observations | Tensor, num_particles: in
 
 @dataclass(frozen=True, eq=False)
 class ELBOTerms:
-    """The two terms of the ELBO per datum, nats, each shape (N,): ``elbo`` = ``reconstruction`` − ``kl``."""
+    """The two terms of the ELBO per datum, nats, each shape (N,): ``elbo`` = ``reconstruction`` − ``kl``.
+
+    ``standard_error`` is the Monte-Carlo standard error of ``elbo``, NaN by a single particle.
+    """
 
     reconstruction: Tensor
     kl: Tensor
+    standard_error: Tensor
 
     @property
     def elbo(self) -> Tensor:
@@ -176,5 +194,7 @@ def elbo_terms(
     """
     run = Evaluation(model, x, guide, chunk_size, seed, progress, execution)
     blocks = weigh(run, num_particles)
-    terms = [(each.log_p_x_given_z.mean(0), (each.log_q_z - each.log_p_z).mean(0)) for each in blocks]
+    terms = [
+        (each.log_p_x_given_z.mean(0), (each.log_q_z - each.log_p_z).mean(0), mean_error(each.log_w)) for each in blocks
+    ]
     return ELBOTerms(*map(torch.cat, run.joined(terms)))

@@ -52,7 +52,7 @@ def log_likelihood(
     Raises:
         TypeError: If ``model`` is no model of this form.
         ValueError: If ``method`` is unknown, or exact and the model has no ``log_prob``, or the model's p(x|z) is
-            a loss and no density, or there is no process group; else as :func:`log_weights`.
+            a loss and no density or has a scaled site, or there is no process group; else as :func:`log_weights`.
     """
     run = Evaluation(model, x, guide, chunk_size, seed, progress, execution)
     check_density(model)
@@ -64,7 +64,7 @@ def log_likelihood(
     if method == "ais":
         options = ais if guide is None else replace(ais, start="guide")
         return bounds(run, options)["lower"]
-    summaries = run.joined([summarize(block.log_w) for block in weigh(run, num_particles)])
+    summaries = run.joined([summarize(block.log_w) for block in weigh(run, num_particles, density=True)])
     values, standard_error, ess, k_hat = map(torch.cat, summaries)
     return LogLikelihood(values, "importance", num_particles, standard_error, ess, k_hat.cpu())
 

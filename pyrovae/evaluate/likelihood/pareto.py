@@ -1,11 +1,12 @@
 """Pareto k̂ of importance weights, by ArviZ (0.23 and 1.x)."""
 
 import math
-import warnings
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from pyrovae.engine.isolation import quiet
 
 
 def pareto_k(log_weights: Tensor) -> Tensor:
@@ -15,8 +16,9 @@ def pareto_k(log_weights: Tensor) -> Tensor:
         log_weights: Shape (S, N), nats.
 
     Returns:
-        k̂, shape (N,).  −∞ where all weights are equal, which is the best there is (the guide is the posterior); NaN
-        where the largest weights are too few to fit a tail, or too few of them differ (a discrete z).
+        k̂, shape (N,).  −∞ where all weights are equal, which is the best there is (the guide is the posterior); NaN,
+        for not available, where the largest weights are too few to fit a tail, or too few of them differ (a discrete
+        z).
 
     Reference:
         Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto smoothed importance sampling.
@@ -26,7 +28,8 @@ def pareto_k(log_weights: Tensor) -> Tensor:
     last_digit = torch.finfo(log_weights.dtype).eps * values.abs().amax(0).clamp_min(1)
     rounding = 64 * last_digit
     k_hat = torch.full(values.shape[1:], math.nan, dtype=torch.float64)
-    k_hat[spread <= rounding] = -math.inf
+    if len(values) > 1:  # a single weight is equal to itself
+        k_hat[spread <= rounding] = -math.inf
     tail = values.topk(int(min(len(values) / 5, 3 * math.sqrt(len(values)))), dim=0).values  # that ArviZ fits
     rest = (spread > rounding) & ((tail.diff(dim=0).abs() > 8 * last_digit).sum(0) >= 4)  # it needs five
     if rest.any():
@@ -46,8 +49,7 @@ def k_hat_threshold(num_particles: int) -> float:
 
 def _psislw(log_weights: np.ndarray) -> np.ndarray:
     """k̂ of each row."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # both versions announce their own changes on import
+    with quiet():  # both versions announce their own changes on import
         import arviz
 
         if hasattr(arviz, "psislw"):

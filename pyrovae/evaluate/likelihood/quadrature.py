@@ -18,6 +18,7 @@ from pyrovae.engine.isolation import evaluating
 from pyrovae.engine.seeding import seeded
 from pyrovae.evaluate.evaluation import Evaluation
 from pyrovae.evaluate.likelihood.joint import Joint
+from pyrovae.evaluate.likelihood.plates import check_unscaled, plates_of
 from pyrovae.evaluate.likelihood.tiles import Tiles
 from pyrovae.models.base import LatentVariableModel
 
@@ -170,7 +171,9 @@ def posterior_grid(
 
 def _joint(model: LatentVariableModel, data: Observations | Tensor, chunk_size: int | None) -> Joint:
     run = Evaluation(model, data, chunk_size=chunk_size)
-    joint = Joint(model.model, run.inputs, Tiles.of(run))
+    plates = plates_of(run, model.model)
+    check_unscaled(plates)
+    joint = Joint(model.model, run.inputs, Tiles.of(run), plates)
     if joint.latent_dim > 2:
         raise ValueError(
             f"`model` must have one latent or two for quadrature, got {joint.latent_dim}; use evaluate.ais for more."
@@ -187,8 +190,7 @@ def _grid(low: Tensor, high: Tensor, num_nodes: int) -> Tensor:
 
 def _boxes(joint: Joint) -> tuple[Tensor, Tensor]:
     """The corners (N, L) of a box for each datum that holds its posterior."""
-    first = Joint(joint.program, joint[:1].inputs, joint.tiles)
-    prior = first.draw(joint.program, PRIOR_DRAWS)[:, 0]
+    prior = joint[:1].draw(joint.program, PRIOR_DRAWS)[:, 0]
     centre, reach = prior.mean(0), REACH * prior.std(0)
     rows = NODES_AT_ONCE // LOOK_NODES[joint.latent_dim] ** joint.latent_dim
     parts = [joint[start : start + rows] for start in range(0, len(joint), rows)]

@@ -10,7 +10,7 @@ from pyrovae.engine.execution import DEFAULT, Execution, keywords_moved
 from pyrovae.evaluate.checks import check_density
 from pyrovae.evaluate.evaluation import Evaluation, simulated
 from pyrovae.evaluate.likelihood.annealed import DEFAULT_OPTIONS, AISOptions, AnnealedLikelihood, bounds
-from pyrovae.evaluate.likelihood.estimate import standard_error
+from pyrovae.evaluate.likelihood.estimate import known, standard_error
 from pyrovae.models.base import LatentVariableModel, Program, check_model
 
 
@@ -42,11 +42,14 @@ class Sandwich:
 
     def __str__(self) -> str:
         rows = [
-            f"{name} bound in expectation {each.mean:12.4f} ± {each.monte_carlo_standard_error:.4f} nats per datum, "
-            f"acceptance {each.acceptance.mean():.2f}"
+            f"{name} bound in expectation {each.mean:12.4f} ± {known(each.monte_carlo_standard_error)} nats per datum, "
+            f"acceptance {known(each.acceptance.mean().item(), 2)}"
             for name, each in (("lower", self.lower), ("upper", self.upper))
         ]
-        return "\n".join([*rows, f"gap {self.gap:.4f} ± {self.gap_standard_error:.4f}, N = {len(self.data):,}"])
+        gap = f"gap {self.gap:.4f} ± {known(self.gap_standard_error)}, N = {len(self.data):,}"
+        from_one_z = "the chains of the upper bound start from one z a datum, and their ± knows of no other"
+        doubts = dict.fromkeys(each.doubt for each in (self.lower, self.upper) if each.doubt)
+        return "\n".join([*rows, f"{gap}; {from_one_z}", *doubts])
 
 
 @keywords_moved(options=AISOptions, execution=Execution)

@@ -1,5 +1,6 @@
 """Estimates of log p(x) as a table."""
 
+import math
 from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING
 
@@ -20,8 +21,10 @@ def likelihood_table(estimates: Mapping[Hashable, LogLikelihood], exact: Tensor 
 
     Returns:
         Means over the N data: ``log p(x)``, nats; ``off by``, what it lies above ``exact``, if that is given; ``± MC``,
-        the Monte-Carlo standard error of the mean; ``−½ SE²``, the bias by the delta method; ``ESS``, the effective
-        sample size; ``k̂ too large``, the share of data whose Pareto k̂ is over its threshold.
+        the Monte-Carlo standard error of the mean; ``−½ SE²``, the bias by the delta method; ``short by``, what it lies
+        below the highest lower bound of the table, and so at least below the truth; ``ESS``, the effective sample size;
+        ``k̂ too large``, the share of data whose Pareto k̂ is over its threshold.  NaN is what is not known: errors and
+        bias where k̂ is too large (see :attr:`LogLikelihood.doubt`), a share where no k̂ is available.
 
     Example:
         >>> import torch
@@ -34,10 +37,16 @@ def likelihood_table(estimates: Mapping[Hashable, LogLikelihood], exact: Tensor 
     """
     import pandas as pd
 
+    highest = max((each.mean for each in estimates.values() if _is_lower(each)), default=math.nan)
     rows = {}
     for name, each in estimates.items():
         error = {} if exact is None else {"off by": (each.values - exact).mean().item()}
         trust = {"± MC": each.monte_carlo_standard_error, "−½ SE²": each.bias.mean().item()}
+        short = {"short by": highest - each.mean if _is_lower(each) else math.nan}
         weights = {"ESS": each.ess.mean().item(), "k̂ too large": each.k_hat_share}
-        rows[name] = {"log p(x)": each.mean, **error, **trust, **weights}
+        rows[name] = {"log p(x)": each.mean, **error, **trust, **short, **weights}
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _is_lower(estimate: LogLikelihood) -> bool:
+    return getattr(estimate, "bound", "lower") == "lower"

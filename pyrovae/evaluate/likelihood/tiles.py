@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
@@ -17,7 +16,9 @@ from pyrovae.engine.capture import NotStatic, compiler_found
 from pyrovae.engine.replay import Backend, Replayed
 from pyrovae.engine.watch import Watched
 from pyrovae.evaluate.evaluation import Evaluation, Inputs, Latents, is_latent, is_random
+from pyrovae.evaluate.likelihood.plates import Plates
 from pyrovae.models.base import Program
+from pyrovae.models.sites import GivenData, log_density
 
 TileFunction = Callable[[Inputs, Latents], Sequence[Any]]
 
@@ -108,28 +109,33 @@ class Tiles:
         return "inductor" if pays and compiler_found() else "graph"
 
 
-def log_densities(program: Program, inputs: Inputs, latents: Latents) -> tuple[Tensor, Tensor]:
+def log_densities(program: Program, inputs: Inputs, latents: Latents, plates: Plates) -> tuple[Tensor, Tensor]:
     """log p(x|z) and log p(z) of a program at given latents, each (S, n); nothing is drawn, and gradients flow."""
     num_particles = max(map(len, latents.values()), default=1)
-    with pyro.plate("particles", num_particles, dim=-2):
-        nodes: dict[str, Any] = poutine.trace(poutine.condition(program, latents)).get_trace(*inputs).nodes
+    scored = poutine.trace(poutine.condition(program, plates.given(latents, inputs)))
+    with plates.particles(num_particles), GivenData(len(inputs[0])):
+        nodes: dict[str, Any] = scored.get_trace(*inputs).nodes
     if missing := [name for name, site in nodes.items() if is_latent(site)]:
         raise ValueError(
             f"`guide` must sample every latent site of the model, got none for {missing}; "
             "pass exact_guide(model), or build the model with an encoder."
         )
-    log_probs = {name: site["fn"].log_prob(site["value"]) for name, site in nodes.items() if is_random(site)}
-    prior = {name: log_probs.pop(name) for name in nodes if name in latents}
+    sites = {name: site for name, site in nodes.items() if is_random(site)}
+    prior = {name: sites.pop(name) for name in nodes if name in latents}
     zeros = inputs[0].new_zeros(num_particles, len(inputs[0]))
-    return total(log_probs, zeros), total(prior, zeros)
+    return total(sites, zeros, plates), total(prior, zeros, plates)
 
 
-def total(log_probs: Latents, zeros: Tensor) -> Tensor:
-    """Sum of log-densities by site, each and all (S, n)."""
-    for name, log_prob in log_probs.items():
-        if log_prob.ndim != 2 or log_prob.shape[1] != zeros.shape[1]:
+def total(sites: dict[str, Any], zeros: Tensor, plates: Plates) -> Tensor:
+    """Sum (S, n) of the log-densities of sites, each over all plates but those over particles and data."""
+    every = zeros
+    for name, site in sites.items():
+        log_prob, expected = log_density(site), plates.shape(site)
+        if log_prob.shape != expected or expected[plates.dim] != zeros.shape[1]:
             raise ValueError(
                 f"`model` must have every site inside the plate over data, got site {name!r} with log-densities of "
-                f"shape {tuple(log_prob.shape)} for {tuple(zeros.shape)} particles and data."
+                f"shape {tuple(log_prob.shape)} in plates of {tuple(expected)} for {tuple(zeros.shape)} particles and "
+                "data; put every dimension of it in a plate, or in the event by to_event."
             )
-    return sum(log_probs.values(), zeros)
+        every = every + plates.data_first(log_prob).reshape(len(zeros), zeros.shape[1], -1).sum(-1)
+    return every

@@ -2,19 +2,19 @@
 
 import torch
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
-from torch import nn
 
 from pyrovae.engine.capture import compiler_found
 from pyrovae.engine.execution import Compile, Execution
 from pyrovae.engine.processes import ProcessGroup
 from pyrovae.fit.objectives import BetaELBO, ImportanceWeightedELBO
+from pyrovae.models.base import LatentVariableModel
 
 STEPS_TO_CAPTURE = 300  # by then a graph has saved what its capture takes, up to half a second
 STEPS_TO_COMPILE = 10_000  # and Inductor some ten seconds
 KNOWN = (Trace_ELBO, TraceMeanField_ELBO, TraceEnum_ELBO, BetaELBO, ImportanceWeightedELBO)
 
 
-def check_execution(execution: Execution, model: nn.Module, batch_size: int, group: ProcessGroup) -> None:
+def check_execution(execution: Execution, model: LatentVariableModel, batch_size: int, group: ProcessGroup) -> None:
     """Check that the steps that the caller asks for can be had.
 
     Raises:
@@ -25,7 +25,7 @@ def check_execution(execution: Execution, model: nn.Module, batch_size: int, gro
             f"`num_shards` must be from {group.number}, the number of processes, to `batch_size` = {batch_size}, "
             f"got {execution.num_shards or group.number}."
         )
-    device = next(model.parameters()).device
+    device = model._like.device
     if execution.compile == "cuda_graph" and device.type != "cuda":
         raise ValueError(
             f"`compile='cuda_graph'` needs a CUDA device, got {device.type!r}; pass device=\"cuda\", or "

@@ -159,15 +159,15 @@ class CompiledLoss:
 
 def graph_of(loss: BatchLoss, watched: Watched, backend: Backend) -> CompiledLoss:
     """The loss of batches and its gradients as a graph."""
-    tensors = [*loss.module.parameters(), *loss.module.buffers(), *loss.elbo.weight]
-    state = [each for each in tensors if not each.requires_grad]
+    own, tensors = set(loss.parameters), [*loss.module.parameters(), *loss.module.buffers(), *loss.elbo.weight]
+    state = [each for each in tensors if each not in own]
     return CompiledLoss(loss, loss.parameters, state, mode=mode_of(loss.module), watched=watched, backend=backend)
 
 
 def mode_of(module: nn.Module) -> Callable[[], Hashable]:
-    """Which of its modules are in training mode, as a function."""
-    modules = list(module.modules())
-    return lambda: tuple([each.training for each in modules])
+    """Which of its modules are in training mode, and which of its parameters are not frozen, as a function."""
+    modules, parameters = list(module.modules()), list(module.parameters())
+    return lambda: (*[each.training for each in modules], *[each.requires_grad for each in parameters])
 
 
 class CompiledELBO:

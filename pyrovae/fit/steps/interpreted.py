@@ -54,7 +54,7 @@ class Step:
 
     def again(self, index: Tensor, x: Tensor) -> Tensor:
         """The loss of a batch once more, for the same x, with the current parameters."""
-        return self.loss.module(x, *(each[index] for each in self.loss.feed.given)).detach()
+        return self.loss.on(x, *(each[index] for each in self.loss.feed.given)).detach()
 
     def check(self, compare: bool) -> None:
         """After the steps of an epoch: nothing is replayed here, so nothing can be out of date."""
@@ -69,11 +69,12 @@ class Step:
 def with_gradients(
     function: Callable[..., Sequence[Tensor]], parameters: Sequence[Tensor], *inputs: Any
 ) -> Sequence[Any]:
-    """What a function returns, detached, and the gradients of the first of it; None for what is frozen."""
+    """What a function returns, detached, and the gradients of the first of it; None for a frozen parameter."""
+    trained = [each for each in parameters if each.requires_grad]
     with torch.enable_grad():
         outputs = function(*inputs)
-        leaves = [each for each in parameters if each.requires_grad]
-        found = dict(zip(leaves, torch.autograd.grad(outputs[0], leaves, allow_unused=True), strict=True))
+        gradients = torch.autograd.grad(outputs[0], trained, allow_unused=True) if trained else ()
+    found = dict(zip(trained, gradients, strict=True))
     return [*(each.detach() for each in outputs), *map(found.get, parameters)]
 
 

@@ -91,14 +91,19 @@ class Sharded:
 
     def __init__(self, step: Step | Captured, loss: BatchLoss, optimizer: Optimizer, shards: Shards) -> None:
         self.step, self.loss, self.optimizer, self.shards = step, loss, optimizer, shards
-        self.like = [loss.parameters[0].new_zeros(()), *loss.parameters]
+
+    @property
+    def like(self) -> list[Tensor]:
+        """Tensors like a loss and the gradients of what is not frozen at the moment."""
+        return [self.loss.parameters[0].new_zeros(()), *(each for each in self.loss.parameters if each.requires_grad)]
 
     def __call__(self, index: Tensor) -> Sequence[Tensor]:
         """A step, as :class:`~pyrovae.fit.steps.interpreted.Step` takes it, but each part has an x of its own."""
-        mean, *gradients = self.shards.mean(self._gradients, index, self.like)
+        _, *trained = like = self.like
+        mean, *gradients = self.shards.mean(self._gradients, index, like)
         if not mean.is_cuda:  # a look would wait for the GPU; the caller looks after the epoch
             require_finite(mean)
-        set_gradients(self.loss.parameters, gradients)
+        set_gradients(trained, gradients)
         self.optimizer.step()
         return mean * len(index), index
 
@@ -127,11 +132,11 @@ class Sharded:
 
     def _gradients(self, part: Tensor) -> Sequence[Tensor]:
         value = self.step(part)[0]
-        gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in self.loss.parameters]
+        gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in self.like[1:]]
         return [value / len(part), *gradients]
 
     def _mean(self, part: Tensor) -> Sequence[Tensor]:
-        return [self.loss.module(*self.loss.batch(part)).detach() / len(part)]
+        return [self.loss.on(*self.loss.batch(part)).detach() / len(part)]
 
 
 def _put(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:

@@ -202,3 +202,12 @@ def test_forecasts_out_of_range_are_refused(arguments, message):
     noise, latent_dim, *beta = arguments
     with pytest.raises(ValueError, match=message):
         evaluate.linear_forecast(torch.zeros(3, 4), noise, latent_dim, **({"beta": beta[0]} if beta else {}))
+
+
+def test_an_error_of_what_is_infinite_is_not_available():
+    """Two data whose codes have no mass under one another's: the upper bound has no error, and says so."""
+    names = ("mean_kl", "mutual_information", "mutual_information_upper", "marginal_kl")
+    errors = dict(zip(names, (0.1, 0.1, math.nan, 0.1), strict=True))
+    said = str(evaluate.LatentInformation(1.0, 0.5, math.inf, 0.5, errors, math.log(2), True)).splitlines()
+    assert said[2].endswith("inf ± n/a nats")
+    assert said[0].endswith("1.0000 ± 0.1000 nats")

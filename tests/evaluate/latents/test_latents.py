@@ -248,6 +248,16 @@ def test_missing_labels_are_left_out(apart):
     assert evaluate.downstream(coded(apart.mean, labels)).num_data == 45
 
 
+@pytest.mark.parametrize(("accuracy", "num_data"), [(1.0, 5), (0.0, 30), (0.9, 10_000)])
+def test_an_accuracy_of_all_or_none_is_not_certain(accuracy, num_data):
+    """By the rule of succession; of many data it is the binomial error."""
+    said = str(evaluate.Downstream(accuracy, accuracy, 1.0, 1.0, 0.5, num_data))
+    error = float(said.splitlines()[0].split("± ")[1])
+    share = (accuracy * num_data + 1) / (num_data + 2)
+    assert error == pytest.approx((share * (1 - share) / num_data) ** 0.5, abs=5e-4)
+    assert error > 0
+
+
 def test_downstream_refuses(apart):
     with pytest.raises(TypeError, match="`test` must be an Encoding, got Observations"):
         evaluate.downstream(apart, Observations(apart.mean))

@@ -15,6 +15,7 @@ from pyrovae.engine.isolation import evaluating
 from pyrovae.evaluate.likelihood import annealed
 from pyrovae.evaluate.likelihood.hmc import Path, transition
 from pyrovae.evaluate.likelihood.joint import Joint
+from pyrovae.evaluate.likelihood.plates import Plates
 from pyrovae.evaluate.likelihood.tiles import Tiles
 from pyrovae.models.base import Program
 from pyrovae.models.networks import LinearGaussianEncoder
@@ -78,7 +79,7 @@ def test_a_transition_leaves_its_density_as_it_is():
     x, beta = ppca.sample(3)[0], 0.4
     q, precision = density_at(ppca, x, beta)
     with torch.no_grad(), evaluating(ppca):
-        path = Path(Joint(ppca.model, (x,), Tiles(10**6)), None)
+        path = Path(Joint(ppca.model, (x,), Tiles(10**6), Plates()), None)
         point, acceptances = path.at(q.sample((3000,))), []
         for _ in range(5):
             point, probability = transition(path, point, beta, torch.full((3,), 0.9, dtype=x.dtype), 3)
@@ -96,7 +97,7 @@ def test_the_path_is_the_geometric_one_with_its_gradient():
     x, beta = ppca.sample(4)[0], 0.3
     q, _ = density_at(ppca, x, beta)
     with evaluating(ppca):
-        point = Path(Joint(ppca.model, (x,), Tiles(10**6)), None).at(torch.randn(6, 4, 3, dtype=x.dtype))
+        point = Path(Joint(ppca.model, (x,), Tiles(10**6), Plates()), None).at(torch.randn(6, 4, 3, dtype=x.dtype))
     offset = point.log_density(beta) - q.log_prob(point.z)
     torch.testing.assert_close(offset, offset[:1].expand(6, 4).clone(), rtol=0, atol=1e-10)  # one constant a datum
     z = point.z.clone().requires_grad_()
@@ -109,7 +110,7 @@ def test_a_positive_latent_is_on_the_path_by_its_logarithm(two_sites, start):
     """log Gamma(τ) + log τ + log Normal(z) at β = 0, by torch; and log p(x, z) at β = 1, volume included."""
     x, z = torch.randn(4, 3, dtype=torch.float64), torch.randn(5, 4, 2, dtype=torch.float64)
     with evaluating(two_sites):
-        joint = Joint(two_sites.model, (x,), Tiles(7))
+        joint = Joint(two_sites.model, (x,), Tiles(7), Plates())
         point = Path(joint, two_sites.guide if start == "guide" else None).at(z)
     log_tau, real = z.unbind(-1)
     tau = log_tau.exp()
@@ -175,14 +176,19 @@ def test_blocks_of_data_have_draws_of_their_own(monkeypatch):
 # --------------------------------------------------------------------------------------------------------- inequalities
 
 
+def assert_between(both, tractable):
+    """Of so few chains the errors may not be known; over data, those of the bounds from the truth have a spread."""
+    exact = tractable.log_prob(both.data).detach()
+    for above in (exact - both.lower.values, both.upper.values - exact):
+        assert above.mean() > -STANDARD_ERRORS * above.std() / math.sqrt(len(above))
+
+
 def test_ppca_of_twenty_latents_is_sandwiched_from_the_prior():
     ppca = random_ppca(20, 30, floor=0.5, std=0.3)
     gaps = []
     for num_temperatures in (8, 60):
         both = evaluate.sandwich(ppca, 16, AISOptions(6, num_temperatures, num_leapfrog=3))
-        exact = ppca.score(both.data)
-        assert both.lower.mean - STANDARD_ERRORS * both.lower.monte_carlo_standard_error <= exact
-        assert exact <= both.upper.mean + STANDARD_ERRORS * both.upper.monte_carlo_standard_error
+        assert_between(both, ppca)
         gaps.append(both.gap)
     assert 0 < gaps[1] < 0.3 * gaps[0]
     assert "gap" in str(both)
@@ -195,9 +201,7 @@ def test_a_component_of_a_mixture_is_sandwiched():
         nn.init.normal_(parameter, std=0.7)
     component = mixture.component(1)
     both = evaluate.sandwich(component, 20, AISOptions(8, 30, num_leapfrog=3))
-    exact = component.score(both.data)
-    assert both.lower.mean - STANDARD_ERRORS * both.lower.monte_carlo_standard_error <= exact
-    assert exact <= both.upper.mean + STANDARD_ERRORS * both.upper.monte_carlo_standard_error
+    assert_between(both, component)
 
 
 def test_a_pilot_run_brings_the_acceptance_to_what_is_asked(monkeypatch):
@@ -236,7 +240,7 @@ def test_a_conditional_model_is_annealed_at_the_labels_of_the_data(start):
 def test_a_trajectory_that_runs_away_is_rejected(two_sites):
     """At a step of 1,000, τ = exp(z) leaves what a number can hold, and NaN follows; the chains stay where they are."""
     with torch.no_grad(), evaluating(two_sites):
-        path = Path(Joint(two_sites.model, (torch.randn(3, 3, dtype=torch.float64),), Tiles(10**6)), None)
+        path = Path(Joint(two_sites.model, (torch.randn(3, 3, dtype=torch.float64),), Tiles(10**6), Plates()), None)
         assert path.joint.farthest.tolist() == [60, 1e6]
         start = path.at(path.start(5))
         for step, farthest in ((1e3, path.joint.farthest), (0.1, torch.zeros(2))):
@@ -265,7 +269,7 @@ def test_the_world_and_the_model_are_left_as_they_were():
 
 def test_what_an_estimate_says_of_itself():
     ppca = random_ppca(2, 4)
-    both = evaluate.sandwich(ppca, 3, AISOptions(4, 3, num_leapfrog=2))
+    both = evaluate.sandwich(ppca, 3, AISOptions(4, 3, start="guide", num_leapfrog=2), guide=exact_guide(ppca))
     assert both.lower.meaning.startswith("A lower bound of log p(x) in expectation, by 4 annealed chains of 3")
     assert both.upper.meaning.startswith("An upper bound of log p(x) in expectation")
     assert (both.lower.bias <= 0).all()

@@ -61,8 +61,8 @@ def probabilities_add_up():
 def a_constant_off(monkeypatch):
     original = importance.log_densities
 
-    def broken(*arguments):
-        likelihood, prior = original(*arguments)
+    def broken(*arguments, **plates):
+        likelihood, prior = original(*arguments, **plates)
         return likelihood - 0.05, prior
 
     monkeypatch.setattr(importance, "log_densities", broken)

@@ -75,6 +75,7 @@ def test_too_few_particles_for_a_tail_give_nan():
     assert pareto_k(exponential(24)).isnan().all()
     assert pareto_k(exponential(40)).isfinite().all()
     assert pareto_k(torch.zeros(3, 1)).item() == -math.inf
+    assert pareto_k(torch.zeros(1, 2)).isnan().all()  # a single weight is equal to itself, whatever the guide
 
 
 @pytest.mark.parametrize(("num_particles", "threshold"), [(100, 0.5), (1000, 0.67), (2200, 0.70), (10**6, 0.70)])

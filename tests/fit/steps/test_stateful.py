@@ -522,6 +522,25 @@ def test_an_elbo_that_a_callback_changes_is_captured_again(x, replays):
     assert replays[-1] == 3
 
 
+def test_a_loop_of_ones_own_by_graphs_gives_what_the_interpreter_gives(x):
+    """Here anything may change between two calls."""
+    torch.manual_seed(0)
+    model = VAE(2, D, hidden=(8,), encoder=Attribute()).double()
+    compiled = fit.CompiledELBO(model.model, model.guide)
+    interpreted = pyro.infer.Trace_ELBO()(model.model, model.guide)
+    with pyro.get_param_store().scope():
+        for call in range(40):
+            if call == 30:
+                model.encoder.level = 0.3
+            torch.manual_seed(call)
+            expected = interpreted(x)
+            torch.manual_seed(call)
+            torch.testing.assert_close(compiled(x), expected.detach(), rtol=1e-12, atol=0)
+        model.encoder.level = 0.4
+        with pytest.raises(fit.NotStatic, match=r"encoder\.level` keeps changing"):
+            compiled(x)
+
+
 # ----------------------------------------------------------------------------------------------------- evaluators
 
 

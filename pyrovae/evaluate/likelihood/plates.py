@@ -1,0 +1,99 @@
+"""Where the data are among the plates of a program, so that a figure for each datum can be had.
+
+Evaluators add a plate over particles, to the left of all plates of the program, as Pyro's own ELBOs do.  A value at a
+site then has the shape (S, *plates, *event).  What goes from one evaluator to another has particles and data first,
+(S, n, ...), whatever the order of the plates in the program.
+"""
+
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyrovae.evaluate.evaluation import Evaluation, Inputs, is_latent, is_random
+from pyrovae.models.base import Program
+from pyrovae.models.sites import FEW, GivenData, data_plate, vectorized
+
+
+class Plates(NamedTuple):
+    """The plates of a program.
+
+    Attributes:
+        depth: Plates inside one another, at most.
+        dim: Of the plate over data, from the right: −1 where it is the innermost.
+        subsampled: Its name, if it stands for more data than are given, so that Pyro draws indices; else None.
+        scaled: The sites whose log-density is scaled, by ``poutine.scale`` or by a plate with a part of its size.
+        masked: The latent sites with a mask.
+    """
+
+    depth: int = 1
+    dim: int = -1
+    subsampled: str | None = None
+    scaled: tuple[str, ...] = ()
+    masked: tuple[str, ...] = ()
+
+    def particles(self, number: int) -> Any:
+        """The plate over so many particles."""
+        return pyro.plate("particles", number, dim=-self.depth - 1)
+
+    def given(self, latents: dict[str, Tensor], inputs: Inputs) -> dict[str, Tensor]:
+        """What a program is conditioned on: latents (S, n, ...) in the shapes that it has them, and its indices."""
+        values = {name: value.movedim(1, 1 + self.depth + self.dim) for name, value in latents.items()}
+        if self.subsampled:
+            values[self.subsampled] = torch.arange(len(inputs[0]), device=inputs[0].device)
+        return values
+
+    def data_first(self, value: Tensor) -> Tensor:
+        """(S, n, ...) from what a program has at a site, (S, *plates, ...)."""
+        return value.movedim(1 + self.depth + self.dim, 1)
+
+    def shape(self, site: Any) -> torch.Size:
+        """The batch shape that the plates around a site give it; outside of that over data, one of no data."""
+        sizes = {self.dim: 0, **{plate.dim: plate.size for plate in vectorized(site)}}
+        return torch.Size(sizes.get(dim, 1) for dim in range(-self.depth - 1, 0))
+
+
+def plates_of(run: Evaluation, *programs: Program) -> Plates:
+    """The plates of programs, each run once on a few data, with the latents of those before it.
+
+    Raises:
+        ValueError: If the plate over data holds only some of the data given.
+    """
+    few = tuple(each[: min(FEW, run.chunk_size or FEW)] for each in run.inputs)
+    trace: Any = poutine.Trace()
+    sites: list[tuple[str, Any]] = []
+    for program in programs:
+        with GivenData(len(few[0])), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            trace = poutine.trace(poutine.replay(program, trace)).get_trace(*few)
+        sites += [(name, site) for name, site in trace.nodes.items() if is_random(site)]
+    data = next((plate for _, site in sites if (plate := data_plate(site)) is not None), None)
+    if data is None:
+        return Plates()
+    if data.size not in (len(few[0]), data.full_size):
+        raise ValueError(
+            f"`model` must have all data in its plate {data.name!r} to give a figure for each, got {data.size} of "
+            f"{len(few[0])}; write plate({data.name!r}, len(x)), and let `batch_size` of fit.svi subsample."
+        )
+    drawn = any(node["fn"].size != len(few[0]) for name, node in trace.nodes.items() if name == data.name)
+    return Plates(
+        depth=max(-plate.dim for _, site in sites for plate in vectorized(site)),
+        dim=data.dim,
+        subsampled=data.name if drawn else None,
+        scaled=tuple(name for name, site in sites if torch.as_tensor(site["scale"] != 1).any()),
+        masked=tuple(name for name, site in sites if is_latent(site) and site["mask"] is not None),
+    )
+
+
+def check_unscaled(plates: Plates) -> None:
+    """Check that what a program counts is a density, as log p(x) needs.
+
+    Raises:
+        ValueError: If a site is scaled.
+    """
+    if plates.scaled:
+        raise ValueError(
+            f"`model` must have no scaled site for log p(x), got a scale at {plates.scaled[0]!r}, with which there is "
+            "no density; leave out the poutine.scale, or watch its bound with evaluate.elbo."
+        )
