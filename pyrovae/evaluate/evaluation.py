@@ -5,11 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import torch
-from pyro import poutine
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from tqdm import tqdm
 
@@ -20,10 +17,18 @@ from pyrovae.engine.isolation import alone, evaluating
 from pyrovae.engine.processes import ProcessGroup
 from pyrovae.engine.progress import progress_bar
 from pyrovae.engine.seeding import block_seed, seeded
+from pyrovae.evaluate.particles import check_particles
 from pyrovae.models.base import LatentVariableModel, Program, check_model
+from pyrovae.models.latents import (
+    FEW,
+    Latents as Latents,
+    data_first,
+    is_latent as is_latent,
+    is_random as is_random,
+    latent_sites as latent_sites,
+)
 
 Inputs = tuple[Tensor, ...]
-Latents = dict[str, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +46,8 @@ class Evaluation:
 
     Raises:
         TypeError: If ``model`` is no model of this package's form.
-        ValueError: If ``chunk_size`` is below 1, or there is no process group.
+        ValueError: If ``chunk_size`` is below 1, there is no process group, the data do not fit, or the programs take no
+            particles beside them.
     """
 
     model: LatentVariableModel
@@ -58,7 +64,11 @@ class Evaluation:
         check_whole("chunk_size", self.chunk_size, optional=True)
         self.execution.process_group()
         with alone():  # not a cached_property, which in Python 3.11 has a lock of its own
-            object.__setattr__(self, "inputs", self.model.program_inputs(self.data))
+            inputs = self.model.program_inputs(self.data)
+        if self.given_guide is not None or not self.model.takes_particles:
+            with evaluating(self.model, self.guide), seeded(0):
+                check_particles(self.model.model, self.guide, tuple(each[:FEW] for each in inputs))
+        object.__setattr__(self, "inputs", inputs)
 
     @property
     def guide(self) -> Program:
@@ -93,24 +103,6 @@ def simulated(
     model: LatentVariableModel, num_data: int, labels: Tensor | int | None, seed: int
 ) -> tuple[Observations, Latents]:
     """Data from the model itself, and the z that each came from, by site."""
-    with evaluating(model):
-        sites = model._generate(num_data, labels, seed)
+    x, latents = model._generate(num_data, labels, seed)
     given = model._labels_to_generate(num_data, labels)
-    data = Observations(sites["x"]["value"], labels=given[0] if given else None)
-    return data, {name: site["value"] for name, site in sites.items() if is_latent(site) and name != "x"}
-
-
-def latent_sites(program: Program, *inputs: Tensor) -> dict[str, Any]:
-    """What a program draws and does not observe, by name: the site of each in one run of the program."""
-    nodes = poutine.trace(program).get_trace(*inputs).nodes
-    return {name: site for name, site in nodes.items() if is_latent(site)}
-
-
-def is_random(site: Any) -> bool:
-    """Whether a node of a trace counts in a log-density: neither a plate nor a value that follows from others."""
-    return site["type"] == "sample" and not site_is_subsample(site) and not site["infer"].get("_deterministic")
-
-
-def is_latent(site: Any) -> bool:
-    """Whether a node of a trace is a random variable that is not observed."""
-    return is_random(site) and not site["is_observed"]
+    return Observations(data_first(x), labels=given[0] if given else None), latents

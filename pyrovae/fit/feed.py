@@ -143,7 +143,7 @@ def open_feed(
     Raises:
         ValueError: If the data do not fit the model, or not even two batches the budget.
     """
-    like = model.like
+    like = model._like
     size = observations.num_dims * like.element_size() + (0 if model.num_classes is None else 8)  # bytes of a datum
     whole, batch = size * len(observations), size * batch_size
     if memory_budget is not None:

@@ -69,7 +69,7 @@ class BatchLoss:
                 "constructor, or by pyro.param in its program."
             )
         own = getattr(self.module, "elbo", elbo)  # the module's own counts the steps of a schedule
-        self.elbo = WeightedELBO(own, model.like)
+        self.elbo = WeightedELBO(own, model._like)
 
     def __call__(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of the data at ``index``: the loss a datum, which is descended, their sum, nats, and the x drawn."""

@@ -159,7 +159,7 @@ def open_source(
     """
     limits = _limits(model, rows, memory_budget)
     if isinstance(data, Observations | Tensor):
-        observations, like = model.checked(data, "data"), model.like
+        observations, like = model.checked(data, "data"), model._like
         x = observations.x if memory_budget else observations.x.to(like)
         return Rows(lambda at: x[at].to(like), x.shape, sample_weight, limits, group, observations.space)
     start_rows = limits.start_rows or max(1, START_FLOATS // math.prod(model.data_shape))
@@ -177,7 +177,7 @@ def open_source(
 
 
 def _limits(model: TractableModel, rows: int | None, memory_budget: int | None) -> Limits:
-    like = model.like
+    like = model._like
     rows = rows or chunk_rows(model.floats_per_datum, model.smallest_chunk, like.device)
     if memory_budget is None:
         return Limits(rows, None)
@@ -218,7 +218,7 @@ def _reader(model: TractableModel, array: np.ndarray) -> Callable[[Any], Tensor]
 def _copied(array: np.ndarray, model: TractableModel) -> Tensor:
     """An array as a tensor of its own, of the model's type if it holds integers; what it came from is left alone."""
     x = torch.from_numpy(np.array(array))
-    return x if x.is_floating_point() else x.to(model.like.dtype)
+    return x if x.is_floating_point() else x.to(model._like.dtype)
 
 
 def checked_weight(sample_weight: Tensor | None, count: int, like: Tensor) -> Tensor | None:

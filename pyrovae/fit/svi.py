@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from pyrovae.data import Observations, as_observations
 from pyrovae.engine.checks import check_positive, check_whole
 from pyrovae.engine.execution import DEFAULT, Execution, keywords_moved
-from pyrovae.engine.isolation import alone, quiet
+from pyrovae.engine.isolation import alone, evaluating, quiet
 from pyrovae.engine.processes import ProcessGroup
 from pyrovae.engine.progress import progress_bar
 from pyrovae.engine.seeding import seeded
@@ -24,7 +24,15 @@ from pyrovae.fit.result import FitResult, FitWarning, Refit, warn
 from pyrovae.fit.steps import AnyStep, make_step
 from pyrovae.fit.steps.backends import check_execution
 from pyrovae.fit.steps.captured import Stale
-from pyrovae.fit.training import Checked, NotFinite, TrainingState, offender_named, require_finite, warn_of_scale
+from pyrovae.fit.training import (
+    Checked,
+    NotFinite,
+    TrainingState,
+    frozen_kept,
+    offender_named,
+    require_finite,
+    warn_of_scale,
+)
 from pyrovae.models.base import LatentVariableModel, check_model
 
 NOT_REGISTERED = ".*was not registered in the param store"  # Pyro's word on a frozen parameter, at every step
@@ -117,7 +125,8 @@ def svi(
         about = {"space": observations.space, "objective": getattr(elbo, "objective", "ELBO"), "refit": refit}
         if not warm_start:
             fitted.forget_parameters()
-            fitted.initialize(start := feed.start())
+            with frozen_kept(fitted):
+                fitted.initialize(start := feed.start())
             warn_of_scale(fitted, start)
         loss = BatchLoss(fitted, feed, elbo, execution.precision)
         group.copy_from_first(fitted.state_dict().values())
@@ -205,7 +214,7 @@ def validate(
         NotFinite: If a loss is not finite; it names the step and the first offender.
     """
     total = 0.0
-    with seeded(seed):
+    with evaluating(state.model), seeded(seed):
         for batch in zip(*(each.split(max(batch_size, 1024)) for each in inputs), strict=True):
             with offender_named(state, partial(tuple, batch)):
                 value = loss.on(*batch).item()

@@ -201,6 +201,16 @@ def warn_of_scale(model: LatentVariableModel, x: Tensor) -> None:
         )
 
 
+@contextmanager
+def frozen_kept(model: LatentVariableModel) -> Iterator[None]:
+    """A block that may set parameters; those without a gradient, which nothing trains, then have their values back."""
+    kept = [(each, each.clone()) for each in model.parameters() if not each.requires_grad]
+    yield
+    with torch.no_grad():
+        for each, value in kept:
+            each.copy_(value)
+
+
 def require_finite(loss: Tensor | float) -> None:
     """Check a loss.
 

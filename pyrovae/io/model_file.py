@@ -12,6 +12,7 @@ from pyrovae.models import PPCA, VAE, BernoulliMixture, FactorAnalysis, Gaussian
 from pyrovae.models.base import LatentVariableModel
 from pyrovae.models.likelihoods import LIKELIHOODS
 from pyrovae.models.parameters import taken
+from pyrovae.models.stored import restore_stored, stored_tensors
 
 FORMAT = "pyrovae model, version 1"
 CONTENT = {"format": str, "model": str, "config": dict | None, "state": dict}
@@ -52,6 +53,7 @@ def save(model: LatentVariableModel, path: str | Path, *, description: Mapping[s
         "model": type(model).__name__,
         "config": model.config,
         "state": {name: tensor.cpu() for name, tensor in {**model.state_dict(), **taken(model)}.items()},
+        "stored": {name: getattr(holder, key).detach().cpu() for name, holder, key in stored_tensors(model)},
         "description": described,
     }
     with written_whole(path) as temporary:
@@ -84,6 +86,7 @@ def load(
     dtype = next((tensor.dtype for tensor in state.values() if tensor.is_floating_point()), None)
     try:
         model.to(device=device, dtype=dtype).load_state_dict(state)
+        restore_stored(model, content.get("stored", {}))
     except RuntimeError as error:
         message = " ".join(str(error).split())
         raise ValueError(f"`path` holds parameters that do not fit the {kind}: {message}") from error

@@ -1,19 +1,19 @@
 """What every model here is: a Pyro program with parameters θ, and a guide with parameters φ.
 
 ``model.model`` and ``model.guide`` are the two programs, callables for stock Pyro with one signature,
-``program(x=None, *, num_data=1)``, the latent site ``"z"``, the observed site ``"x"``, and a plate ``"data"`` over the
-batch given.  A :class:`~pyrovae.models.tractable.TractableModel` has in closed form, in plain torch and independent of
-Pyro, also log p(x) and p(z|x).
+``program(x=None, *, num_data=1)``, and a plate ``"data"`` over the batch given.  Latent sites, one or several, and the
+one observed site may have any names; here they are ``"z"`` and ``"x"``.  A
+:class:`~pyrovae.models.tractable.TractableModel` has in closed form, in plain torch and independent of Pyro, also
+log p(x) and p(z|x).
 """
 
-import copy
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal, Self
 
 import torch
-from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
@@ -23,7 +23,18 @@ from pyrovae.engine.checks import check_choice, check_positive, check_whole
 from pyrovae.engine.isolation import evaluating
 from pyrovae.engine.seeding import seeded
 from pyrovae.models.floors import share_at_floor
+from pyrovae.models.latents import (
+    Latents,
+    Values,
+    bare,
+    data_first,
+    known,
+    named_sites,
+    run_of,
+    zeros_for,
+)
 from pyrovae.models.parameters import Held, Parameters, hold, parameters_of
+from pyrovae.models.stored import computed_from_own, copied, stored_tensors
 
 Missing = Literal["error", "nan"]
 
@@ -75,6 +86,7 @@ class LatentVariableModel(nn.Module):
             floor.
         config: The constructor's arguments as plain values, so that a saved model can be built again; None where
             modules of the user's own are part of it.
+        takes_particles: Whether the programs are known to take many particles at once; else evaluators look.
     """
 
     model: Program
@@ -87,9 +99,30 @@ class LatentVariableModel(nn.Module):
     decoded_floats: int | None = None
     covariance_floor: float | None = None
     config: dict[str, Any] | None = None
+    takes_particles: bool = False
+    _frozen: tuple[nn.Module, ...] = ()
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training or evaluation mode; a submodule that was put into evaluation mode by itself always stays there.
+
+        Such a one is a backbone whose batch norm is frozen, say.  Its own ``train()`` thaws it.
+        """
+        if self.training:
+            self._frozen = tuple(each for each in self.modules() if not each.training)
+        super().train(mode)
+        for each in self._frozen:
+            each.training = False
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Beside parameters and buffers, ``to`` and its like move the distributions that a program stores."""
+        super()._apply(fn, recurse)
+        for _, holder, key in stored_tensors(self):
+            setattr(holder, key, fn(getattr(holder, key)))
+        return self
 
     @property
-    def like(self) -> Tensor:
+    def _like(self) -> Tensor:
         """A tensor of the type of the parameters, on their device; of a program without any, torch's default."""
         return next(itertools.chain(self.parameters(), self.buffers()), torch.zeros(()))
 
@@ -166,8 +199,8 @@ class LatentVariableModel(nn.Module):
     @torch.no_grad()
     def sample(
         self, num_samples: int = 1, *, labels: Tensor | int | None = None, seed: int = 0
-    ) -> tuple[Tensor, Tensor]:
-        """Ancestral samples: z from the prior, then x from p(x|z).
+    ) -> tuple[Tensor, Values]:
+        """Ancestral samples: z from the prior, then x from p(x|z), in evaluation mode.
 
         Args:
             num_samples: How many.
@@ -176,32 +209,40 @@ class LatentVariableModel(nn.Module):
             seed: Seed of the draws.
 
         Returns:
-            x of shape (num_samples, *data_shape), and the z that it came from.
+            x of shape (num_samples, *data_shape), and the z that it came from; by name, if there are several latents.
+
+        Raises:
+            ValueError: If the program observes several sites, or has a latent that all data share.
         """
-        sites = self._generate(num_samples, labels, seed)
-        return sites["x"]["value"], sites["z"]["value"]
+        x, latents = self._generate(num_samples, labels, seed)
+        return data_first(x), bare(latents)
 
     @torch.no_grad()
     def sample_means(
         self, num_samples: int = 1, *, labels: Tensor | int | None = None, seed: int = 0
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Values]:
         """E[x|z] at z drawn from the prior: smoother than :meth:`sample`, and *not* samples of the model.
 
         The same seed gives the same z as :meth:`sample`.
 
-        Args: As for :meth:`sample`.
+        Args, Raises: As for :meth:`sample`.
 
         Returns:
             Means of shape (num_samples, *data_shape), and their z.
         """
-        sites = self._generate(num_samples, labels, seed)
-        return sites["x"]["fn"].mean, sites["z"]["value"]
+        x, latents = self._generate(num_samples, labels, seed)
+        return data_first(x, known(x["fn"], "mean")), bare(latents)
 
-    def _generate(self, num_samples: int, labels: Tensor | int | None, seed: int) -> Any:
+    def _generate(self, num_samples: int, labels: Tensor | int | None, seed: int) -> tuple[Any, Latents]:
+        """The site of x, and the latents that it came from, by name."""
         check_whole("num_samples", num_samples)
         inputs = self._labels_to_generate(num_samples, labels)
+        observed, latents = named_sites(self)
         with evaluating(self), seeded(seed):
-            return poutine.trace(self.model).get_trace(None, *inputs, num_data=num_samples).nodes
+            nodes = run_of(self, (None, *inputs), num_samples)
+        if missing := [name for name in (observed, *latents) if name not in nodes]:
+            raise ValueError(f"`model` must have the same sites with data and without, got {missing} with data alone.")
+        return nodes[observed], {name: data_first(nodes[name]) for name in latents}
 
     def _labels_to_generate(self, num_samples: int, labels: Tensor | int | None) -> tuple[Tensor, ...]:
         """Nothing, or the labels of so many samples."""
@@ -212,7 +253,7 @@ class LatentVariableModel(nn.Module):
         if labels is None:
             labels = torch.arange(num_samples) % self.num_classes
         y = torch.as_tensor(labels)
-        device = self.like.device
+        device = self._like.device
         y = y.expand(num_samples) if y.ndim == 0 else y
         return (_as_labels(y, self.num_classes, num_samples, "labels").to(device),)
 
@@ -266,13 +307,28 @@ class LatentVariableModel(nn.Module):
         return sum(p.numel() for p in self.model.parameters())
 
     def copy(self) -> Self:
-        """An independent copy, with names of its own in Pyro's parameter store."""
+        """An independent copy, with names of its own in Pyro's parameter store.
+
+        Distributions that the program stores, a mixture as prior say, are constant in it.
+
+        Raises:
+            ValueError: If one was computed from the model's own parameters, so that no training reaches it.
+        """
+        if computed_from_own(self) and self.data_shape is not None:  # a program that makes them anew replaces them now
+            with torch.no_grad(), evaluating(self), seeded(0):
+                self.guide(*zeros_for(self))
+                self.model(*zeros_for(self))
+            if names := computed_from_own(self):
+                raise ValueError(
+                    f"`model` must make a distribution of its parameters while its program runs, got {names[0]!r}, "
+                    "made before, which no training reaches; store the parameters alone, and build it in forward."
+                )
         with torch.inference_mode(False):
-            copied = copy.deepcopy(self)
-        for parameter in copied.parameters():
+            twin = copied(self)
+        for parameter in twin.parameters():
             if not parameter.is_leaf:  # a copy of a module in TorchScript hangs on the gradients of the first
                 parameter.detach_().requires_grad_()
-        return copied
+        return twin
 
 
 def _as_labels(labels: Tensor, num_classes: int, num_data: int, name: str) -> Tensor:

@@ -224,3 +224,42 @@ class Reshaped(TorchDistribution):
     @property
     def variance(self) -> Tensor:
         return self.vectors.variance.unflatten(-1, self.event_shape)
+
+
+class Unflattened(TorchDistribution):
+    """A distribution of batch shape (B,) shown with another batch shape of B in all, whatever its kind.
+
+    Args:
+        flat: Batch shape (B,).
+        batch_shape: The batch shape to show.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, flat: Any, batch_shape: torch.Size) -> None:
+        self.flat, self.has_rsample = flat, flat.has_rsample
+        super().__init__(batch_shape, flat.event_shape, validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return self.flat.support
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        shape = torch.broadcast_shapes(value.shape, self._extended_shape())
+        lead = shape[: len(shape) - len(self._extended_shape())]
+        flat = value.expand(shape).reshape(*lead, -1, *self.event_shape)
+        return self.flat.log_prob(flat).reshape(*lead, *self.batch_shape)
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        return self.flat.sample(sample_shape).reshape(self._extended_shape(sample_shape))
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        return self.flat.rsample(sample_shape).reshape(self._extended_shape(sample_shape))
+
+    @property
+    def mean(self) -> Tensor:
+        return self.flat.mean.reshape(self._extended_shape())
+
+    @property
+    def variance(self) -> Tensor:
+        return self.flat.variance.reshape(self._extended_shape())

@@ -21,6 +21,7 @@ from pyrovae.models.linear_algebra import identity_like
 from pyrovae.models.linear_posterior import LinearPosterior
 from pyrovae.models.missing import column_means, fill_columns
 from pyrovae.models.networks import LinearGaussianEncoder
+from pyrovae.models.stored import LowRankOfModel
 from pyrovae.models.tractable import TractableModel, derived
 
 
@@ -69,6 +70,7 @@ class LinearGaussian(TractableModel):
 
     model: LinearGaussianModel
     guide: AmortizedGuide
+    takes_particles = True
     noise_is_shared: ClassVar[bool]
 
     def __init__(
@@ -137,12 +139,13 @@ class LinearGaussian(TractableModel):
     def as_distribution(self) -> dist.TorchDistribution:
         """p(x) = Normal(μ, WWᵀ + Ψ) as a distribution of Pyro, event shape (D,): the prior of another program, say.
 
-        Its parameters are this model's own: gradients flow into them, and a later change of them does not show.
+        Its parameters are this model's own: gradients flow into them, and a later change of them does not show.  In a
+        copy they are constant.
         """
         variance = self.noise_variance.expand(self.num_dims)
         if self.latent_dim == 0:  # torch knows no factor of rank 0
             return dist.Normal(self.mean, variance.sqrt()).to_event(1)
-        return dist.LowRankMultivariateNormal(self.mean, self.weight, variance)
+        return LowRankOfModel(self.mean, self.weight, variance)
 
     # ------------------------------------------------------------------------------------------------- densities
 

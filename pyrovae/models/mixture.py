@@ -14,6 +14,7 @@ from pyrovae.models.base import Missing, Program, check_missing, flat_dims
 from pyrovae.models.linear_algebra import first_largest
 from pyrovae.models.missing import column_means, fill_columns
 from pyrovae.models.starts import Clusters, start_clusters
+from pyrovae.models.stored import MixtureOfModel
 from pyrovae.models.tractable import TractableModel
 
 
@@ -53,6 +54,7 @@ class Mixture(TractableModel):
     """
 
     model: MixtureModel
+    takes_particles = True
     start: str | Tensor = "k-means++"
 
     def __init__(self, num_components: int, data_shape: int | tuple[int, ...], missing: Missing = "error") -> None:
@@ -86,7 +88,8 @@ class Mixture(TractableModel):
     def as_distribution(self) -> dist.MixtureSameFamily:
         """p(x) as a distribution of Pyro, event shape (D,): the prior of another program, say.
 
-        Its parameters are this model's own: gradients flow into them, and a later change of them does not show.
+        Its parameters are this model's own: gradients flow into them, and a later change of them does not show.  In a
+        copy they are constant.
 
         Example:
             >>> from pyrovae import GaussianMixture
@@ -95,7 +98,7 @@ class Mixture(TractableModel):
             torch.Size([4])
         """
         component = self.model.component(slice(None))
-        return dist.MixtureSameFamily(dist.Categorical(logits=self.model.logits), component)
+        return MixtureOfModel(dist.Categorical(logits=self.model.logits), component)
 
     # ------------------------------------------------------------------------------------------------- densities
 

@@ -14,21 +14,27 @@ from torch import Tensor, nn
 
 from pyrovae.data import Observations
 from pyrovae.engine.checks import check_whole
+from pyrovae.engine.isolation import evaluating
 from pyrovae.engine.seeding import seeded
 from pyrovae.models.architecture import DEFAULT_ACTIVATION, Architecture, Covariance, Network
 from pyrovae.models.base import LatentVariableModel, Program
 from pyrovae.models.convolutional import ConvDecoder, ConvEncoder
+from pyrovae.models.distributions import Unflattened
 from pyrovae.models.floors import RaisedFloor, noise_variances
 from pyrovae.models.guides import AmortizedGuide
+from pyrovae.models.latents import moments
 from pyrovae.models.likelihoods import Gaussian, Head, Likelihood
 from pyrovae.models.networks import GaussianEncoder, MLPDecoder, redraw_parameters
-from pyrovae.models.outputs import checked_output, support_of, values_of
+from pyrovae.models.outputs import checked_output, needs_rows, support_of, values_of
 
 DECODED_FLOATS = 2**22  # numbers decoded at once where a sum over data is taken
 
 
 class VAEModel(Program):
-    """z ~ Normal(0, I);  x ~ decoder(z), which is the distribution p(x|z)."""
+    """z ~ Normal(0, I);  x ~ decoder(z), which is the distribution p(x|z).
+
+    A decoder that knows z (N, L) alone, as batch norm does, is shown particles as more data: ``by_rows``.
+    """
 
     decoder: nn.Module
     prior_loc: Tensor
@@ -36,7 +42,7 @@ class VAEModel(Program):
 
     def __init__(self, decoder: nn.Module, latent_dim: int) -> None:
         super().__init__()
-        self.decoder = decoder
+        self.decoder, self.by_rows = decoder, False
         like = next(decoder.parameters(), torch.zeros(()))
         self.register_buffer("prior_loc", like.new_zeros(latent_dim), persistent=False)
         self.register_buffer("prior_scale", like.new_ones(latent_dim), persistent=False)
@@ -44,7 +50,15 @@ class VAEModel(Program):
     def forward(self, x: Tensor | None = None, *, num_data: int = 1) -> Tensor:
         with pyro.plate("data", num_data if x is None else len(x), dim=-1):
             z = pyro.sample("z", dist.Normal(self.prior_loc, self.prior_scale).to_event(1))
-            return pyro.sample("x", self.decoder(z), obs=x)
+            return pyro.sample("x", self.given(z), obs=x)
+
+    def given(self, z: Tensor, *y: Tensor) -> Any:
+        """p(x|z), the decoder's at z (..., L), of batch shape (...)."""
+        if self.by_rows and z.ndim > 2:
+            batch = z.shape[:-1]
+            p = self.decoder(z.reshape(-1, z.shape[-1]), *(each.expand(batch).reshape(-1) for each in y))
+            return Unflattened(p, batch)
+        return self.decoder(z, *y)
 
 
 # The guide is AmortizedGuide(encoder), of guides.py: z ~ q(z|x) = encoder(x), also a distribution.  The objective, the
@@ -58,7 +72,7 @@ class ConditionalVAEModel(VAEModel):
         y = _given_labels(y, None if x is None else len(x))
         with pyro.plate("data", len(y), dim=-1):
             z = pyro.sample("z", dist.Normal(self.prior_loc, self.prior_scale).to_event(1))
-            return pyro.sample("x", self.decoder(z, y), obs=x)
+            return pyro.sample("x", self.given(z, y), obs=x)
 
 
 class ConditionalGuide(AmortizedGuide):
@@ -101,8 +115,9 @@ class VAE(LatentVariableModel):
         posterior: q: a Gaussian of ``"diag"`` or ``"full"`` covariance.
         num_classes: Number of classes K of labels 0, …, K − 1, or None for a model without labels.
         encoder: Your own module, x (N, *data_shape) → distribution over z with event shape (L,).
-        decoder: Your own module, z (..., L) → distribution over x with event shape data_shape.  With classes, both take
-            labels y (N,) as a second argument.  Its covariance has no floor that this model knows.
+        decoder: Your own module, z (N, L) → distribution over x with event shape data_shape; particles come to it as
+            more data.  With classes, both take labels y (N,) as a second argument.  Its covariance has no floor that
+            this model knows.
 
     Raises:
         ValueError: If an argument is out of range, neither ``data_shape`` nor both modules are given, or the output of
@@ -125,6 +140,7 @@ class VAE(LatentVariableModel):
 
     model: VAEModel
     guide: AmortizedGuide
+    takes_particles = True
 
     def __init__(
         self,
@@ -161,6 +177,7 @@ class VAE(LatentVariableModel):
         else:
             self.model, self.guide = ConditionalVAEModel(decoder, latent_dim), ConditionalGuide(encoder)
         output = checked_output(encoder, decoder, latent_dim, shape, num_classes)
+        self.model.by_rows = not self._built[1] and needs_rows(decoder, latent_dim, num_classes)
         self.data_shape = tuple(output.event_shape)
         self._values = values_of(output)  # the constraint on one number
         self.support = support_of(self._values)
@@ -182,10 +199,10 @@ class VAE(LatentVariableModel):
 
     def _floored_variances(self, data: Observations | Tensor) -> Tensor:
         inputs = self.program_inputs(data)
-        evaluated = self.copy().eval()
         blocks = _chunks(inputs, self.decoded_floats or inputs[0][0].numel())
-        every_p = (evaluated.decoder(evaluated.encoder(x, *y).mean, *y) for x, *y in blocks)
-        return torch.cat([noise_variances(p) for p in every_p])
+        with evaluating(self), seeded(0):
+            every_p = (self.decoder(moments(self.encoder(x, *y))[0], *y) for x, *y in blocks)
+            return torch.cat([noise_variances(p) for p in every_p])
 
     def _lift(self, lower: Self, floor: float) -> None:
         """Clip the variances of p(x|z) at a higher floor; such a model cannot be saved."""
@@ -238,7 +255,7 @@ class VAE(LatentVariableModel):
         Reference:
             Rybkin, Daniilidis and Levine (2021), Simple and effective VAE training with calibrated decoders.
         """
-        tuned = self.copy().eval()
+        tuned = self.copy()
         head = tuned._head
         likelihood = head.likelihood if isinstance(head, Head) else None
         if not (isinstance(likelihood, Gaussian) and likelihood.scale in ("shared", "per_dim")):
@@ -249,13 +266,13 @@ class VAE(LatentVariableModel):
         check_whole("num_particles", num_particles)
         inputs = tuned.program_inputs(data)
         squares = torch.zeros(inputs[0][0].numel(), dtype=torch.float64, device=inputs[0].device)
-        with seeded(seed):
+        with evaluating(tuned), seeded(seed):
             for x, *y in _chunks(inputs, num_particles * len(squares)):
                 z = tuned.encoder(x, *y).sample((num_particles,))
                 errors = (x - tuned.decoder(z, *y).mean).double().square()
                 squares += errors.mean(0).flatten(1).sum(0)
         head.set(likelihood.with_variance(squares / len(inputs[0]), 1e-6 * likelihood.floor))
-        return tuned
+        return tuned.eval()
 
 
 def _check_parts(

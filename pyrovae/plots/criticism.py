@@ -64,7 +64,7 @@ def calibration(ranks: SimulationBasedCalibration, *, most: int = 9) -> Figure:
         band.set_label(f"{BAND:.0%} of calibrated guides")
         axes.plot(points, reached - points, color=COLOURS[1], linewidth=1.4, label="this guide")
         axes.axhline(0, color="0.5", linewidth=0.8)
-        axes.set_title(f"z[{unit}], {_p_value(p_values[unit])}", fontsize=NORMAL)
+        axes.set_title(f"{ranks.units[unit]}, {_p_value(p_values[unit])}", fontsize=NORMAL)
         axes.set_xlabel("PIT", fontsize=SMALL)
         tidy(axes)
     panels[0].set_ylabel("ECDF − PIT", fontsize=SMALL)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyrovae.data import Observations
-from pyrovae.evaluate.latents.encoding import encode, is_continuous, posteriors
+from pyrovae.evaluate.latents.encoding import encode, is_continuous, posteriors_by_site
 from pyrovae.plots.common import (
     COLOURS,
     NORMAL,
@@ -63,7 +63,7 @@ def latents(models: Mapping[str, Entry], data: Observations | Tensor, *, num_axe
     seen, observations = as_seen(models, data)
     shown = observations[balanced(observations)]
     means = _latent_means(seen, shown)
-    discrete = [name for name in seen if name not in means]
+    discrete = [name for name in seen if name not in {model for model, _ in means.values()}]
     skipped = f"z is discrete: {', '.join(discrete)}"
     if not means:
         figure = sheet(1.2)
@@ -71,12 +71,12 @@ def latents(models: Mapping[str, Entry], data: Observations | Tensor, *, num_axe
         figure.text(0.5, 0.5, said, ha="center", va="center")
         return figure
     figure, panels = grid(len(means), min(len(means), 2))
-    for index, (name, z) in enumerate(means.items()):
+    for index, (title, (name, z)) in enumerate(means.items()):
         if num_axes == 3 and z.shape[1] > 2:
             panels[index] = _in_space(panels[index])
         _latent_panel(panels[index], z, shown.labels)
         kind = "exact posterior means" if hasattr(seen[name][0], "posterior") else "means of the encoder"
-        panels[index].set_title(f"{wrapped(name, 40)}\n({kind})", fontsize=NORMAL)
+        panels[index].set_title(f"{wrapped(title, 40)}\n({kind})", fontsize=NORMAL)
     lines = [f"Latent means E[z|x] of {len(shown):,} data, {observations.space.reference}"]
     lines += [f"left out, {skipped}"] * bool(discrete)
     figure.suptitle("\n".join(wrapped(line, 90) for line in lines), fontsize=10)
@@ -109,13 +109,16 @@ def scatter_by_class(axes: Any, points: Tensor, labels: Tensor | None, size: flo
         )
 
 
-def _latent_means(models: Seen, data: Observations) -> dict[str, Tensor]:
-    """E[z|x], shape (N, L), of every model with a continuous z."""
-    means = {}
+def _latent_means(models: Seen, data: Observations) -> dict[str, tuple[str, Tensor]]:
+    """By title, the name of a model of continuous latents and E[z|x], shape (N, L), of one of them."""
+    means: dict[str, tuple[str, Tensor]] = {}
     for name, (model, space) in models.items():
         view = data.in_space(space)
-        if is_continuous(next(posteriors(model, view[:1]))):
-            means[name] = encode(model, view).mean.to("cpu", torch.float64)
+        sites = next(posteriors_by_site(model, view[:1])).sites.values()
+        if all(is_continuous(site["fn"]) for site in sites):
+            found = encode(model, view).mean
+            each = {name: found} if isinstance(found, Tensor) else {f"{name}, {site}": z for site, z in found.items()}
+            means |= {title: (name, z.to("cpu", torch.float64)) for title, z in each.items()}
     return means
 
 

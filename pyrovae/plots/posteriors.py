@@ -1,16 +1,20 @@
 """What p(z|x) looks like, beside what q makes of it."""
 
+from typing import Any
+
 import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from torch import Tensor
+from torch.distributions import constraints
 
 from pyrovae.data import Observations, as_observations
 from pyrovae.engine.checks import check_whole
-from pyrovae.evaluate.latents.encoding import posteriors
+from pyrovae.evaluate.latents.encoding import encode, posteriors
 from pyrovae.evaluate.likelihood.quadrature import PosteriorGrid, posterior_grid
 from pyrovae.models.base import LatentVariableModel, Program
+from pyrovae.models.outputs import values_of
 from pyrovae.plots.common import COLOURS, NORMAL, grid, headline, label
 
 MASSES = (0.95, 0.68, 0.3)  # inside the contours, outermost first
@@ -58,13 +62,14 @@ def posterior_contours(
     check_whole("num_nodes", num_nodes, 3)
     shown = as_observations(data).fixed()[:most]
     every_q = list(posteriors(model, shown, guide=guide or model.guide))
-    means, deviations = (torch.cat(part).detach() for part in zip(*((q.mean, q.stddev) for q in every_q), strict=True))
+    found = encode(model, shown, guide=guide or model.guide)
+    means, deviations = found.mean, found.variance.sqrt()
     coarse = posterior_grid(model, shown, COARSE_NODES, tolerance=tolerance)
     low, high = _window(coarse, means, deviations)
     exact = posterior_grid(model, shown, num_nodes, tolerance=tolerance, low=low, high=high)
     with torch.no_grad():
         parts = exact.z.split([q.batch_shape[0] for q in every_q], dim=-2)
-        by_guide = torch.cat([each.log_prob(part) for each, part in zip(every_q, parts, strict=True)], dim=-1)
+        by_guide = torch.cat([_density(q, part) for q, part in zip(every_q, parts, strict=True)], dim=-1)
     figure, panels = grid(len(shown), min(3, len(shown)))
     figure.set_figheight(figure.get_figheight() + 0.4)
     draw = _curves if exact.z.shape[-1] == 1 else _contours
@@ -75,6 +80,18 @@ def posterior_contours(
     inside = "" if draw is _curves else f"; regions of {', '.join(f'{m:.0%}' for m in reversed(MASSES))} of the mass"
     headline(figure, f"p(z|x) by quadrature, filled; q(z|x), dashed{inside}")
     return figure
+
+
+def _density(q: Any, z: Tensor) -> Tensor:
+    """log q (..., n) at z (..., n, L), whose one number a latent without dimensions is.
+
+    Raises:
+        ValueError: If not every real number is a value of it: the posterior's grid is then in other coordinates.
+    """
+    if not isinstance(values_of(q), type(constraints.real)):
+        raise ValueError(f"`model` must have a latent of all real numbers to be drawn, got one of {values_of(q)}.")
+    log_prob: Tensor = q.log_prob(z.reshape(*z.shape[:-1], *q.event_shape))
+    return log_prob
 
 
 def _window(coarse: PosteriorGrid, means: Tensor, deviations: Tensor) -> tuple[Tensor, Tensor]:

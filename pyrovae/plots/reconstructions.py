@@ -9,6 +9,8 @@ from torch import Tensor
 from pyrovae import evaluate
 from pyrovae.data import Observations
 from pyrovae.engine.checks import check_whole
+from pyrovae.evaluate.latents.encoding import posterior_moments
+from pyrovae.models.latents import bare
 from pyrovae.plots.common import SMALL, Entry, wrapped
 from pyrovae.plots.images import Gallery, Row
 
@@ -110,7 +112,8 @@ def sigma_maps(models: Mapping[str, Entry], data: Observations | Tensor, *, num_
     gallery = Gallery.of(models, data, num_images)
     rows, made = [Row("data x", gallery.real)], {}
     for name, (model, space) in gallery.models.items():
-        z = evaluate.encode(model, gallery.data.in_space(space)).mean
+        means, _ = posterior_moments(model, gallery.data.in_space(space), "to be decoded")
+        z = bare(means)
         y = None if model.num_classes is None else gallery.data.labels
         made[name] = gallery.seen(evaluate.decode_means(model, z, y), space)
         sigma = evaluate.decode_deviations(model, z, y).detach().cpu().double().reshape(-1, *gallery.image_shape)

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from pyrovae.data import Observations, as_observations
 from pyrovae.engine.checks import check_positive, check_whole
-from pyrovae.evaluate.latents.encoding import LatentReport, encode, latent_report
+from pyrovae.evaluate.latents.encoding import LatentReport, encode, latent_report, posterior_moments
 from pyrovae.evaluate.samples.decoding import decode_deviations
 from pyrovae.models.base import LatentVariableModel, Program
+from pyrovae.models.latents import bare
 
 ROUNDING = 1e-12  # of an eigenvalue, in units of the largest
 
@@ -152,14 +153,17 @@ def collapse_report(
         The report.
 
     Raises:
-        ValueError: If the data do not fit, or are single, or z is discrete.
+        ValueError: If the data do not fit, or are single, or z is discrete or of several sites.
 
     Reference:
         Lucas, Tucker, Grosse and Norouzi (2019), Don't blame the ELBO! A linear VAE perspective on posterior collapse.
     """
     encoding = encode(model, data, guide=guide)
+    if isinstance(encoding.mean, dict):
+        raise ValueError(f"`model` must have one latent site beside a linear model, got {list(encoding.mean)}.")
     labels = encoding.labels if model.num_classes is not None else None
-    deviations = decode_deviations(model, encoding.mean, labels)
+    means, _ = posterior_moments(model, data, "to be decoded", guide=guide)
+    deviations = decode_deviations(model, bare(means), labels)
     forecast = linear_forecast(
         model.as_input(data), deviations.double().square().mean().item(), encoding.latent_dim, beta=beta
     )

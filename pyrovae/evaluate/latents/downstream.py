@@ -122,7 +122,7 @@ def _codes(encoding: Encoding, name: str) -> tuple[np.ndarray, np.ndarray]:
     known = labels >= 0
     if len(np.unique(labels[known])) < 2:
         raise ValueError(f"`{name}` must have data of at least two classes, got labels {np.unique(labels).tolist()}.")
-    return encoding.mean.detach().cpu().double().numpy()[known], labels[known]
+    return encoding.flat.mean.detach().cpu().double().numpy()[known], labels[known]
 
 
 def _folds(codes: np.ndarray, labels: np.ndarray, num_folds: int, seed: int) -> Iterator[tuple[Any, Any, Any, Any]]:

@@ -5,8 +5,9 @@ nothing has q(z_l|x) = p(z_l) for every x: its mean does not move with x, and it
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,17 +15,30 @@ from torch import Tensor
 
 from pyrovae.data import Observations, as_observations
 from pyrovae.engine.isolation import evaluating
-from pyrovae.engine.seeding import seeded
-from pyrovae.evaluate.evaluation import latent_sites
+from pyrovae.engine.seeding import block_seed, seeded
 from pyrovae.models.base import LatentVariableModel, Program
+from pyrovae.models.latents import (
+    DRAWS,
+    FEW,
+    Latents,
+    Values,
+    bare,
+    check_local,
+    data_axis,
+    data_first,
+    latent_sites,
+    moments,
+    pooled,
+)
 
 SAME_KL = 1e-6  # nats: units that differ by less stand in the order of their numbers
 ENCODED_FLOATS = 2**22  # numbers in a block of data to encode, 16 MiB in float32
+RUNS = 100  # of a guide with several sites
 
 
 @dataclass(frozen=True, eq=False)
 class Encoding:
-    """Means and variances of q(z|x) at N data.
+    """Means and variances of q(z|x) at N data; of several latents dicts by site, which ``encoding[name]`` gives alone.
 
     Attributes:
         mean: E_q[z], shape (N, L).
@@ -32,22 +46,41 @@ class Encoding:
         labels: Classes of the data, shape (N,), or None.
     """
 
-    mean: Tensor
-    variance: Tensor
+    mean: Values
+    variance: Values
     labels: Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self.mean)
+        return len(self.flat.mean)
 
     def __getitem__(self, index: Any) -> "Encoding":
-        """The subset at a slice, a boolean mask or an index tensor."""
+        """The subset at a slice, a boolean mask or an index tensor; at a name, the latent of that site."""
+        if isinstance(index, str):
+            return Encoding(self.mean[index], self.variance[index], self.labels)
         labels = None if self.labels is None else self.labels[index]
-        return Encoding(self.mean[index], self.variance[index], labels)
+        if isinstance(self.mean, Tensor):
+            return Encoding(self.mean[index], self.variance[index], labels)
+        mean, variance = ({name: value[index] for name, value in part.items()} for part in (self.mean, self.variance))
+        return Encoding(mean, variance, labels)
+
+    @property
+    def flat(self) -> "Encoding":
+        """All units side by side, (N, L), those of one site after those of another."""
+        if isinstance(self.mean, Tensor):
+            return self
+        mean, variance = (torch.cat(list(part.values()), dim=1) for part in (self.mean, self.variance))
+        return Encoding(mean, variance, self.labels)
+
+    @property
+    def units(self) -> list[str]:
+        """What the L units are called: z[0], z[1], …, or by the names of their sites."""
+        sites = {"z": self.mean} if isinstance(self.mean, Tensor) else self.mean
+        return unit_names({name: value.shape[1] for name, value in sites.items()})
 
     @property
     def latent_dim(self) -> int:
         """L."""
-        return self.mean.shape[1]
+        return len(self.units)
 
     @property
     def kl(self) -> Tensor:
@@ -56,7 +89,13 @@ class Encoding:
         For a Gaussian q.  If q has independent units, its KL divergence is the sum of these; if not, it is larger, by
         what the units tell of one another under q.
         """
-        return 0.5 * (self.mean.square() + self.variance - 1 - self.variance.log())
+        mean, variance = self.flat.mean, self.flat.variance
+        return 0.5 * (mean.square() + variance - 1 - variance.log())
+
+
+def unit_names(sizes: dict[str, int]) -> list[str]:
+    """What units are called, by the number of them at each site."""
+    return [f"{name}[{unit}]" for name, size in sizes.items() for unit in range(size)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +108,7 @@ class LatentReport:
         posterior_variance: Mean over data of Var_q[z_l], shape (L,); near 1 where q is the prior.
         threshold: A unit is active if its ``mean_variance`` is above this.
         num_data: N.
+        units: What the units are called.
     """
 
     kl: Tensor
@@ -76,6 +116,11 @@ class LatentReport:
     posterior_variance: Tensor
     threshold: float
     num_data: int
+    units: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if not self.units:
+            object.__setattr__(self, "units", unit_names({"z": len(self.kl)}))
 
     @property
     def kl_bits(self) -> Tensor:
@@ -107,10 +152,10 @@ class LatentReport:
     def __str__(self) -> str:
         head = f"{'unit':<6} {'KL, nats':>9} {'KL, bits':>9} {'Var E_q[z]':>11} {'E Var_q[z]':>11}  active"
         columns = (self.kl, self.kl_bits, self.mean_variance, self.posterior_variance, self.active)
-        rows = zip(*(column.tolist() for column in columns), strict=True)
+        rows = zip(self.units, *(column.tolist() for column in columns), strict=True)
         lines = [
-            f"{f'z[{unit}]':<6} {nats:9.3f} {bits:9.3f} {moved:11.4f} {left:11.4f}  {'yes' if active else 'no'}"
-            for unit, (nats, bits, moved, left, active) in enumerate(rows)
+            f"{unit:<6} {nats:9.3f} {bits:9.3f} {moved:11.4f} {left:11.4f}  {'yes' if active else 'no'}"
+            for unit, nats, bits, moved, left, active in rows
         ]
         lines = [lines[unit] for unit in self.by_kl]
         summary = (
@@ -124,16 +169,20 @@ class LatentReport:
 def encode(model: LatentVariableModel, data: Observations | Tensor, *, guide: Program | None = None) -> Encoding:
     """Means and variances of q(z|x) at every datum: the exact posterior's where it is known, else the guide's.
 
+    A flow has no mean in closed form: its moments are those of 1,000 draws.  Where the guide has several sites, a later
+    one may depend on the draws of earlier ones: moments are taken over 100 runs of it, the means and variances of its
+    distributions in each, which is exact for sites that depend on none.
+
     Args:
-        model: Any model with a continuous z.
+        model: Any model of continuous latents.
         data: N data, Observations or tensor.
         guide: q; by default the exact posterior of a tractable model, else ``model.guide``.
 
     Returns:
-        The encoding, on the model's device, with the labels of the data.
+        The encoding, on the model's device, with the labels of the data; of several latents by site.
 
     Raises:
-        ValueError: If the data do not fit the model, or its z is discrete.
+        ValueError: If the data do not fit the model, or a latent is discrete or shared by all data.
 
     Example:
         >>> from pyrovae import PPCA
@@ -141,10 +190,12 @@ def encode(model: LatentVariableModel, data: Observations | Tensor, *, guide: Pr
         >>> encoding.mean.shape, encoding.variance.shape
         (torch.Size([4, 2]), torch.Size([4, 2]))
     """
-    every = continuous_posteriors(model, data, "to be encoded", guide=guide)
-    mean, variance = map(torch.cat, zip(*((q.mean.flatten(1), q.variance.flatten(1)) for q in every), strict=True))
+    mean, variance = (
+        bare({name: value.reshape(len(value), -1) for name, value in part.items()})
+        for part in posterior_moments(model, data, "to be encoded", guide=guide)
+    )
     labels = as_observations(data).labels
-    return Encoding(mean, variance, None if labels is None else labels.to(mean.device))
+    return Encoding(mean, variance, None if labels is None else labels.to(model._like.device))
 
 
 def latent_report(encoding: Encoding, *, threshold: float = 0.01) -> LatentReport:
@@ -183,64 +234,134 @@ def latent_report(encoding: Encoding, *, threshold: float = 0.01) -> LatentRepor
         raise ValueError(
             f"`encoding` must be of at least 2 data, got {len(encoding)}; whether a mean moves with x needs several."
         )
-    mean, variance = encoding.mean.double(), encoding.variance.double()
+    mean, variance = encoding.flat.mean.double(), encoding.flat.variance.double()
     return LatentReport(
-        kl=replace(encoding, mean=mean, variance=variance).kl.mean(0),
+        kl=Encoding(mean, variance).kl.mean(0),
         mean_variance=mean.var(0, correction=0),
         posterior_variance=variance.mean(0),
         threshold=threshold,
         num_data=len(encoding),
+        units=encoding.units,
     )
 
 
-@torch.no_grad()
-def posteriors(
+class Posterior:
+    """q(z|x) of a block of n data: what a guide samples, by site.
+
+    Args:
+        run: Gives the sites of one run of the guide, by name, whose values follow torch's random state.
+    """
+
+    def __init__(self, run: Callable[[], dict[str, Any]]) -> None:
+        self.run = run
+        with seeded(0):
+            self.sites = run()
+        if not self.sites:
+            raise ValueError("`guide` must sample a latent, got none; pass exact_guide(model), or one with an encoder.")
+
+    @property
+    def distribution(self) -> Any:
+        """That of the only site, batch shape (n,).
+
+        Raises:
+            ValueError: If there are several.
+        """
+        if len(self.sites) > 1:
+            raise ValueError(f"`model` must have one latent site here, got {list(self.sites)}.")
+        return next(iter(self.sites.values()))["fn"]
+
+    def draws(self, number: int) -> Latents:
+        """So many draws of all sites together, by torch's random state, each (S, n, ...)."""
+        if len(self.sites) > 1:
+            runs = [self.run() for _ in range(number)]
+            return {name: torch.stack([data_first(run[name]) for run in runs]) for name in self.sites}
+        ((name, site),) = self.sites.items()
+        return {name: site["fn"].sample((number,)).movedim(1 + data_axis(site), 1)}
+
+    def moments(self) -> tuple[Latents, Latents]:
+        """Means and variances of every site, (n, ...), over the draws of the sites that come before it."""
+        runs = [self.sites, *(self.run() for _ in range(RUNS - 1 if len(self.sites) > 1 else 0))]
+        number = DRAWS if len(runs) == 1 else 1  # where there is no closed form
+        found = {name: pooled([moments(run[name]["fn"], number) for run in runs]) for name in self.sites}
+        means, variances = (
+            {name: data_first(self.sites[name], each[part]) for name, each in found.items()} for part in (0, 1)
+        )
+        return means, variances
+
+
+def posteriors_by_site(
     model: LatentVariableModel, data: Observations | Tensor, *, guide: Program | None = None
-) -> Iterator[Any]:
+) -> Iterator[Posterior]:
     """q(z|x) for block after block of data: the exact posterior where it is known, else the guide's.
 
     Args, Raises: as for :func:`encode`, but any z will do.
-
-    Yields:
-        A distribution of batch shape (n,) for the next n data.
     """
     inputs, program = model.program_inputs(data), guide or model.guide
     exact = getattr(model, "posterior", None) if guide is None else None
     size = max(1, ENCODED_FLOATS // math.prod(inputs[0].shape[1:]))
+
+    def run(*block: Tensor) -> dict[str, Any]:
+        with torch.no_grad(), evaluating(model, program):
+            if exact is None:
+                return latent_sites(program, *block)
+            q = exact(*block)
+            return {"z": {"fn": q, "value": None, "cond_indep_stack": ()}}
+
+    few = tuple(each[:FEW] for each in inputs)
+    if exact is None:
+        with seeded(0):
+            check_local(run(*few), len(few[0]))
     for block in zip(*(each.split(size) for each in inputs), strict=True):
-        with evaluating(model, program), seeded(0):
-            q = exact(*block) if exact is not None else _guide_distribution(program, *block)
-        yield q
+        yield Posterior(partial(run, *block))
+
+
+def posteriors(
+    model: LatentVariableModel, data: Observations | Tensor, *, guide: Program | None = None
+) -> Iterator[Any]:
+    """q(z|x) of the one latent, a distribution of batch shape (n,) for block after block of n data.
+
+    Args, Raises: as for :func:`encode`, but any z will do, and several will not.
+    """
+    return (block.distribution for block in posteriors_by_site(model, data, guide=guide))
 
 
 def continuous_posteriors(
     model: LatentVariableModel, data: Observations | Tensor, purpose: str, *, guide: Program | None = None
-) -> Iterator[Any]:
-    """:func:`posteriors` of a continuous z.
+) -> Iterator[Posterior]:
+    """:func:`posteriors_by_site` of continuous latents.
 
     Raises:
-        ValueError: If z is discrete; the message names the purpose.
+        ValueError: If one is discrete; the message names the purpose.
     """
-    for q in posteriors(model, data, guide=guide):
-        if not is_continuous(q):
-            raise ValueError(
-                f"`model` must have a continuous z {purpose}, got {type(model).__name__} with a discrete one; "
-                "use its posterior(x).probs."
-            )
-        yield q
+    for block in posteriors_by_site(model, data, guide=guide):
+        for name, site in block.sites.items():
+            if not is_continuous(site["fn"]):
+                raise ValueError(
+                    f"`model` must have a continuous z {purpose}, got {type(model).__name__} with a discrete one, "
+                    f"{name!r}; use its posterior(x).probs."
+                )
+        yield block
+
+
+@torch.no_grad()
+def posterior_moments(
+    model: LatentVariableModel, data: Observations | Tensor, purpose: str, *, guide: Program | None = None
+) -> tuple[Latents, Latents]:
+    """Means and variances of continuous latents under q(z|x), by site, each (N, ...)."""
+    with seeded(block_seed(0)):
+        blocks = [block.moments() for block in continuous_posteriors(model, data, purpose, guide=guide)]
+    means, variances = zip(*blocks, strict=True)
+    return joined(means), joined(variances)
+
+
+def joined(blocks: Sequence[Latents], dim: int = 0) -> Latents:
+    """The latents of all blocks of data, by site."""
+    return {name: torch.cat([block[name] for block in blocks], dim=dim) for name in blocks[0]}
 
 
 def is_continuous(q: Any) -> bool:
     """Whether a distribution over z has a density, and so a mean that is a place."""
     return not q.support.is_discrete
-
-
-def _guide_distribution(guide: Program, *inputs: Tensor) -> Any:
-    """What the guide draws z from."""
-    sites = latent_sites(guide, *inputs)
-    if "z" not in sites:
-        raise ValueError("`guide` must sample the site 'z', got none; pass exact_guide(model), or one with an encoder.")
-    return sites["z"]["fn"]
 
 
 def check_encoding(encoding: Any, name: str = "encoding") -> None:

@@ -11,10 +11,10 @@ from pyrovae.data import Observations
 from pyrovae.engine.checks import check_whole
 from pyrovae.engine.isolation import evaluating
 from pyrovae.engine.seeding import block_seed, seeded
-from pyrovae.evaluate.evaluation import latent_sites
 from pyrovae.evaluate.latents.encoding import is_continuous, posteriors
 from pyrovae.evaluate.likelihood.estimate import known, standard_error
 from pyrovae.models.base import LatentVariableModel, Program
+from pyrovae.models.latents import FEW, check_local, latent_sites
 
 DENSITIES = 2**22  # numbers in a block of densities of draws under all q
 
@@ -120,11 +120,13 @@ def latent_information(
 
 def _prior(model: LatentVariableModel, inputs: tuple[Tensor, ...]) -> Any:
     """What the model draws z from, batch shape (N,)."""
+    few = tuple(each[:FEW] for each in inputs)
     with seeded(0):
+        check_local(latent_sites(model.model, *few), len(few[0]))
         sites = latent_sites(model.model, *inputs)
-    if list(sites) != ["z"]:
-        raise ValueError(f"`model` must have one latent site, 'z', got {list(sites)}.")
-    return sites["z"]["fn"]
+    if len(sites) != 1:
+        raise ValueError(f"`model` must have one latent site, got {list(sites)}.")
+    return next(iter(sites.values()))["fn"]
 
 
 def _by_draws(blocks: list[Any], prior: Any, num_particles: int) -> tuple[Tensor, ...]:
@@ -136,14 +138,14 @@ def _by_draws(blocks: list[Any], prior: Any, num_particles: int) -> tuple[Tensor
     position, num_data = 0, z.shape[1]
     number = torch.arange(num_data, device=z.device)
     for q in blocks:
-        rows = max(1, DENSITIES // (len(q.mean) * z[0, 0].numel() * num_particles))
+        rows = max(1, DENSITIES // (q.batch_shape[0] * z[0, 0].numel() * num_particles))
         for start in range(0, num_data, rows):
             part = slice(start, start + rows)
             each = q.log_prob(z[:, part].unsqueeze(2)).double()  # (S, rows, n)
             mixed[:, part] = torch.logaddexp(mixed[:, part], each.logsumexp(2))
-            same = number[part, None] == number[position : position + len(q.mean)]
+            same = number[part, None] == number[position : position + q.batch_shape[0]]
             others[:, part] = torch.logaddexp(others[:, part], each.masked_fill(same, -math.inf).logsumexp(2))
-        position += len(q.mean)
+        position += q.batch_shape[0]
     prior_log = prior.log_prob(z).double()
     return own.mean(0), mixed.mean(0) - math.log(num_data), others.mean(0) - math.log(num_data - 1), prior_log.mean(0)
 

@@ -23,6 +23,7 @@ from pyrovae.evaluate.likelihood.estimate import mean_error
 from pyrovae.evaluate.likelihood.plates import check_unscaled, plates_of
 from pyrovae.evaluate.likelihood.tiles import Tiles, log_densities, total
 from pyrovae.models.base import LatentVariableModel, Program
+from pyrovae.models.latents import bare
 from pyrovae.models.sites import GivenData
 
 PAIRS = 2**16  # (particle, datum) pairs whose z are drawn together; part of the definition of what a seed gives
@@ -131,16 +132,17 @@ def draws(
     *,
     guide: Program | None = None,
     seed: int = 0,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Any, Tensor]:
     """Draws of z from the guide, beside the log importance weight of each.
 
     Args, Raises: as for :func:`log_weights`, which gives the same weights at the same seed.
 
     Returns:
-        z of shape (S, N, ...), and log weights (S, N), nats.
+        z of shape (S, N, ...), by name where there are several latents, and log weights (S, N), nats.
     """
     blocks = list(weigh(Evaluation(model, x, guide, seed=seed), num_particles))
-    return torch.cat([block.z["z"] for block in blocks], dim=1), torch.cat([block.log_w for block in blocks], dim=1)
+    z = {name: torch.cat([block.z[name] for block in blocks], dim=1) for name in blocks[0].z}
+    return bare(z), torch.cat([block.log_w for block in blocks], dim=1)
 
 
 def elbo(model: LatentVariableModel, x: Observations | Tensor, num_particles: int = 100, **options: Any) -> Tensor:

@@ -5,22 +5,28 @@ log p(x_n) itself, which :func:`log_likelihood` gives; and z_n belongs to x_n al
 over draws of its posterior, which leave x_n out, lead back to the prior, with a variance that mostly is infinite.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from pyrovae.data import Observations
 from pyrovae.engine.checks import check_choice, check_whole
-from pyrovae.engine.isolation import evaluating
 from pyrovae.engine.progress import progress_bar
 from pyrovae.engine.seeding import block_seed, seeded
 from pyrovae.evaluate.evaluation import simulated
-from pyrovae.evaluate.latents.encoding import continuous_posteriors, posteriors
+from pyrovae.evaluate.latents.encoding import (
+    Posterior,
+    continuous_posteriors,
+    joined,
+    posteriors_by_site,
+    unit_names,
+)
 from pyrovae.evaluate.samples.decoding import decode_samples
 from pyrovae.models.base import LatentVariableModel, Program
+from pyrovae.models.latents import bare
 
 Statistic = Callable[[Tensor], Tensor | float]
 KEPT_NUMBERS = 2**20  # of replicated data, for pictures
@@ -47,12 +53,18 @@ class SimulationBasedCalibration:
         pit: The ranks as numbers in [0, 1], spread evenly within (rank, rank + 1)/(S + 1), shape (N, L), float64.
         num_draws: S.
         num_bins: Of the χ² test.
+        units: What the L units are called, those of one site after those of another.
     """
 
     ranks: Tensor
     pit: Tensor
     num_draws: int
     num_bins: int
+    units: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if not self.units:
+            object.__setattr__(self, "units", unit_names({"z": self.ranks.shape[1]}))
 
     @property
     def statistic(self) -> Tensor:
@@ -83,8 +95,8 @@ class SimulationBasedCalibration:
     def __str__(self) -> str:
         columns = (self.statistic.tolist(), self.p_values.tolist(), self.coverage().tolist())
         lines = [
-            f"{f'z[{unit}]':<6} {chi2:8.1f} {p:9.4f} {share:18.1%}"
-            for unit, (chi2, p, share) in enumerate(zip(*columns, strict=True))
+            f"{unit:<6} {chi2:8.1f} {p:9.4f} {share:18.1%}"
+            for unit, chi2, p, share in zip(self.units, *columns, strict=True)
         ]
         header = f"{'unit':<6} {'chi2':>8} {'p-value':>9} {'90% interval holds':>18}"
         end = f"p-value of all: {self.p_value:.4f}; N = {len(self.ranks):,}, {self.num_bins} bins"
@@ -145,7 +157,7 @@ def simulation_based_calibration(
     the model makes, on average over them: q may be calibrated and yet ignore x, as the prior is.
 
     Args:
-        model: Any model with a continuous z.
+        model: Any model of continuous latents; those of several sites are ranked side by side.
         num_data: N data to simulate.
         num_draws: S draws of q for each.
         num_bins: Bins of the χ² test, a divisor of S + 1.
@@ -177,13 +189,16 @@ def simulation_based_calibration(
             f"`num_bins` must be a divisor of `num_draws` + 1 = {num_draws + 1}, got {num_bins}; take 99 draws and 20."
         )
     data, latents = simulated(model, num_data, labels, block_seed(seed, 0))
-    z = latents["z"].reshape(num_data, -1)
-    every_q = list(continuous_posteriors(model, data, "to be ranked", guide=guide or model.guide))
-    parts = zip(every_q, z.split([q.batch_shape[0] for q in every_q]), strict=True)
+    blocks = continuous_posteriors(model, data, "to be ranked", guide=guide or model.guide)
     with seeded(block_seed(seed, 1)):
-        ranks = torch.cat([(q.sample((num_draws,)).flatten(2) < true).sum(0) for q, true in parts]).cpu()
+        drawn = joined([block.draws(num_draws) for block in blocks], dim=1)
+        if set(drawn) != set(latents):
+            raise ValueError(f"`guide` must sample the latents {list(latents)}, got {list(drawn)}.")
+        below = {name: (drawn[name] < value).sum(0).reshape(num_data, -1) for name, value in latents.items()}
+        ranks = torch.cat(list(below.values()), dim=1).cpu()
         within = torch.rand(ranks.shape, dtype=torch.float64)
-    return SimulationBasedCalibration(ranks, (ranks + within) / (num_draws + 1), num_draws, num_bins)
+    units = unit_names({name: each.shape[1] for name, each in below.items()})
+    return SimulationBasedCalibration(ranks, (ranks + within) / (num_draws + 1), num_draws, num_bins, units)
 
 
 @torch.no_grad()
@@ -238,7 +253,7 @@ def posterior_predictive_check(
         raise ValueError("`statistics` must hold at least one statistic, got none.")
     x, *labels = model.program_inputs(data)
     observed = {name: _number(name, statistic, x) for name, statistic in statistics.items()}
-    every_q = list(posteriors(model, data)) if latents == "posterior" else None
+    every_q = list(posteriors_by_site(model, data)) if latents == "posterior" else None
     rows = max(1, min(len(x), KEPT_NUMBERS // x[0].numel()))
     kept: list[Tensor] = []
     found: list[list[float]] = []
@@ -252,15 +267,14 @@ def posterior_predictive_check(
 
 
 def _replicate(
-    model: LatentVariableModel, every_q: list[Any] | None, num_data: int, labels: Tensor | None, seed: int
+    model: LatentVariableModel, every_q: list[Posterior] | None, num_data: int, labels: Tensor | None, seed: int
 ) -> Tensor:
     """A data set from the model, its z from q of every datum or, without, from the prior."""
     if every_q is None:
-        with evaluating(model):
-            return model.sample(num_data, labels=labels, seed=seed)[0]
+        return model.sample(num_data, labels=labels, seed=seed)[0]
     with seeded(seed):
-        z = torch.cat([q.sample() for q in every_q])
-    return decode_samples(model, z, labels, seed=block_seed(seed))
+        z = joined([q.draws(1) for q in every_q], dim=1)
+    return decode_samples(model, bare({name: value[0] for name, value in z.items()}), labels, seed=block_seed(seed))
 
 
 def _number(name: str, statistic: Statistic, x: Tensor) -> float:

@@ -10,34 +10,44 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from pyro import poutine
 from torch import Tensor
 
 from pyrovae.data import Observations
 from pyrovae.engine.checks import check_choice, check_positive, check_whole
 from pyrovae.engine.isolation import evaluating
 from pyrovae.engine.seeding import seeded
-from pyrovae.evaluate.latents.encoding import continuous_posteriors
+from pyrovae.evaluate.latents.encoding import continuous_posteriors, joined, posterior_moments
 from pyrovae.models.base import LatentVariableModel
+from pyrovae.models.latents import (
+    Latents,
+    Values,
+    bare,
+    by_site,
+    data_axis,
+    data_first,
+    known,
+    named_sites,
+    run_of,
+)
 
 Labels = Tensor | int | None
 
 DECODED = 4096  # z decoded at once; part of the definition of what a seed gives
 
 
-def decode_means(model: LatentVariableModel, z: Tensor, labels: Labels = None) -> Tensor:
+def decode_means(model: LatentVariableModel, z: Values, labels: Labels = None) -> Tensor:
     """E[x|z] at given z: smoother than data, and *not* samples of the model.
 
     Args:
         model: Any model.
-        z: Latents, shape (..., L).
+        z: Latents, shape (..., L), or of several sites a dict of such.
         labels: For a model of p(x|z, y): y, shape (...), or one label for all.
 
     Returns:
         Tensor (..., *data_shape).
 
     Raises:
-        ValueError: If ``z`` has another number of latents than the model, or labels are missing or not asked for.
+        ValueError: If ``z`` has other latents than the model, or labels are missing or not asked for.
 
     Example:
         >>> from pyrovae import PPCA
@@ -46,26 +56,26 @@ def decode_means(model: LatentVariableModel, z: Tensor, labels: Labels = None) -
         torch.Size([3, 4, 5])
     """
     with seeded(0):  # the program draws x, too, which is not used
-        return _decoded(model, z, labels, lambda site: site["fn"].mean)
+        return _decoded(model, z, labels, lambda site: known(site["fn"], "mean"))
 
 
-def decode_deviations(model: LatentVariableModel, z: Tensor, labels: Labels = None) -> Tensor:
+def decode_deviations(model: LatentVariableModel, z: Values, labels: Labels = None) -> Tensor:
     """The standard deviation of p(x|z), dimension by dimension, at given z; as :func:`decode_means`."""
     with seeded(0):
-        return _decoded(model, z, labels, lambda site: site["fn"].stddev)
+        return _decoded(model, z, labels, lambda site: known(site["fn"], "stddev"))
 
 
-def decode_samples(model: LatentVariableModel, z: Tensor, labels: Labels = None, *, seed: int = 0) -> Tensor:
+def decode_samples(model: LatentVariableModel, z: Values, labels: Labels = None, *, seed: int = 0) -> Tensor:
     """One draw x ~ p(x|z) at each given z; as :func:`decode_means`, by ``seed``."""
     with seeded(seed):
         return _decoded(model, z, labels, lambda site: site["value"])
 
 
 def reconstruct_means(model: LatentVariableModel, data: Observations | Tensor) -> Tensor:
-    """E[x|z] at the mean z of q(z|x): what is left of a datum after it went through z.
+    """E[x|z] at the mean z of q(z|x), as :func:`encode` finds it: what is left of a datum after it went through z.
 
     Args:
-        model: Any model with a continuous z.
+        model: Any model of continuous latents.
         data: N data.
 
     Returns:
@@ -74,14 +84,15 @@ def reconstruct_means(model: LatentVariableModel, data: Observations | Tensor) -
     Raises:
         ValueError: If the data do not fit the model, or its z is discrete.
     """
-    z = torch.cat([q.mean for q in continuous_posteriors(model, data, "to reconstruct from")])
-    return decode_means(model, z, _labels_of(model, data))
+    means, _ = posterior_moments(model, data, "to reconstruct from")
+    return decode_means(model, bare(means), _labels_of(model, data))
 
 
 def reconstruct_samples(model: LatentVariableModel, data: Observations | Tensor, *, seed: int = 0) -> Tensor:
     """One draw z ~ q(z|x), then x ~ p(x|z), for every datum; as :func:`reconstruct_means`, by ``seed``."""
     with seeded(seed):
-        z = torch.cat([q.sample() for q in continuous_posteriors(model, data, "to reconstruct from")])
+        z = joined([block.draws(1) for block in continuous_posteriors(model, data, "to reconstruct from")], dim=1)
+        z = bare({name: value[0] for name, value in z.items()})
         return _decoded(model, z, _labels_of(model, data), lambda site: site["value"])
 
 
@@ -219,30 +230,50 @@ def manifold_means(
         torch.Size([3, 3, 5])
     """
     z = model.sample(1)[1]
-    if z.ndim != 2 or not z.is_floating_point() or z.shape[1] < 2:
-        raise ValueError(f"`model` must have a continuous z of at least 2 units, got z of shape {tuple(z.shape[1:])}.")
+    if not isinstance(z, Tensor) or z.ndim != 2 or not z.is_floating_point() or z.shape[1] < 2:
+        got = f"z of shape {tuple(z.shape[1:])}" if isinstance(z, Tensor) else f"the sites {list(z)}"
+        raise ValueError(f"`model` must have a continuous z of at least 2 units, got {got}.")
     return decode_means(model, latent_grid(z.shape[1], num_steps, extent=extent, units=units, fixed=fixed), labels)
 
 
 @torch.no_grad()
-def _decoded(model: LatentVariableModel, z: Tensor, labels: Labels, read: Callable[[Any], Tensor]) -> Tensor:
+def _decoded(model: LatentVariableModel, z: Values, labels: Labels, read: Callable[[Any], Tensor]) -> Tensor:
     """What ``read`` takes from the site of x, at every z; draws from torch's random state."""
-    like = model.sample(1)[1]
-    event, batch = like.shape[1:], z.shape[: z.ndim + 1 - like.ndim]
-    if z.ndim < like.ndim - 1 or z.shape[len(batch) :] != event:
-        raise ValueError(
-            f"`z` must have shape ({', '.join(map(str, ('...', *event)))}), got {tuple(z.shape)}; "
-            "pass codes of this model."
-        )
-    flat = z.to(like).reshape(-1, *event)
+    observed, sites = named_sites(model)
+    flat, batch = _flat(by_site(z, sites), sites)
     given = _checked_labels(model, labels, batch)
     blocks = []
     with evaluating(model):
-        for block, *y in zip(*(each.split(DECODED) for each in (flat, *given)), strict=True):
-            program = poutine.condition(model.model, {"z": block})
-            blocks.append(read(poutine.trace(program).get_trace(None, *y, num_data=len(block)).nodes["x"]))
+        for block, *y in zip(*(each.split(DECODED) for each in (torch.arange(batch.numel()), *given)), strict=True):
+            at = {name: value[block].movedim(0, data_axis(sites[name])) for name, value in flat.items()}
+            site = run_of(model, (None, *y), len(block), at)[observed]
+            blocks.append(data_first(site, read(site)))
     x = torch.cat(blocks)
     return x.reshape(*batch, *x.shape[1:])
+
+
+def _flat(z: Latents, sites: dict[str, Any]) -> tuple[Latents, torch.Size]:
+    """The latents by site, each (N, ...) as the program has them, and the shape of the N.
+
+    Raises:
+        ValueError: If the shape of one is not that of its site after a shape that all share.
+    """
+    batches, flat = {}, {}
+    for name, value in z.items():
+        like = data_first(sites[name])
+        event = like.shape[1:]
+        batches[name] = batch = value.shape[: max(0, value.ndim - len(event))]
+        if value.shape != (*batch, *event):
+            raise ValueError(
+                f"`z` must have shape ({', '.join(map(str, ('...', *event)))}), got {tuple(value.shape)}; "
+                "pass codes of this model."
+            )
+        flat[name] = value.to(like).reshape(-1, *event)
+    if len(set(batches.values())) > 1:
+        raise ValueError(
+            f"`z` must hold as many values of every site, got {[tuple(each) for each in batches.values()]}."
+        )
+    return flat, next(iter(batches.values()))
 
 
 def _checked_labels(model: LatentVariableModel, labels: Labels, batch: torch.Size) -> tuple[Tensor, ...]:

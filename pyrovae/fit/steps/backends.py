@@ -25,7 +25,7 @@ def check_execution(execution: Execution, model: LatentVariableModel, batch_size
             f"`num_shards` must be from {group.number}, the number of processes, to `batch_size` = {batch_size}, "
             f"got {execution.num_shards or group.number}."
         )
-    device = model.like.device
+    device = model._like.device
     if execution.compile == "cuda_graph" and device.type != "cuda":
         raise ValueError(
             f"`compile='cuda_graph'` needs a CUDA device, got {device.type!r}; pass device=\"cuda\", or "

@@ -320,7 +320,7 @@ def test_estimates_of_other_data_and_unknown_posteriors_are_refused():
         evaluate.posterior_gap(vae, x)
     with pytest.raises(TypeError, match=r"`model` must have a posterior in closed form, got VAE"):
         evaluate.elbo_gap(vae, x, method="exact")
-    with pytest.raises(ValueError, match=r"`guide` must sample the site 'z', got none"):
+    with pytest.raises(ValueError, match=r"`guide` must sample a latent, got none"):
         evaluate.posterior_gap(GaussianMixture(2, 4), x.double())
     with pytest.raises(
         TypeError, match=r"`guide` must sample z from a Gaussian of event shape \(L,\), got Independent"
