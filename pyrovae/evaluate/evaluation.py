@@ -46,8 +46,8 @@ class Evaluation:
 
     Raises:
         TypeError: If ``model`` is no model of this package's form.
-        ValueError: If ``chunk_size`` is below 1, there is no process group, the data do not fit, or the programs take no
-            particles beside them.
+        ValueError: If ``chunk_size`` is below 1, there is no process group, the data do not fit, or the programs take
+            no particles beside them.
     """
 
     model: LatentVariableModel

@@ -181,8 +181,9 @@ def elbo_gap(
     run = Evaluation(model, data, guide, chunk_size, seed, progress)
     exact, error = _log_prob(model, data, log_prob)
     with alone():  # where gradients can be taken
-        (elbo, best_elbo, _), of_each, steps = _optimized(run, family, search, num_particles)
-    return ELBOGap(exact.to(elbo), elbo, best_elbo, error.to(elbo), *of_each, family, "optimized", steps)
+        (elbo, best_elbo, _), (of_elbo, of_best, of_change), steps = _optimized(run, family, search, num_particles)
+    errors = error.to(elbo), of_elbo, of_best, of_change
+    return ELBOGap(exact.to(elbo), elbo, best_elbo, *errors, family, "optimized", steps)
 
 
 @torch.no_grad()
