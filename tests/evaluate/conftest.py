@@ -37,6 +37,23 @@ class TwoSites(LatentVariableModel):
         self.model, self.guide = PositiveAndReal(), Prior()
 
 
+class NormalPrior(Program):
+    """z ~ Normal(0, I), the prior of a linear model as its guide; the model itself would observe x in it."""
+
+    def __init__(self, latent_dim):
+        super().__init__()
+        self.latent_dim = latent_dim
+
+    def forward(self, x, *, num_data=1):
+        with pyro.plate("data", len(x), dim=-1):
+            return pyro.sample("z", dist.Normal(x.new_zeros(self.latent_dim), 1.0).to_event(1))
+
+
+@pytest.fixture
+def normal_prior():
+    return NormalPrior
+
+
 @pytest.fixture
 def two_sites():
     return TwoSites()
