@@ -9,7 +9,7 @@ for another thread that fits or evaluates, which waits for the callback.
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 
 import pyro
 import torch
@@ -44,20 +44,33 @@ def alone() -> Iterator[None]:
 
 @contextmanager
 def evaluating(*programs: nn.Module) -> Iterator[None]:
-    """A block, alone, in which modules are in evaluation mode; each then has its own mode back, and its buffers."""
-    made_in_inference = any(each.is_inference() for program in programs for each in program.parameters())
-    with alone(), torch.inference_mode() if made_in_inference else nullcontext():
+    """A block, alone, in which modules are in evaluation mode; each then has its own mode back, and its buffers.
+
+    Parameters that were made under ``torch.inference_mode`` give way to copies meanwhile, which gradients can pass.
+    """
+    with alone():
         modules = list(dict.fromkeys(module for program in programs for module in program.modules()))
         modes = [(module, module.training) for module in modules]
         buffers = [(each._buffers, dict(each._buffers)) for each in modules]
         values = [(each, each.clone()) for _, own in buffers for each in own.values() if each is not None]
+        made_in_inference = [
+            (own, name, each)
+            for module in modules
+            for own in (module._parameters, module._buffers)
+            for name, each in own.items()
+            if each is not None and each.is_inference()
+        ]
         try:
+            for own, name, each in made_in_inference:
+                own[name] = nn.Parameter(each.clone()) if isinstance(each, nn.Parameter) else each.clone()
             for program in programs:
                 program.eval()
             yield
         finally:
             for module, training in modes:
                 module.training = training
+            for own, name, each in made_in_inference:
+                own[name] = each
             for current, own in buffers:
                 for name in own.keys() - {name for name, each in current.items() if each is own.get(name)}:
                     current[name] = own[name]
