@@ -8,8 +8,9 @@ for another thread that fits or evaluates, which waits for the callback.
 
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import pyro
 import torch
@@ -45,26 +46,49 @@ def alone() -> Iterator[None]:
 @contextmanager
 def evaluating(*programs: nn.Module) -> Iterator[None]:
     """A block, alone, in which modules are in evaluation mode; each then has its own mode back, and its buffers."""
-    made_in_inference = any(each.is_inference() for program in programs for each in program.parameters())
-    with alone(), torch.inference_mode() if made_in_inference else nullcontext():
+    with alone():
         modules = list(dict.fromkeys(module for program in programs for module in program.modules()))
         modes = [(module, module.training) for module in modules]
-        buffers = [(each._buffers, dict(each._buffers)) for each in modules]
-        values = [(each, each.clone()) for _, own in buffers for each in own.values() if each is not None]
         try:
-            for program in programs:
-                program.eval()
-            yield
+            with _passed_by_gradients(modules), _buffers_kept(modules):
+                for program in programs:
+                    program.eval()
+                yield
         finally:
             for module, training in modes:
                 module.training = training
-            for current, own in buffers:
-                for name in own.keys() - {name for name, each in current.items() if each is own.get(name)}:
-                    current[name] = own[name]
-            with torch.no_grad():
-                for each, value in values:
-                    if not torch.equal(each, value):
-                        each.copy_(value)
+
+
+@contextmanager
+def _passed_by_gradients(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """A block in which parameters and buffers made under ``torch.inference_mode`` give way to copies made outside."""
+    tensors: list[Any] = [own for module in modules for own in (module._parameters, module._buffers)]
+    made = [(own, name, each) for own in tensors for name, each in own.items() if each is not None]
+    replaced = [(own, name, each) for own, name, each in made if each.is_inference()]
+    try:
+        for own, name, each in replaced:
+            own[name] = nn.Parameter(each.clone()) if isinstance(each, nn.Parameter) else each.clone()
+        yield
+    finally:
+        for own, name, each in replaced:
+            own[name] = each
+
+
+@contextmanager
+def _buffers_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """A block after which the buffers are those that they were, and hold what they held."""
+    buffers = [(each._buffers, dict(each._buffers)) for each in modules]
+    values = [(each, each.clone()) for _, own in buffers for each in own.values() if each is not None]
+    try:
+        yield
+    finally:
+        for current, own in buffers:
+            for name in own.keys() - {name for name, each in current.items() if each is own.get(name)}:
+                current[name] = own[name]
+        with torch.no_grad():
+            for each, value in values:
+                if not torch.equal(each, value):
+                    each.copy_(value)
 
 
 @contextmanager

@@ -36,12 +36,14 @@ class Checked:
         counts: The counts, traces and best parameters.
         parts: The states of model, optimizer and scheduler.
         attributes: Of every module, those that are set, in Python.
+        trained: Which of the parameters were not frozen.
         random_states: Of torch, on the host and every GPU.
     """
 
     counts: dict[str, Any]
     parts: list[dict[str, Any]]
     attributes: list[dict[str, Any]]
+    trained: list[bool]
     random_states: list[Tensor]
 
 
@@ -117,7 +119,8 @@ class TrainingState:
         gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
         parts = [copy.deepcopy(each.state_dict()) for each in self._parts]
         attributes = [dict(vars(each)) for each in self.model.modules()]
-        return Checked(counts, parts, attributes, [torch.get_rng_state(), *gpus])
+        trained = [each.requires_grad for each in self.parameters]
+        return Checked(counts, parts, attributes, trained, [torch.get_rng_state(), *gpus])
 
     def go_back(self, checked: "Checked") -> None:
         """Be what it was, torch's random state included."""
@@ -126,6 +129,8 @@ class TrainingState:
         for module, attributes in zip(self.model.modules(), checked.attributes, strict=True):
             vars(module).clear()
             vars(module).update(attributes)
+        for parameter, trained in zip(self.parameters, checked.trained, strict=True):
+            parameter.requires_grad_(trained)
         for part, state in zip(self._parts, checked.parts, strict=True):
             part.load_state_dict(state)
         cpu, *gpus = checked.random_states

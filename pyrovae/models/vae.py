@@ -270,7 +270,7 @@ class VAE(LatentVariableModel):
             for x, *y in _chunks(inputs, num_particles * len(squares)):
                 z = tuned.encoder(x, *y).sample((num_particles,))
                 errors = (x - tuned.decoder(z, *y).mean).double().square()
-                squares += errors.mean(0).flatten(1).sum(0)
+                squares = squares + errors.mean(0).flatten(1).sum(0)
         head.set(likelihood.with_variance(squares / len(inputs[0]), 1e-6 * likelihood.floor))
         return tuned.eval()
 

@@ -220,10 +220,13 @@ def test_what_is_fitted_in_inference_mode_can_be_fitted_on():
 def test_a_model_that_was_built_in_inference_mode_is_evaluated_there_and_elsewhere():
     x = data()
     with torch.inference_mode():
-        vae = VAE(2, (D,), hidden=(8,))
-        inside = evaluate.elbo(vae, x)
-    assert torch.equal(evaluate.elbo(vae, x), inside)
-    assert torch.equal(evaluate.elbo(vae.copy(), x), inside)
+        m = models()
+        before = [id(each) for each in (*m["own"].parameters(), *m["own"].buffers())]
+        inside = {name: WORK[name](m, x) for name in ("elbo", "annealing", "best Gaussians", "encode", "sample")}
+    for name, value in inside.items():
+        assert torch.equal(WORK[name](m, x), value), name
+        assert torch.equal(WORK[name](models(), x), value), name
+    assert [id(each) for each in (*m["own"].parameters(), *m["own"].buffers())] == before
 
 
 # ---------------------------------------------------------------------------------------------------------- processes

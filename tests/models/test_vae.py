@@ -417,3 +417,10 @@ def test_a_covariance_for_every_datum_is_decoded_in_smaller_chunks(monkeypatch):
     monkeypatch.setattr("pyrovae.evaluate.likelihood.tiles.DECODED_FLOATS", 3 * D * D)
     torch.testing.assert_close(evaluate.log_weights(vae, x, 5), expected)
     assert max(sizes) == 3
+
+
+def test_the_optimal_scale_is_the_same_under_inference_mode():
+    x, vae = torch.randn(20, 3), VAE(1, (3,), Gaussian("shared"), hidden=(4,))
+    with torch.inference_mode():
+        inside = vae.with_optimal_scale(x).state_dict()
+    assert all(torch.equal(each, inside[name]) for name, each in vae.with_optimal_scale(x).state_dict().items())

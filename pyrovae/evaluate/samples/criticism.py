@@ -252,6 +252,8 @@ def posterior_predictive_check(
     if not statistics:
         raise ValueError("`statistics` must hold at least one statistic, got none.")
     x, *labels = model.program_inputs(data)
+    if statistics is STATISTICS and len(x) < 2:
+        raise ValueError("`data` must hold at least 2 data for the default `statistics`, got 1; give your own.")
     observed = {name: _number(name, statistic, x) for name, statistic in statistics.items()}
     every_q = list(posteriors_by_site(model, data)) if latents == "posterior" else None
     rows = max(1, min(len(x), KEPT_NUMBERS // x[0].numel()))

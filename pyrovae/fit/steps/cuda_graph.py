@@ -27,7 +27,7 @@ class CudaGraphStep:
 
     def __init__(self, loss: CompiledLoss, optimizer: Optimizer | NoSteps) -> None:
         self.loss, self.optimizer, self.replayed = loss, optimizer, loss.evaluate
-        self.steps, self.version = 0, self.replayed.watched.version
+        self.steps, self.recorded_for = 0, (self.replayed.watched.version, self.replayed.mode())
         self.graph: torch.cuda.CUDAGraph | None = None
         self.settings = other_settings(self.optimizer)
         self.inside = fits_in_graph(self.optimizer)
@@ -36,8 +36,9 @@ class CudaGraphStep:
         """Take one step.  Returns the outputs of the loss but the first, on the GPU: nobody waits for them."""
         if self.inside and other_settings(self.optimizer) != self.settings:
             self.inside, self.graph = False, None
-        if self.version != self.replayed.watched.version:  # the loss is captured again
-            self.steps, self.graph, self.version = 0, None, self.replayed.watched.version
+        now = self.replayed.watched.version, self.replayed.mode()
+        if self.recorded_for != now:  # the loss is captured again
+            self.steps, self.graph, self.recorded_for = 0, None, now
         if self.steps < PLAIN_STEPS:
             self.steps += 1
             return self._plain(inputs)[1:]

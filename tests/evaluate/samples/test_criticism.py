@@ -198,3 +198,11 @@ def test_large_data_are_kept_in_part(ppca, monkeypatch):
 def test_bad_checks_are_refused(ppca, options, message):
     with pytest.raises(ValueError, match=message):
         evaluate.posterior_predictive_check(ppca, torch.zeros(3, D), **options)
+
+
+def test_one_datum_has_no_spread(ppca):
+    x, _ = ppca.sample(1)
+    with pytest.raises(ValueError, match=r"`data` must hold at least 2 data for the default `statistics`, got 1"):
+        evaluate.posterior_predictive_check(ppca, x)
+    check = evaluate.posterior_predictive_check(ppca, x, {"largest": lambda x: x.max()}, num_replicates=5)
+    assert check.observed["largest"] == x.max()

@@ -165,3 +165,18 @@ def wild_from_step_9(optimizer, num_steps):
 def test_a_loss_that_is_not_finite_is_found_after_the_epoch(x, graphs):
     with pytest.raises(fit.DivergenceError, match=r"the loss is not finite at step \d+: parameter '.*' is not"):
         fit.svi(VAE(2, 4, hidden=(8,)), x.float(), batch_size=5, lr=1.0, schedule=wild_from_step_9)
+
+
+def test_a_graph_is_recorded_again_when_parameters_are_frozen(x, graphs):
+    """A recording would go on stepping them."""
+    vae, seen = VAE(2, 4, hidden=(8,)).double(), []
+
+    def freeze(epoch, model):
+        model.encoder.requires_grad_(epoch < 5)
+        seen.append(torch.nn.utils.parameters_to_vector(model.encoder.parameters()))
+
+    options = {"num_epochs": 10, "batch_size": 20, "lr": 0.01, "callback": freeze}
+    plain, by_graph = (fit.svi(vae, x, **options, execution=Execution(compile=way)) for way in (False, "auto"))
+    assert [graph.replays for graph in graphs] == [9, 9]  # of 15 steps each, after 6 without
+    assert torch.equal(seen[14], seen[19])
+    torch.testing.assert_close(by_graph.trace, plain.trace, rtol=1e-7, atol=0)

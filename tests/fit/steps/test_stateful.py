@@ -476,6 +476,20 @@ def test_a_graph_that_is_out_of_date_is_found_by_the_interpreter_and_the_fit_goe
     assert_equal_fits(fit.svi(model, x, **options, execution=Execution(compile=False)), by_graph)
 
 
+def test_what_was_frozen_since_is_trained_again_when_the_fit_goes_back(x):
+    def callback(epoch, model):
+        hidden.value = 0.1 if epoch < 12 else 0.3
+        model.decoder.requires_grad_(epoch < 6)
+
+    _, by_graph, warned = two_fits(OutOfSight, x, callback=callback)
+    assert "the fit went back to epoch 0" in warned[0]
+    torch.manual_seed(0)
+    hidden.value = 0.3  # as it was when the fit went back
+    model = VAE(2, D, hidden=(8,), encoder=OutOfSight()).double()
+    options = {"num_epochs": EPOCHS, "batch_size": 20, "lr": 0.01, "callback": callback}
+    assert_equal_fits(fit.svi(model, x, **options, execution=Execution(compile=False)), by_graph)
+
+
 def changing_at_step_50():
     """A schedule that changes the model, which it has from a callback."""
     models = []
