@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -42,6 +42,7 @@ class Evaluation:
         seed: Seed of all draws.
         progress: Whether to show a progress bar.
         execution: ``distributed`` shares the blocks among processes.
+        inputs: What the programs are called with, x (N, ...) first.
 
     Raises:
         TypeError: If ``model`` is no model of this package's form.
@@ -55,25 +56,17 @@ class Evaluation:
     seed: int = 0
     progress: bool | None = None
     execution: Execution = DEFAULT
+    inputs: Inputs = field(init=False)
 
     def __post_init__(self) -> None:
         check_model(self.model)
         check_whole("chunk_size", self.chunk_size, optional=True)
         self.execution.process_group()
-
-    @cached_property
-    def inputs(self) -> Inputs:
-        """What the programs are called with, x (N, ...) first.
-
-        Raises:
-            ValueError: If the data do not fit, or the programs take no particles beside them.
-        """
-        with alone():
-            inputs = self.model.program_inputs(self.data)
+        with alone():  # not a cached_property, which in Python 3.11 has a lock of its own
+            object.__setattr__(self, "inputs", self.model.program_inputs(self.data))
         if self.given_guide is not None or not self.model.takes_particles:
             with evaluating(self.model, self.guide), seeded(0):
-                check_particles(self.model.model, self.guide, tuple(each[:FEW] for each in inputs))
-        return inputs
+                check_particles(self.model.model, self.guide, tuple(each[:FEW] for each in self.inputs))
 
     @property
     def guide(self) -> Program:

@@ -69,10 +69,8 @@ def make_optimizer(
 
     Raises:
         TypeError: If what is made is no torch optimizer, or needs a closure for its steps.
-        ValueError: If no parameter requires a gradient, or the optimizer is of others.
+        ValueError: If the optimizer is of other parameters.
     """
-    if not any(each.requires_grad for each in parameters):
-        raise ValueError("`model` must have a parameter that requires a gradient to be fitted by steps, got none.")
     made = (optimizer or adam)(parameters, lr=lr)
     if not isinstance(made, Optimizer) or not _steps_by_itself(made):
         _refuse_optimizer(f"one that makes {type(made).__name__}")
