@@ -23,7 +23,7 @@ from pyrovae.evaluate.evaluation import Evaluation
 from pyrovae.evaluate.likelihood.importance import weigh
 from pyrovae.models import LatentVariableModel, Program
 
-N, D, S, EPOCHS, LR = 5, 3, 2, 4, 0.05
+N, D, S, EPOCHS, LR = 5, 3, 2, 4, 0.002
 
 
 class Written(Program):

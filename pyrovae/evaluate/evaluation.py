@@ -46,7 +46,8 @@ class Evaluation:
 
     Raises:
         TypeError: If ``model`` is no model of this package's form.
-        ValueError: If ``chunk_size`` is below 1, or there is no process group.
+        ValueError: If ``chunk_size`` is below 1, there is no process group, the data do not fit, or the programs take
+            no particles beside them.
     """
 
     model: LatentVariableModel
@@ -63,10 +64,11 @@ class Evaluation:
         check_whole("chunk_size", self.chunk_size, optional=True)
         self.execution.process_group()
         with alone():  # not a cached_property, which in Python 3.11 has a lock of its own
-            object.__setattr__(self, "inputs", self.model.program_inputs(self.data))
+            inputs = self.model.program_inputs(self.data)
         if self.given_guide is not None or not self.model.takes_particles:
             with evaluating(self.model, self.guide), seeded(0):
-                check_particles(self.model.model, self.guide, tuple(each[:FEW] for each in self.inputs))
+                check_particles(self.model.model, self.guide, tuple(each[:FEW] for each in inputs))
+        object.__setattr__(self, "inputs", inputs)
 
     @property
     def guide(self) -> Program:

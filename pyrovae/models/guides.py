@@ -52,6 +52,11 @@ def exact_guide(model: TractableModel) -> AmortizedGuide:
     return AmortizedGuide(_ExactPosterior(model))
 
 
+def is_exact(guide: Program) -> bool:
+    """Whether a guide is one of :func:`exact_guide`."""
+    return isinstance(getattr(guide, "encoder", None), _ExactPosterior)
+
+
 class _ExactPosterior(nn.Module):
     """The encoder that knows: x → the exact p(z|x) of a tractable model."""
 

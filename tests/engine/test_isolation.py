@@ -46,6 +46,7 @@ def models():
     return {"vae": VAE(2, (D,), hidden=(8,)), "own": VAE(2, (D,), encoder=Encoder(), hidden=(8,)), "gmm": gmm}
 
 
+FEW_STEPS = evaluate.SearchOptions(max_steps=5)
 SVI = {"num_epochs": 2, "batch_size": 20, "progress": False}
 WORK = {
     "svi": lambda m, x: fit.svi(m["vae"], x, **SVI).trace,
@@ -55,6 +56,7 @@ WORK = {
     "importance weights": lambda m, x: evaluate.log_likelihood(m["own"], x, num_particles=20).values,
     "exact": lambda m, x: evaluate.log_likelihood(m["gmm"], x).values,
     "annealing": lambda m, x: evaluate.ais(m["vae"], x[:3], AISOptions(4, 5, num_leapfrog=1)).values,
+    "best Gaussians": lambda m, x: evaluate.elbo_gap(m["vae"], x[:3], log_prob=x[:3, 0], search=FEW_STEPS).best_elbo,
     "elbo": lambda m, x: evaluate.elbo(m["own"], x, num_particles=2),
     "encode": lambda m, x: evaluate.encode(m["own"], x).mean,
     "reconstruct": lambda m, x: evaluate.reconstruct_samples(m["own"], x),

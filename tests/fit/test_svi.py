@@ -622,9 +622,7 @@ def test_what_is_frozen_from_the_start_stays_until_it_is_thawed(x):
 
 
 def test_a_model_with_nothing_to_train_is_refused(x):
-    with pytest.raises(
-        ValueError, match=r"`model` must have a parameter to be fitted, got none that requires a gradient"
-    ):
+    with pytest.raises(ValueError, match=r"`model` must have a parameter to be fitted, got none"):
         fit.svi(small_vae().requires_grad_(False), x)
 
 

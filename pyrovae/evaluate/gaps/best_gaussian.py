@@ -1,6 +1,7 @@
 """The best Gaussian q for each datum: the ELBO maximised over its own mean and covariance, all data at once."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -151,7 +152,7 @@ def best_gaussians(
         for _ in range(min(STRETCH, search.max_steps - num_steps)):
             noise = torch.randn(half, num_data, latent_dim, dtype=shift.dtype, device=shift.device)
             optimizer.zero_grad()
-            _ascend(joint, current(), torch.cat([noise, -noise]))
+            _ascend(joint, current, torch.cat([noise, -noise]))
             optimizer.step()
             num_steps += 1
         before = elbo.mean()
@@ -167,7 +168,7 @@ def best_gaussians(
     return end.where(elbo - start_elbo > rounding, start), num_steps
 
 
-def _ascend(joint: Joint, q: GaussianPosteriors, noise: Tensor) -> None:
+def _ascend(joint: Joint, current: Callable[[], GaussianPosteriors], noise: Tensor) -> None:
     """Leave the gradient of −Σ_n ELBO_n in the parameters of q: first that in z, tile by tile, then that of z."""
 
     def gradient(inputs: Inputs, latents: Latents) -> tuple[Tensor, ...]:
@@ -176,6 +177,7 @@ def _ascend(joint: Joint, q: GaussianPosteriors, noise: Tensor) -> None:
         return torch.autograd.grad((likelihood + prior).sum(), z)
 
     with torch.enable_grad():
+        q = current()
         z = q.at(noise)
         fixed = GaussianPosteriors(q.mean.detach(), q.scale_tril.detach())
         slope = joint.in_tiles(gradient, z.detach())[0]

@@ -15,6 +15,7 @@ from torch import Tensor
 from pyrovae.data import Observations
 from pyrovae.engine.checks import check_choice, check_whole
 from pyrovae.engine.execution import keywords_moved
+from pyrovae.engine.isolation import alone
 from pyrovae.evaluate.evaluation import Evaluation
 from pyrovae.evaluate.gaps.best_gaussian import (
     DEFAULT_SEARCH,
@@ -179,8 +180,9 @@ def elbo_gap(
         return _exact(model, data, family, guide)
     run = Evaluation(model, data, guide, chunk_size, seed, progress)
     exact, error = _log_prob(model, data, log_prob)
-    (elbo, best_elbo, _), (elbo_error, best_error, change_error), steps = _optimized(run, family, search, num_particles)
-    errors = error.to(elbo), elbo_error, best_error, change_error
+    with alone():  # where gradients can be taken
+        (elbo, best_elbo, _), (of_elbo, of_best, of_change), steps = _optimized(run, family, search, num_particles)
+    errors = error.to(elbo), of_elbo, of_best, of_change
     return ELBOGap(exact.to(elbo), elbo, best_elbo, *errors, family, "optimized", steps)
 
 

@@ -14,7 +14,7 @@ ROUNDING = 1e-6  # of log p(x) in single precision, relative
 LEAST_ESS = 5  # where there is no k̂; weights of fewer effective particles claim too small an error, at any S
 NO_ERROR = {  # what stands in place of a Monte-Carlo error, and why
     "k̂": "weights whose k̂ is over its threshold do not show how far off they are",
-    "ESS": f"there is no k̂, and fewer than {LEAST_ESS} effective draws do not show how far off they are",
+    "ESS": f"there is no k̂, and fewer than {LEAST_ESS} effective draws, or all alike, do not show how far off they are",
 }
 
 
@@ -29,7 +29,7 @@ class LogLikelihood:
         num_particles: S; 0 when exact.
         standard_error: Monte-Carlo standard error of each value (delta method), shape (N,); 0 when exact.  NaN where
             the weights do not know it: their k̂ is over its threshold, or there is no k̂ and the effective sample size
-            is below 5.
+            is below 5, or all draws are one value of a discrete z.
         ess: Effective sample size of the weights, (Σw)²/Σw², shape (N,); infinite when exact.
         k_hat: Pareto k̂ of the weights, shape (N,); −∞ when exact, NaN where it is not available.
     """
@@ -169,5 +169,5 @@ def summarize(log_w: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     share = (log_w - log_sum).exp()  # normalised weights
     variance = (share - 1 / num_particles).square().sum(0) * num_particles / max(num_particles - 1, 1)
     ess, k_hat = 1 / share.square().sum(0), pareto_k(log_w)
-    told = torch.where(k_hat.isnan(), ess.cpu() >= LEAST_ESS, k_hat <= k_hat_threshold(num_particles)).to(ess.device)
-    return log_sum - math.log(num_particles), variance.sqrt().where(told, math.nan), ess, k_hat
+    told = torch.where(k_hat.isnan(), ess.cpu() >= LEAST_ESS, k_hat <= k_hat_threshold(num_particles))
+    return log_sum - math.log(num_particles), variance.sqrt().where(told.to(ess.device), math.nan), ess, k_hat

@@ -14,8 +14,9 @@ from pyrovae.evaluate.checks import check_density
 from pyrovae.evaluate.evaluation import Evaluation
 from pyrovae.evaluate.likelihood.annealed import DEFAULT_OPTIONS, AISOptions, bounds
 from pyrovae.evaluate.likelihood.estimate import LogLikelihood, summarize
-from pyrovae.evaluate.likelihood.importance import weigh
+from pyrovae.evaluate.likelihood.importance import Weights, weigh
 from pyrovae.models.base import LatentVariableModel, Program
+from pyrovae.models.guides import is_exact
 
 
 @keywords_moved(ais=AISOptions, execution=Execution)
@@ -64,9 +65,22 @@ def log_likelihood(
     if method == "ais":
         options = ais if guide is None else replace(ais, start="guide")
         return bounds(run, options)["lower"]
-    summaries = run.joined([summarize(block.log_w) for block in weigh(run, num_particles, density=True)])
+    exact = is_exact(run.guide)
+    summaries = run.joined([_summary(block, exact) for block in weigh(run, num_particles, density=True)])
     values, standard_error, ess, k_hat = map(torch.cat, summaries)
     return LogLikelihood(values, "importance", num_particles, standard_error, ess, k_hat.cpu())
+
+
+def _summary(weights: Weights, exact_guide: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What the weights of a block say; of their error nothing where a discrete z has taken one value alone.
+
+    Equal weights prove that the guide is the posterior only if their draws differ, or it is known to be.
+    """
+    values, standard_error, ess, k_hat = summarize(weights.log_w)
+    alike = torch.full_like(values, bool(weights.z) and not exact_guide, dtype=torch.bool)
+    for z in weights.z.values():
+        alike &= (z == z[:1]).reshape(*z.shape[:2], -1).all(2).all(0)
+    return values, standard_error.masked_fill(alike, math.nan), ess, k_hat.masked_fill(alike.cpu(), math.nan)
 
 
 @torch.no_grad()

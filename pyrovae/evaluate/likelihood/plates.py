@@ -5,6 +5,7 @@ site then has the shape (S, *plates, *event).  What goes from one evaluator to a
 (S, n, ...), whatever the order of the plates in the program.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import pyro
@@ -62,28 +63,39 @@ def plates_of(run: Evaluation, *programs: Program) -> Plates:
         ValueError: If the plate over data holds only some of the data given.
     """
     few = tuple(each[: min(FEW, run.chunk_size or FEW)] for each in run.inputs)
-    trace: Any = poutine.Trace()
-    sites: list[tuple[str, Any]] = []
-    for program in programs:
-        with GivenData(len(few[0])), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            trace = poutine.trace(poutine.replay(program, trace)).get_trace(*few)
-        sites += [(name, site) for name, site in trace.nodes.items() if is_random(site)]
-    data = next((plate for _, site in sites if (plate := data_plate(site)) is not None), None)
+    nodes, num_data = _nodes(few, programs), len(few[0])
+    sites = list(filter(is_random, nodes))
+    data = next(filter(None, map(data_plate, sites)), None)
     if data is None:
         return Plates()
-    if data.size not in (len(few[0]), data.full_size):
+    if data.size not in (num_data, data.full_size):
         raise ValueError(
             f"`model` must have all data in its plate {data.name!r} to give a figure for each, got {data.size} of "
-            f"{len(few[0])}; write plate({data.name!r}, len(x)), and let `batch_size` of fit.svi subsample."
+            f"{num_data}; write plate({data.name!r}, len(x)), and let `batch_size` of fit.svi subsample."
         )
-    drawn = any(node["fn"].size != len(few[0]) for name, node in trace.nodes.items() if name == data.name)
+    drawn = _names(nodes, lambda node: node["name"] == data.name and node["fn"].size != num_data)
     return Plates(
-        depth=max(-plate.dim for _, site in sites for plate in vectorized(site)),
+        depth=max(-plate.dim for plate in vectorized(*sites)),
         dim=data.dim,
         subsampled=data.name if drawn else None,
-        scaled=tuple(name for name, site in sites if torch.as_tensor(site["scale"] != 1).any()),
-        masked=tuple(name for name, site in sites if is_latent(site) and site["mask"] is not None),
+        scaled=_names(sites, lambda site: torch.as_tensor(site["scale"] != 1).any()),
+        masked=_names(sites, lambda site: is_latent(site) and site["mask"] is not None),
     )
+
+
+def _names(nodes: list[Any], test: Callable[[Any], Any]) -> tuple[str, ...]:
+    return tuple(node["name"] for node in nodes if test(node))
+
+
+def _nodes(inputs: Inputs, programs: Sequence[Program]) -> list[Any]:
+    """What programs sample, plates included, each run once with the latents of those before it."""
+    nodes: list[Any] = []
+    trace = poutine.Trace()
+    with GivenData(len(inputs[0])), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        for program in programs:
+            trace = poutine.trace(poutine.replay(program, trace)).get_trace(*inputs)
+            nodes += [node for node in trace.nodes.values() if node["type"] == "sample"]
+    return nodes
 
 
 def check_unscaled(plates: Plates) -> None:

@@ -163,6 +163,39 @@ def test_a_share_is_of_the_data_that_have_a_k_hat():
     assert likelihood_of(log_w).k_hat_share == 0.5
 
 
+@pytest.mark.parametrize("certain", [6.0, 30.0])
+def test_a_discrete_z_of_which_one_value_is_drawn_has_no_error_of_zero(certain):
+    """q is sure of the first component, the posterior of neither: log p̂ is low by log 2, and all weights are equal."""
+    gmm = GaussianMixture(2, 3, encoder=CategoricalEncoder((3,), 2).double())
+    for parameter in (*gmm.model.parameters(), *gmm.guide.parameters()):
+        nn.init.zeros_(parameter)
+    (logits,) = [parameter for name, parameter in gmm.guide.named_parameters() if name.endswith("bias")][-1:]
+    with torch.no_grad():
+        logits.copy_(torch.tensor([certain, 0.0]))
+    x = torch.zeros(3, 3, dtype=torch.float64)
+    found = evaluate.log_likelihood(gmm, x, 20, "importance", seed=1)
+    drawn, _ = evaluate.draws(gmm, x, 20, seed=1)
+    alike = (drawn == drawn[0]).all(0)
+    assert alike.any()
+    off = (gmm.log_prob(x) - found.values)[alike]
+    torch.testing.assert_close(off, torch.full_like(off, math.log(2)), rtol=0, atol=0.01)
+    assert found.standard_error[alike].isnan().all()
+    assert found.k_hat[alike].isnan().all()
+    assert math.isnan(found.monte_carlo_standard_error)
+    assert "all alike" in found.doubt
+
+
+def test_the_exact_posterior_may_be_certain():
+    gmm = GaussianMixture(2, 3)
+    with torch.no_grad():
+        gmm.model.means.copy_(torch.tensor([[-50.0] * 3, [50.0] * 3]))
+    x = gmm.sample(5)[0]
+    found = evaluate.log_likelihood(gmm, x, 20, "importance", guide=exact_guide(gmm))
+    torch.testing.assert_close(found.values, gmm.log_prob(x).detach(), rtol=0, atol=1e-10)
+    assert found.standard_error.max() < 1e-10
+    assert found.k_hat_share == 0
+
+
 def test_one_datum_has_no_error_over_data_and_no_warning():
     ppca = detuned()
     x = ppca.sample(1, seed=1)[0]
