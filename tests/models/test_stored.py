@@ -109,12 +109,25 @@ def test_a_model_with_a_stored_prior_is_fitted_scored_and_sampled(build):
         torch.testing.assert_close(log_w, log_weights_at(each, x, z).to(log_w), rtol=0, atol=1e-4)
         torch.testing.assert_close(prior_of(each).log_prob(torch.ones(L)), before)
     drawn, z = fitted.sample(4000)
-    assert drawn.dtype == z.dtype == torch.float32
-    own = prior_of(fitted).sample((4000,)).float()
+    assert drawn.dtype == torch.float32
+    own = prior_of(fitted).sample((4000,)).to(z)
     spread = (own.var(0) / 2000).sqrt()
     assert ((z.mean(0) - own.mean(0)).abs() < 5 * spread).all()
     assert evaluate.posterior_predictive_check(fitted, x, num_replicates=2, latents="prior").replicates.shape[0] == 2
     assert evaluate.reconstruct_means(fitted, x).shape == x.shape
+
+
+def test_its_likelihood_is_annealed_and_integrated(build):
+    """Two latents: the integral is known; annealing from either start, and importance weights, come near it."""
+    model, x = build(), torch.randn(2, D)
+    exact = evaluate.quadrature(model, x, tolerance=1e-3).values
+    weighed = evaluate.log_likelihood(model, x, 20_000)
+    for start in ("prior", "guide"):
+        options = evaluate.AISOptions(num_temperatures=20, num_chains=64, start=start, num_leapfrog=3)
+        annealed = evaluate.ais(model, x, options)
+        spread = (annealed.log_weights - annealed.values).exp().std(0) / 8
+        assert ((annealed.values - exact).abs() < 6 * spread + 1e-3).all()
+    assert (weighed.values - exact < 6 * weighed.standard_error.nan_to_num(1) + 1e-3).all()
 
 
 def test_its_copies_are_equal_and_independent(build):

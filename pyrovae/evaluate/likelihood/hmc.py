@@ -66,7 +66,7 @@ class Path:
         gradients = [
             torch.autograd.grad(term.sum(), z, retain_graph=True, materialize_grads=True)[0] for term in (base, rise)
         ]
-        return base.detach(), rise.detach(), *gradients
+        return base.detach().to(z), rise.detach().to(z), *gradients  # a prior may be of another type
 
 
 def transition(path: Path, start: Point, beta: float, step: Tensor, num_leapfrog: int) -> tuple[Point, Tensor]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pyrovae.evaluate.evaluation import Evaluation, Inputs, is_latent, is_random
 from pyrovae.models.base import Program
+from pyrovae.models.latents import traced
 from pyrovae.models.sites import FEW, GivenData, data_plate, vectorized
 
 
@@ -93,7 +94,7 @@ def _nodes(inputs: Inputs, programs: Sequence[Program]) -> list[Any]:
     trace = poutine.Trace()
     with GivenData(len(inputs[0])), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         for program in programs:
-            trace = poutine.trace(poutine.replay(program, trace)).get_trace(*inputs)
+            trace = traced(poutine.replay(program, trace), inputs[0], *inputs)
             nodes += [node for node in trace.nodes.values() if node["type"] == "sample"]
     return nodes
 
