@@ -490,3 +490,10 @@ def test_a_likelihood_says_in_one_line_what_it_is():
     )
     exact = repr(evaluate.log_likelihood(ppca, torch.randn(20, D, dtype=torch.float64)))
     assert re.fullmatch(r"log p\(x\) -\d+\.\d{3} ± \d\.\d{3} nats per datum, N = 20, exact", exact)
+
+
+def test_a_guide_that_observes_the_data_is_refused():
+    """With the model as its own guide every weight would be 1."""
+    ppca, x = PPCA(1, (3,)), torch.randn(5, 3, dtype=torch.float64)
+    with pytest.raises(ValueError, match="`guide` must not observe for log p\\(x\\), got the observed site 'x'"):
+        evaluate.log_likelihood(ppca, x, 10, "importance", guide=ppca.model)
