@@ -2,7 +2,7 @@
 
 A graph of tensor operations takes tensors by reference, and everything else as it was.  :class:`PythonState` writes
 down that everything: the attributes of modules and of the objects that they hold, which tensor stands where, and what
-the code of their classes names in closures and among globals.  Code of libraries is taken to keep no such state.
+code in reach names in closures, among globals and on classes.  Code of libraries is taken to keep no such state.
 """
 
 import builtins
@@ -10,11 +10,9 @@ import collections
 import dis
 import enum
 import functools
-import inspect
-import io
 import random
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import BuiltinFunctionType, CodeType, EllipsisType, FunctionType, MethodType, ModuleType, NoneType
@@ -27,6 +25,7 @@ from torch import Tensor, nn
 PLAIN = (NoneType, bool, int, str, bytes, range, EllipsisType, enum.Enum, torch.Size, torch.dtype, torch.layout)
 BY_REPR = (float, complex, slice, np.generic, np.dtype, torch.device)  # a NaN is not equal to itself
 OUTSIDE = {"time", "datetime", "os", "socket", "subprocess", "secrets", "uuid"}  # what they give comes from the world
+READERS = (open, input, eval, exec, globals)  # what they give may come from anywhere
 ABSENT = object()
 KINDS = {
     **dict.fromkeys(("LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL"), "GLOBAL"),
@@ -61,9 +60,14 @@ class PythonState:
         self.unknown: list[str] = []
         self._names: dict[Any, str] = {}
         self._alive: list[object] = []  # so that no other object gets the number of one that was seen
+        self._keys: dict[tuple[str, str], list[Hashable]] = {}  # what is of one kind and name
+        self._named: set[str] = set()  # attributes that code in reach names
+        self._homes: dict[Any, set[str]] = {}  # classes and modules of the caller's own, and what else is read of them
         try:
             for root in roots:
                 self._visit(type(root).__name__, root)
+            while self._visit_members():
+                pass
         except RecursionError:
             self.unknown.append("there is more state in reach than can be watched")
 
@@ -112,12 +116,16 @@ class PythonState:
             case FunctionType():
                 self.values[place] = id(value)
                 self._visit_function(value)
-            case MethodType():
-                self.values[place] = id(value.__func__)
+            case MethodType() | BuiltinFunctionType():
                 self._visit(f"{place}.__self__", value.__self__)
-                self._visit_function(value.__func__, type(value.__self__))
-            case type() | ModuleType() | BuiltinFunctionType():
+                self._visit(place, getattr(value, "__func__", value.__name__))
+            case type():
                 self.values[place] = id(value)
+                self._add_class(value, {"__init__"})
+            case ModuleType():
+                self.values[place] = id(value)
+                if not _of_library(value.__name__):
+                    self._homes.setdefault(value, set())
             case np.ndarray():
                 self.values[place] = (value.shape, value.dtype.str, hash(value.tobytes()))
             case torch.Generator():
@@ -137,70 +145,77 @@ class PythonState:
                 for key, each in value.items():
                     self._alive.append(each)
                     self.values[f"{place}.{key}"] = id(each)
+                    self._visit(f"hooks of {place}.{key}", getattr(each, "_backward_hooks", None))
             elif name == "_modules":
                 for key, each in value.items():
                     self._visit(f"{place}.{key}", each)
             elif name != "training" and (name not in FROM_THE_START or value):  # modes are watched by themselves
                 self._visit(f"{place}.{name}", value)
-        self._visit_members(type(module), {"forward", "__call__", "model", "guide"})
+        self._add_class(type(module))
 
     def _visit_object(self, place: str, value: Any) -> None:
         """Any other object, by what it would be pickled as."""
         parts = _parts_of(value)
         self.values[place] = id(value) if parts is None else type(value)
-        if parts is None and isinstance(value, Iterator) and not isinstance(value, io.IOBase):
-            self.unknown.append(f"`{place}` is a {type(value).__name__}, which does not show how far it is")
-        for name, each in (getattr(value, "__dict__", {}) if parts is None else parts).items():
+        if parts is None:
+            parts = _attributes_of(value)
+        if parts is None and type(value).__module__ not in ("_thread", "torch._C"):  # a lock, a module in TorchScript
+            self.unknown.append(f"`{place}` is a {type(value).__name__}, which does not show its state")
+        for name, each in (parts or {}).items():
             self._visit(f"{place}.{name}", each)
-        self._visit_function(value)  # where it wraps one, as functools.cache does
-        self._visit_members(type(value), None)
+        self._add_class(type(value))
 
-    def _visit_members(self, cls: type, names: Iterable[str] | None) -> None:
-        """The members of a class of the caller's own that go by these names; all of them for None."""
+    def _add_class(self, cls: type, read: Iterable[str] = ()) -> None:
+        """Of a class, what code names is watched, and what Python or a library calls without a name in reach."""
         for base in (each for each in cls.__mro__ if not _of_library(each.__module__)):
-            for name in vars(base).keys() if names is None else vars(base).keys() & names:
-                member = vars(base)[name]
-                function = getattr(member, "fget", None) or getattr(member, "__func__", member)
-                if isinstance(function, FunctionType):
-                    self._visit_function(function, cls)
-                elif not name.startswith("__"):
-                    self._visit(f"{base.__name__}.{name}", member)
+            called = {each for each in vars(base) if each.startswith("__") or _is_override(base, each)}
+            self._homes.setdefault(base, called - {"__init__", "_abc_impl"}).update(read)
 
-    def _visit_function(self, function: Any, cls: type = object) -> None:
-        """What code of the caller's own names: cells of its closure, defaults, globals, members of its class."""
-        function = inspect.unwrap(function)
-        known = (id(function), id(cls))
-        if not isinstance(function, FunctionType) or _of_library(function.__globals__.get("__name__")):
-            return
-        if known in self._names:
-            return
-        name = self._names[known] = function.__qualname__.replace(".<locals>", "")
-        self._alive.append(function)
+    def _visit_members(self) -> bool:
+        """What is read of classes and modules; whether there was any that had not been visited."""
+        before = len(self.values)
+        for home, read in list(self._homes.items()):
+            for name in sorted(vars(home).keys() & (read | self._named)):
+                member, place = vars(home)[name], self._place_of("member", f"{home.__name__}.{name}", home)
+                member = getattr(member, "fget", None) or getattr(member, "__func__", member)
+                if place not in self.values and (isinstance(member, FunctionType) or not name.startswith("__")):
+                    self._visit_named(place, member, home.__name__)
+        return len(self.values) > before
+
+    def _visit_function(self, function: FunctionType) -> None:
+        """Cells of its closure, attributes and, where it is the caller's own, defaults and what its code names."""
+        name = self._place_of("function", function.__qualname__.replace(".<locals>", ""), id(function))
         for variable, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
             with suppress(ValueError):  # of a cell that is empty still
-                self._visit(f"{variable} in {name}", cell.cell_contents)
+                if variable != "__class__":  # for super()
+                    self._visit_named(f"{variable} in {name}", cell.cell_contents, name)
+        self._visit(f"attributes of {name}", vars(function))
+        if _of_library(function.__globals__.get("__name__")):
+            return
         self._visit(f"defaults of {name}", [function.__defaults__, function.__kwdefaults__])
         read, attributes, imported = _names_in(function.__code__)
+        self._named |= attributes
         for each in sorted(read):
             value = function.__globals__.get(each, getattr(builtins, each, ABSENT))
-            self._visit_global(each, value, attributes, name)
+            self._visit_named(self._place_of("global", each, id(function.__globals__)), value, name)
         for each in sorted(imported):
-            self._visit_global(each, sys.modules.get(each, ABSENT), attributes, name)
-        self._visit_members(cls, attributes)
+            self._visit_named(each, sys.modules.get(each, ABSENT), name)
 
-    def _visit_global(self, place: str, value: Any, attributes: set[str], reader: str) -> None:
-        """What stands for a global name, and of a module or a class of the caller's own what is read of it."""
+    def _visit_named(self, place: str, value: Any, reader: str) -> None:
+        """What code names, or why that cannot be watched."""
         home = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
-        if str(home).partition(".")[0] in OUTSIDE or value is open or value is input:
+        if str(home).partition(".")[0] in OUTSIDE or any(value is each for each in READERS):
             self.unknown.append(f"{reader} reads `{place}`, which comes from outside")
-        elif isinstance(value, ModuleType):
-            if not _of_library(home):
-                for each in attributes & vars(value).keys():
-                    self._visit_global(f"{place}.{each}", vars(value)[each], attributes, reader)
-        elif isinstance(value, type):
-            self._visit_members(value, attributes | {"__init__", "__call__", "forward"})
         else:
             self._visit(place, value)
+
+    def _place_of(self, kind: str, name: str, key: Hashable) -> str:
+        """A name of its own for each of the things that go by the same."""
+        keys = self._keys.setdefault((kind, name), [])
+        if key not in keys:
+            keys.append(key)
+        number = keys.index(key)
+        return f"{name} ({number + 1})" if number else name
 
 
 class Watched:
@@ -250,12 +265,26 @@ def _parts_of(value: Any) -> dict[str, Any] | None:
         reduced = value.__reduce_ex__(4)
     except Exception:  # whatever an object's own code can meet
         return None
-    if isinstance(reduced, str):  # the name of a global object
-        return {}
+    if isinstance(reduced, str):  # the name of a global object, such as a function behind a cache
+        return {"__wrapped__": (_attributes_of(value) or {}).get("__wrapped__")}
     rest: list[Any] = [*reduced[1:], None]
     arguments, state, *items = rest
     own = state if isinstance(state, dict) else {"state": state}
+    arguments = [each for each in arguments if each is not type(value)]
     return {**own, "arguments": arguments, "items": [list(each) for each in items if each is not None]}
+
+
+def _attributes_of(value: Any) -> dict[str, Any] | None:
+    """The attributes of an object; None where it has no place for them."""
+    try:
+        return vars(value)
+    except Exception:  # whatever an object's own code can meet
+        return None
+
+
+def _is_override(cls: type, name: str) -> bool:
+    """Whether a class gives a member of a library's another content."""
+    return any(name in vars(each) for each in cls.__mro__[1:] if each is not object and _of_library(each.__module__))
 
 
 @functools.cache
@@ -272,11 +301,12 @@ def _of_library(module: object) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def _names_in(code: CodeType) -> tuple[set[str], set[str], set[str]]:
-    """The globals, attributes and modules that code names; those of functions within it are its own."""
+    """The globals, attributes (``getattr``'s, too) and modules that code names, also in functions within it."""
     names: dict[str, set[str]] = {"GLOBAL": set(), "ATTR": set(), "IMPORT": set()}
     for each in dis.get_instructions(code):
         if kind := KINDS.get(each.opname):
             names[kind].add(each.argval)
+    names["ATTR"] |= {each for each in code.co_consts if isinstance(each, str) and each.isidentifier()}
     for inner in (each for each in code.co_consts if isinstance(each, CodeType)):
         for own, others in zip(names.values(), _names_in(inner), strict=True):
             own |= others

@@ -149,7 +149,7 @@ def test_code_that_looks_outside_is_named():
 
 
 def test_an_iterator_does_not_show_how_far_it_is():
-    assert "does not show how far it is" in PythonState(Module(iter(each for each in [1, 2]))).unknown[0]
+    assert "which does not show its state" in PythonState(Module(iter(each for each in [1, 2]))).unknown[0]
     with open(__file__, encoding="utf-8") as file:
         assert PythonState(Module(file)).unknown == []
 

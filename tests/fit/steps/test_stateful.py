@@ -2,11 +2,14 @@
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import random
 import re
 import time
+import types
 import warnings
+import weakref
 
 import numpy as np
 import pyro
@@ -102,6 +105,126 @@ class OnClass(Encoder):
         return OnClass.level
 
 
+class Levels:
+    """A namespace, with another in it, as configurations are."""
+
+    level = 0.1
+
+    class Nested:
+        level = 0.1
+
+
+class ByNamespace(Encoder):
+    def __init__(self):
+        super().__init__()
+        self.levels = Levels
+
+    def noise(self, x):
+        return getattr(self.levels, "level") + Levels.Nested.level  # noqa: B009
+
+
+class ByModule(Encoder):
+    def noise(self, x):
+        return [configuration][0].level
+
+
+configuration = types.ModuleType("configuration")
+
+
+def of_function():
+    return of_function.level
+
+
+class ByFunction(Encoder):
+    def noise(self, x):
+        return of_function()
+
+
+def scaled(function):
+    @functools.wraps(function)
+    def wrapper(*args):
+        return cell["level"] * function(*args)
+
+    return wrapper
+
+
+class Decorated(Encoder):
+    @scaled
+    def noise(self, x):
+        return 1.0
+
+
+def holding(level):
+    def get():
+        return level
+
+    def put(value):
+        nonlocal level
+        level = value
+
+    return get, put
+
+
+one_level, other_level = holding(0.1), holding(0.2)
+
+
+class TwoOfOneFactory(Encoder):
+    def noise(self, x):
+        return one_level[0]() + other_level[0]()
+
+
+class ScaledNormal(dist.Normal):
+    """A distribution of one's own, whose methods only Pyro calls."""
+
+    def expand(self, shape, _instance=None):
+        return ScaledNormal(self.loc.expand(shape), self.scale.expand(shape))
+
+    def log_prob(self, value):
+        return (1 + NOISE) * super().log_prob(value)
+
+
+class OwnDistribution(Encoder):
+    def forward(self, x):
+        loc, log_scale = self.net(x).chunk(2, -1)
+        return ScaledNormal(loc, log_scale.exp() + 0.01).to_event(1)
+
+
+class Reversed(torch.autograd.Function):
+    """Its level enters the gradients alone."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return NOISE * gradient
+
+
+class ByGradient(Encoder):
+    def forward(self, x):
+        loc, log_scale = Reversed.apply(self.net(x)).chunk(2, -1)
+        return dist.Normal(loc, log_scale.exp() + 0.01).to_event(1)
+
+
+class Unhelpful:
+    """A configuration that finds everything, or nothing, in a way of its own."""
+
+    def __init__(self, **levels):
+        self.__dict__["levels"] = levels
+
+    def __getattr__(self, name):
+        return self.levels[name]
+
+
+unhelpful = [Unhelpful(level=0.1)]
+
+
+class ByUnhelpful(Encoder):
+    def noise(self, x):
+        return unhelpful[0].level
+
+
 cell = {"level": 0.1}
 elbo = pyro.infer.Trace_ELBO()
 
@@ -148,6 +271,10 @@ def swap(model):
         model.decoder.body[1] = nn.Tanh()
 
 
+def hook_on_gradient(model):
+    model.encoder.net.weight.register_hook(lambda gradient: 0 * gradient)
+
+
 def hook(model):
     model.encoder.net.register_forward_hook(lambda module, inputs, output: 0.9 * output)
 
@@ -171,6 +298,16 @@ now_and_then = {
     "a dict in a closure": (with_closure, lambda model: cell.update(level=0.3)),
     "a module": (Encoder, swap),
     "a hook": (Encoder, hook),
+    "a hook on a gradient": (Encoder, hook_on_gradient),
+    "a class as a namespace": (ByNamespace, lambda model: setattr(Levels, "level", 0.3)),
+    "a class in a class": (ByNamespace, lambda model: setattr(Levels.Nested, "level", 0.3)),
+    "a module in a list": (ByModule, lambda model: setattr(configuration, "level", 0.3)),
+    "an attribute of a function": (ByFunction, lambda model: setattr(of_function, "level", 0.3)),
+    "what a decorator reads": (Decorated, lambda model: cell.update(level=0.3)),
+    "one of two closures of one name": (TwoOfOneFactory, lambda model: one_level[1](0.3)),
+    "what only Pyro calls": (OwnDistribution, lambda model: set_global(0.3)),
+    "what only the gradient needs": (ByGradient, lambda model: set_global(0.3)),
+    "an object with attributes of its own": (ByUnhelpful, lambda model: unhelpful[0].levels.update(level=0.3)),
     "a parameter that is frozen": (Encoder, freeze),
 }
 
@@ -208,6 +345,9 @@ def _reset():
     np.random.seed(0)  # noqa: NPY002
     set_global(0.1)
     OnClass.level = 0.1
+    Levels.level = Levels.Nested.level = configuration.level = of_function.level = 0.1
+    one_level[1](0.1)
+    unhelpful[0].levels.update(level=0.1)
     cell.update(level=0.1)
     hidden.value = 0.1
     elbo.num_particles = 1
@@ -344,6 +484,24 @@ def with_nonlocal():
     return Counting()
 
 
+class Evaluated(Encoder):
+    def noise(self, x):
+        return eval("NOISE")
+
+
+owner = nn.Identity()
+owner.level = 0.1
+
+
+class Referring(Encoder):
+    def __init__(self):
+        super().__init__()
+        self.owner = weakref.ref(owner)
+
+    def noise(self, x):
+        return self.owner().level
+
+
 def anneal(epoch, model):
     model.encoder.level = 0.02 * epoch
 
@@ -368,7 +526,13 @@ kept = {
     "a mutable default": (Default, {}, r"every call of it changes `defaults of Default\.noise"),
     "a list that is used up": (Shrinking, {}, r"every call of it changes `VAE\.guide\.encoder\.levels"),
     "a clock": (Clock, {}, r"Clock\.noise reads `time`, which comes from outside"),
-    "an iterator in a closure": (with_iterator, {}, "`levels in .* is a generator, which does not show how far it is"),
+    "an iterator in a closure": (with_iterator, {}, "`levels in .* is a generator, which does not show its state"),
+    "what is named in a text": (Evaluated, {}, r"Evaluated\.noise reads `eval`, which comes from outside"),
+    "a weak reference": (
+        Referring,
+        {},
+        r"`VAE\.guide\.encoder\.owner` is a (ref|ReferenceType|weakref), which does not show",
+    ),
     "a counter in a closure": (with_nonlocal, {}, "every call of it changes `calls in "),
 }
 
@@ -431,7 +595,25 @@ class Autoregressive(nn.Module):
         return dist.TransformedDistribution(dist.Normal(loc, log_scale.exp()).to_event(1), [self.transform])
 
 
-@pytest.mark.parametrize("make", [Cache, InPlace, MaskBySize, Autoregressive])
+class Log:
+    """Of one's own, with a clock that no program reads."""
+
+    def __init__(self):
+        self.rows, self.began = [], time.time()
+
+    def write(self, row):
+        self.rows.append((time.time() - self.began, row))
+
+
+class Logging(Encoder):
+    """What stands by, but is not used in the program, is no state, either."""
+
+    def __init__(self):
+        super().__init__()
+        self.log = Log()
+
+
+@pytest.mark.parametrize("make", [Cache, InPlace, MaskBySize, Autoregressive, Logging])
 def test_a_cache_is_no_state(make, x, replays):
     plain, by_graph, warned = two_fits(make, x)
     assert_equal_fits(plain, by_graph)
