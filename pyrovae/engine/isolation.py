@@ -15,6 +15,7 @@ from typing import Any
 import pyro
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 LOCK = threading.RLock()
 
@@ -64,7 +65,7 @@ def _passed_by_gradients(modules: Iterable[nn.Module]) -> Iterator[None]:
     """A block in which parameters and buffers made under ``torch.inference_mode`` give way to copies made outside."""
     tensors: list[Any] = [own for module in modules for own in (module._parameters, module._buffers)]
     made = [(own, name, each) for own in tensors for name, each in own.items() if each is not None]
-    replaced = [(own, name, each) for own, name, each in made if each.is_inference()]
+    replaced = [(own, name, each) for own, name, each in made if not is_lazy(each) and each.is_inference()]
     try:
         for own, name, each in replaced:
             own[name] = nn.Parameter(each.clone()) if isinstance(each, nn.Parameter) else each.clone()
@@ -78,7 +79,9 @@ def _passed_by_gradients(modules: Iterable[nn.Module]) -> Iterator[None]:
 def _buffers_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
     """A block after which the buffers are those that they were, and hold what they held."""
     buffers = [(each._buffers, dict(each._buffers)) for each in modules]
-    values = [(each, each.clone()) for _, own in buffers for each in own.values() if each is not None]
+    values = [
+        (each, each.clone()) for _, own in buffers for each in own.values() if each is not None and not is_lazy(each)
+    ]
     try:
         yield
     finally:

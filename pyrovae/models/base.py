@@ -107,8 +107,8 @@ class LatentVariableModel(nn.Module):
 
         Such a one is a backbone whose batch norm is frozen, say.  Its own ``train()`` thaws it.
         """
-        if self.training:
-            self._frozen = tuple(each for each in self.modules() if not each.training)
+        known = self.modules() if self.training else self._frozen
+        self._frozen = tuple(each for each in known if not each.training)
         super().train(mode)
         for each in self._frozen:
             each.training = False
@@ -325,9 +325,11 @@ class LatentVariableModel(nn.Module):
                 )
         with torch.inference_mode(False):
             twin = copied(self)
-        for parameter in twin.parameters():
+        for parameter, given in zip(twin.parameters(), self.parameters(), strict=True):
             if not parameter.is_leaf:  # a copy of a module in TorchScript hangs on the gradients of the first
                 parameter.detach_().requires_grad_()
+            for hook in (given._backward_hooks or {}).values():  # a mask of gradients, say, which torch leaves behind
+                parameter.register_hook(hook)
         return twin
 
 

@@ -45,15 +45,17 @@ def checked_output(
 
 @torch.no_grad()
 def _output_for_two(name: str, module: nn.Module, input_shape: tuple[int, ...], num_classes: int | None) -> Any:
-    """The distribution for two inputs of zeros, with labels 0 where there are classes; the module stays as it was."""
+    """The distribution for two inputs in [0, 1], labels 0 where there are classes; the module stays as it was.
+
+    They are drawn, since some modules give no number at constants, such as one that standardises its input.
+    """
     tensors = (*module.parameters(), *module.buffers())
     probed = module if any(map(is_lazy, tensors)) else copied(module)  # a lazy one learns its sizes here
-    like = next((each for each in tensors if not is_lazy(each)), torch.zeros(()))
-    inputs = [torch.zeros(2, *input_shape, device=like.device, dtype=like.dtype)]
-    if num_classes is not None:
-        inputs.append(torch.zeros(2, device=like.device, dtype=torch.long))
+    known = (each for each in tensors if not is_lazy(each) and each.is_floating_point())
+    like = next(known, torch.zeros(()))
+    labels = [] if num_classes is None else [torch.zeros(2, device=like.device, dtype=torch.long)]
     with evaluating(probed), seeded(0):
-        output = probed(*inputs)
+        output = probed(torch.rand(2, *input_shape, device=like.device, dtype=like.dtype), *labels)
     given, over, dimensions = ("z", "x", "data") if name == "decoder" else ("x", "z", "latent")
     if not isinstance(output, torch.distributions.Distribution):
         raise ValueError(f"`{name}` must return a distribution over {over}, got {type(output).__name__}.")

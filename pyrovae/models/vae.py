@@ -172,11 +172,11 @@ class VAE(LatentVariableModel):
             if self._built[0]:
                 described = {"kind": type(likelihood).__name__, **vars(likelihood)}
                 self.config = {**architecture.plain(), "likelihood": described}
+        output = checked_output(encoder, decoder, latent_dim, shape, num_classes)  # lazy layers learn their sizes
         if num_classes is None:
             self.model, self.guide = VAEModel(decoder, latent_dim), AmortizedGuide(encoder)
         else:
             self.model, self.guide = ConditionalVAEModel(decoder, latent_dim), ConditionalGuide(encoder)
-        output = checked_output(encoder, decoder, latent_dim, shape, num_classes)
         self.model.by_rows = self._needs_rows()
         self.data_shape = tuple(output.event_shape)
         self._values = values_of(output)  # the constraint on one number

@@ -291,6 +291,37 @@ def test_train_and_eval_keep_it_and_its_own_train_thaws_it(frozen):
     twin.encoder.backbone.train()
     assert all(modes(twin.eval().train()).values())
     assert modes(frozen.train()) == before
+    frozen.eval().encoder.backbone.train()  # as a callback does, which meets the model in evaluation mode
+    assert all(modes(frozen.train()).values())
+
+
+def test_a_hook_on_a_gradient_holds_in_a_fit():
+    vae, mask = VAE(L, (D,), Gaussian(1.0), hidden=(5,)), torch.arange(5)[:, None] < 2
+    vae.encoder.body[0].weight.register_hook(lambda gradient: gradient * mask)
+    before = vae.encoder.body[0].weight.detach().clone()
+    fitted = fit.svi(vae, torch.randn(30, D), num_epochs=2, warm_start=True, progress=False).model
+    assert ((fitted.encoder.body[0].weight == before) == ~mask).all()
+
+
+class Normalised(nn.Module):
+    """It has no value for constants."""
+
+    def forward(self, h):
+        return (h - h.mean(-1, keepdim=True)) / h.std(-1, keepdim=True)
+
+
+def test_modules_without_a_value_at_constants_are_looked_at_elsewhere():
+    decoder = Own(nn.Sequential(Normalised(), nn.Linear(L, D)), LIKELIHOODS["Bernoulli"])
+    encoder = Own(nn.Sequential(Normalised(), nn.Linear(D, 2 * L)), lambda h: dist.Normal(h[:, :L], 1.0).to_event(1))
+    assert VAE(L, encoder=encoder, decoder=decoder).data_shape == (D,)
+
+
+def test_lazy_layers_learn_their_sizes_when_the_model_is_made():
+    lazy = [nn.Sequential(nn.LazyLinear(5), nn.LazyBatchNorm1d(), nn.Tanh(), nn.LazyLinear(n)) for n in (D, 2 * L)]
+    encoder = Own(lazy[1], lambda h: dist.Normal(h[:, :L], 1.0).to_event(1))
+    vae, x = VAE(L, encoder=encoder, decoder=Own(lazy[0], LIKELIHOODS["Bernoulli"])), torch.ones(8, D)
+    fitted = fit.svi(vae, x, num_epochs=1, progress=False).model
+    assert evaluate.log_likelihood(fitted, x, 5).values.isfinite().all()
 
 
 def test_a_decoder_in_evaluation_mode_stays_in_it():
