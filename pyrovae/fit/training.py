@@ -152,7 +152,7 @@ class TrainingState:
         """Call back after an epoch, and check what has become of the parameters.
 
         Raises:
-            DivergenceError: If one is not finite.
+            DivergenceError: If one is not finite, or a buffer has NaN.
             ValueError: If one is another object than before, of which the optimizer knows nothing.
         """
         callback(self.epoch, self.model)
@@ -162,8 +162,10 @@ class TrainingState:
                 f"`callback` must change parameters in place, got a new {replaced[0]!r} after epoch {self.epoch}, "
                 "which would not be trained; under torch.no_grad(), use parameter.copy_(value)."
             )
-        if bad := [name for name, each in now.items() if not torch.isfinite(each).all()]:
-            raise self.diverged(f"`callback` left the parameter {bad[0]!r} not finite after epoch {self.epoch}.")
+        bad = [f"parameter {name!r} not finite" for name, each in now.items() if not torch.isfinite(each).all()]
+        bad += [f"buffer {name!r} with NaN" for name, each in self.model.named_buffers() if each.isnan().any()]
+        if bad:
+            raise self.diverged(f"`callback` left the {bad[0]} after epoch {self.epoch}.")
 
     def diverged(self, message: str) -> DivergenceError:
         """The error of a fit that left the finite numbers, with the last good result."""

@@ -656,6 +656,13 @@ def test_a_callback_that_leaves_nan_ends_the_fit_even_after_the_last_epoch(x):
         assert caught.value.last_good.kept.startswith("epoch 2, before")
 
 
+def test_a_callback_that_leaves_nan_in_a_buffer_ends_the_fit(x):
+    model = small_vae()
+    model.decoder.register_buffer("mask", torch.tensor([0.0, -math.inf]))  # as of attention
+    with pytest.raises(fit.DivergenceError, match=r"`callback` left the buffer '.*mask' with NaN after epoch 2"):
+        fit.svi(model, x, num_epochs=2, callback=lambda epoch, model: epoch == 2 and model.decoder.mask.fill_(math.nan))
+
+
 def replace_parameter(model):
     model.decoder.head.loc.bias = nn.Parameter(torch.zeros(D, dtype=torch.float64))
 
