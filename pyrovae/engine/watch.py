@@ -159,7 +159,7 @@ class PythonState:
         self.values[place] = id(value) if parts is None else type(value)
         if parts is None:
             parts = _attributes_of(value)
-        if parts is None and type(value).__module__ not in ("_thread", "torch._C"):  # a lock, a module in TorchScript
+        if parts is None and type(value).__module__ not in ("_thread", "torch"):  # a lock, a module in TorchScript
             self.unknown.append(f"`{place}` is a {type(value).__name__}, which does not show its state")
         for name, each in (parts or {}).items():
             self._visit(f"{place}.{name}", each)
