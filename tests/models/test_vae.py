@@ -416,7 +416,7 @@ def test_a_covariance_for_every_datum_is_decoded_in_smaller_chunks(monkeypatch):
     vae.decoder.register_forward_hook(lambda module, args, output: sizes.append(output.batch_shape.numel()))
     monkeypatch.setattr("pyrovae.evaluate.likelihood.tiles.DECODED_FLOATS", 3 * D * D)
     torch.testing.assert_close(evaluate.log_weights(vae, x, 5), expected)
-    assert max(sizes) == 3
+    assert max(size for size in sizes if size != len(x)) == 3  # the look at the plates is on the data alone
 
 
 def test_the_optimal_scale_is_the_same_under_inference_mode():

@@ -67,11 +67,12 @@ def weigh(run: Evaluation, num_particles: int, *, density: bool = False) -> Iter
         for number, block in run.blocks(max(1, PAIRS // num_particles)):
             with run.at(number):
                 with plates.particles(num_particles), GivenData(len(block[0])):
-                    nodes: dict[str, Any] = poutine.trace(guide).get_trace(*block).nodes
-                q = {name: site for name, site in nodes.items() if is_random(site)}
+                    trace = poutine.trace(guide).get_trace(*block)
+                trace.compute_log_prob()
+                q: dict[str, Any] = {name: site for name, site in trace.nodes.items() if is_random(site)}
                 if density and (observed := [name for name, site in q.items() if not is_latent(site)]):
                     raise ValueError(
-                        f"`guide` must observe nothing for log p(x), got the observed site {observed[0]!r}."
+                        f"`guide` must not observe for log p(x), got the observed site {observed[0]!r}."
                     )
                 z = {name: plates.data_first(site["value"]) for name, site in q.items() if is_latent(site)}
                 log_p_x_given_z, log_p_z = tiles(score, block, z)

@@ -18,7 +18,7 @@ from pyrovae.engine.watch import Watched
 from pyrovae.evaluate.evaluation import Evaluation, Inputs, Latents, is_latent, is_random
 from pyrovae.evaluate.likelihood.plates import Plates
 from pyrovae.models.base import Program
-from pyrovae.models.sites import GivenData, log_density
+from pyrovae.models.sites import GivenData
 
 TileFunction = Callable[[Inputs, Latents], Sequence[Any]]
 
@@ -114,12 +114,14 @@ def log_densities(program: Program, inputs: Inputs, latents: Latents, plates: Pl
     num_particles = max(map(len, latents.values()), default=1)
     scored = poutine.trace(poutine.condition(program, plates.given(latents, inputs)))
     with plates.particles(num_particles), GivenData(len(inputs[0])):
-        nodes: dict[str, Any] = scored.get_trace(*inputs).nodes
+        trace = scored.get_trace(*inputs)
+    nodes: dict[str, Any] = trace.nodes
     if missing := [name for name, site in nodes.items() if is_latent(site)]:
         raise ValueError(
             f"`guide` must sample every latent site of the model, got none for {missing}; "
             "pass exact_guide(model), or build the model with an encoder."
         )
+    trace.compute_log_prob()
     sites = {name: site for name, site in nodes.items() if is_random(site)}
     prior = {name: sites.pop(name) for name in nodes if name in latents}
     zeros = inputs[0].new_zeros(num_particles, len(inputs[0]))
@@ -127,10 +129,10 @@ def log_densities(program: Program, inputs: Inputs, latents: Latents, plates: Pl
 
 
 def total(sites: dict[str, Any], zeros: Tensor, plates: Plates) -> Tensor:
-    """Sum (S, n) of the log-densities of sites, each over all plates but those over particles and data."""
+    """Sum (S, n) of what Pyro scored sites with, each over all plates but those over particles and data."""
     every = zeros
     for name, site in sites.items():
-        log_prob, expected = log_density(site), plates.shape(site)
+        log_prob, expected = site["log_prob"], plates.shape(site)
         if log_prob.shape != expected or expected[plates.dim] != zeros.shape[1]:
             raise ValueError(
                 f"`model` must have every site inside the plate over data, got site {name!r} with log-densities of "
