@@ -71,9 +71,7 @@ def weigh(run: Evaluation, num_particles: int, *, density: bool = False) -> Iter
                 trace.compute_log_prob()
                 q: dict[str, Any] = {name: site for name, site in trace.nodes.items() if is_random(site)}
                 if density and (observed := [name for name, site in q.items() if not is_latent(site)]):
-                    raise ValueError(
-                        f"`guide` must not observe for log p(x), got the observed site {observed[0]!r}."
-                    )
+                    raise ValueError(f"`guide` must not observe for log p(x), got the observed site {observed[0]!r}.")
                 z = {name: plates.data_first(site["value"]) for name, site in q.items() if is_latent(site)}
                 log_p_x_given_z, log_p_z = tiles(score, block, z)
                 log_q_z = total(q, torch.zeros_like(log_p_z), plates)
