@@ -16,7 +16,7 @@ from torch import Tensor
 from pyrovae.data import Observations, as_observations
 from pyrovae.engine.isolation import evaluating
 from pyrovae.engine.seeding import block_seed, seeded
-from pyrovae.models.base import LatentVariableModel, Program
+from pyrovae.models.base import LatentVariableModel, Program, check_model
 from pyrovae.models.latents import (
     DRAWS,
     FEW,
@@ -182,6 +182,7 @@ def encode(model: LatentVariableModel, data: Observations | Tensor, *, guide: Pr
         The encoding, on the model's device, with the labels of the data; of several latents by site.
 
     Raises:
+        TypeError: If ``model`` is no model of this package's form.
         ValueError: If the data do not fit the model, or a latent is discrete or shared by all data.
 
     Example:
@@ -296,6 +297,7 @@ def posteriors_by_site(
 
     Args, Raises: as for :func:`encode`, but any z will do.
     """
+    check_model(model, guide)
     inputs, program = model.program_inputs(data), guide or model.guide
     exact = getattr(model, "posterior", None) if guide is None else None
     size = max(1, ENCODED_FLOATS // math.prod(inputs[0].shape[1:]))

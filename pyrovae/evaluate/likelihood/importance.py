@@ -20,7 +20,7 @@ from pyrovae.engine.checks import check_whole
 from pyrovae.engine.execution import DEFAULT, Execution, keywords_moved
 from pyrovae.evaluate.evaluation import Evaluation, Latents, is_latent, is_random
 from pyrovae.evaluate.likelihood.estimate import mean_error
-from pyrovae.evaluate.likelihood.plates import check_unscaled, plates_of
+from pyrovae.evaluate.likelihood.plates import check_likelihood, plates_of
 from pyrovae.evaluate.likelihood.tiles import Tiles, log_densities, total
 from pyrovae.models.base import LatentVariableModel, Program
 from pyrovae.models.latents import bare
@@ -61,7 +61,7 @@ def weigh(run: Evaluation, num_particles: int, *, density: bool = False) -> Iter
     with run.at(0):
         plates = plates_of(run, guide, model)
     if density:
-        check_unscaled(plates)
+        check_likelihood(plates)
     score = partial(log_densities, model, plates=plates)
     with run.bar(num_data, "importance weights") as bar:
         for number, block in run.blocks(max(1, PAIRS // num_particles)):
@@ -71,9 +71,7 @@ def weigh(run: Evaluation, num_particles: int, *, density: bool = False) -> Iter
                 trace.compute_log_prob()
                 q: dict[str, Any] = {name: site for name, site in trace.nodes.items() if is_random(site)}
                 if density and (observed := [name for name, site in q.items() if not is_latent(site)]):
-                    raise ValueError(
-                        f"`guide` must not observe for log p(x), got the observed site {observed[0]!r}."
-                    )
+                    raise ValueError(f"`guide` must not observe for log p(x), got the observed site {observed[0]!r}.")
                 z = {name: plates.data_first(site["value"]) for name, site in q.items() if is_latent(site)}
                 log_p_x_given_z, log_p_z = tiles(score, block, z)
                 log_q_z = total(q, torch.zeros_like(log_p_z), plates)
