@@ -397,8 +397,9 @@ def check_model(model: object, guide: object = None) -> None:
             f"`model` must be a LatentVariableModel, got {kind}; a VAE takes any encoder and decoder, and any other "
             "Pyro model and guide become one as a subclass of pyrovae.models.LatentVariableModel."
         )
-    for name, program in {"model.model": model.model, "model.guide": model.guide, "guide": guide}.items():
-        if not isinstance(program, Program) and (name, program) != ("guide", None):
+    programs = {f"model.{name}": getattr(model, name, None) for name in ("model", "guide")}
+    for name, program in {**programs, "guide": guide}.items():
+        if not isinstance(program, Program | None):
             raise TypeError(
                 f"`{name}` must be a pyrovae.models.Program, got {type(program).__name__}; make it a subclass, whose "
                 "forward(x=None, *, num_data=1) is the Pyro program."

@@ -404,7 +404,7 @@ def test_a_flow_that_has_no_inverse_has_weights_and_no_aggregate_posterior(flow)
 
     vae, x = VAE(2, (D,), hidden=(5,), encoder=Forward()).double(), torch.randn(8, D, dtype=torch.float64)
     assert evaluate.log_weights(vae, x, 3).isfinite().all()
-    with pytest.raises(ValueError, match="`guide` must have a density at every z .*, got a flow whose inverse is not"):
+    with pytest.raises(ValueError, match=r"`guide` must have a density at every z .*, got a flow whose inverse is not"):
         evaluate.latent_information(vae, x)
 
 
