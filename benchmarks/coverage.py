@@ -102,7 +102,13 @@ def vae() -> Case:
     pixels = data.load("digits", observations="binary", dtype=torch.float64).train.x[:, 18:50:4]
     pair = tuple(
         fit.svi(
-            VAE(latents, 8, Bernoulli(), (32,), "tanh").double(), pixels, num_epochs=60, lr=1e-2, progress=False
+            VAE(latents, 8, Bernoulli(), (32,), "tanh").double(),
+            pixels,
+            num_epochs=60,
+            batch_size=128,
+            lr=1e-2,
+            schedule="cosine",
+            progress=False,
         ).model
         for latents in (2, 1)
     )

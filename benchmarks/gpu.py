@@ -58,7 +58,7 @@ def main() -> None:
     test = binary.test[: 10_000 // share].to(options.device)
 
     layers = [each.to(options.device) for each in peers.dense_layers(784, (400,), 20)]
-    vae = VAE(20, 784, Bernoulli(), hidden=(400,)).to(device=options.device)
+    vae = VAE(20, 784, Bernoulli(), hidden=(400,), activation="relu").to(device=options.device)
     way = "cuda_graph" if options.device == "cuda" else "graph"
     ours = peers.Ours(vae, x, False, way)
     pyro_loop = peers.PyroSVI(x, (layers[0], layers[1]), False, 20)

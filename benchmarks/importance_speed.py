@@ -94,7 +94,9 @@ def main() -> None:
     lines = [f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}", memory()]
     print("\n".join(lines), flush=True)
     dataset = data.load("mnist", observations="binary")
-    vae = fit.svi(network(), dataset.train[:10_000], num_epochs=5, batch_size=200, lr=3e-3, progress=False).model
+    vae = fit.svi(
+        network(), dataset.train[:10_000], num_epochs=5, batch_size=200, lr=3e-3, schedule="cosine", progress=False
+    ).model
     x = dataset.test.x[: options.images]
     lines.append(f"matrix products: {share_of_products(vae, x[:100], particles):.0%} of the processor's time")
     print(lines[-1], flush=True)

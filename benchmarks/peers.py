@@ -225,7 +225,8 @@ def vae_like(layers: tuple[nn.Module, nn.Module], vae: VAE) -> VAE:
 def perceptrons(hidden: Sequence[int] = (400,), latent_dim: int = 20, data_dim: int = 784) -> VAE:
     """784-400-20 by default."""
     return vae_like(
-        dense_layers(data_dim, hidden, latent_dim), VAE(latent_dim, data_dim, Bernoulli(), hidden=tuple(hidden))
+        dense_layers(data_dim, hidden, latent_dim),
+        VAE(latent_dim, data_dim, Bernoulli(), hidden=tuple(hidden), activation="relu"),
     )
 
 

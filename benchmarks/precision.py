@@ -41,12 +41,15 @@ def main() -> int:
     seconds: dict[str, list[float]] = {"full": [], "bf16": []}
     for seed in range(options.seeds):
         torch.manual_seed(seed)
-        vae = VAE(20, train.data_shape, Bernoulli(), hidden=hidden)
+        vae = VAE(20, train.data_shape, Bernoulli(), hidden=hidden, activation="relu")
         for precision in nats:
             result = fit.svi(
                 vae,
                 train,
                 num_epochs=options.num_epochs,
+                batch_size=128,
+                lr=1e-3,
+                schedule="cosine",
                 seed=seed,
                 device=device,
                 execution=Execution(compile="auto" if device == "cuda" else "graph", precision=precision),

@@ -120,7 +120,7 @@ def convolutions(
     def layers() -> tuple[nn.Module, nn.Module]:
         return peers.image_layers(shape, channels, 20)
 
-    vae = peers.vae_like(layers(), VAE(20, shape, Bernoulli(), network="conv", hidden=channels))
+    vae = peers.vae_like(layers(), VAE(20, shape, Bernoulli(), network="conv", hidden=channels, activation="relu"))
     contestants: dict[str, Callable[[], Any]] = {"PyTorch by hand": lambda: peers.ByHand(x, layers(), False)}
     for way in WAYS:
         contestants[f"ours, {way}"] = lambda way=way: peers.Ours(vae, x, False, way)
@@ -134,8 +134,12 @@ def models(report: Report, options: argparse.Namespace) -> None:
     x, y = images(peers.BATCH, grey=False), torch.arange(peers.BATCH) % 10
     encoder = CategoricalEncoder((10,), 5)
     cases: dict[str, tuple[Any, tuple[Tensor, ...], Any]] = {
-        "conditional VAE, 784-400-20": (VAE(20, 784, Bernoulli(), (400,), num_classes=10), (x, y), Trace_ELBO()),
-        "VAE, Gaussian decoder": (VAE(20, 784, Gaussian("decoder"), (400,)), (x,), Trace_ELBO()),
+        "conditional VAE, 784-400-20": (
+            VAE(20, 784, Bernoulli(), (400,), "relu", num_classes=10),
+            (x, y),
+            Trace_ELBO(),
+        ),
+        "VAE, Gaussian decoder": (VAE(20, 784, Gaussian("decoder"), (400,), "relu"), (x,), Trace_ELBO()),
         "PPCA, learned q": (
             PPCA(5, 10, encoder=LinearGaussianEncoder(10, 5), dtype=torch.float32),
             (x[:, 300:310],),

@@ -37,7 +37,7 @@ def digits():
 
 @pytest.fixture(scope="module")
 def fitted(two_layers, digits):
-    return two_layers.train(digits.train, 15, lr=1e-2, progress=False)
+    return two_layers.train(digits.train, 60, lr=1e-2, batch_size=200, progress=False)
 
 
 def test_two_layers_learn_the_digits(two_layers, fitted, digits):

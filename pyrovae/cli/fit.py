@@ -14,7 +14,7 @@ from pyrovae.cli.options import add
 from pyrovae.data import DataSet
 from pyrovae.evaluate.likelihood.estimate import standard_error
 from pyrovae.fit import FitResult
-from pyrovae.fit.defaults import em_options, svi_options
+from pyrovae.fit.defaults import em_options
 from pyrovae.io import model_file
 from pyrovae.models.architecture import ACTIVATIONS
 from pyrovae.models.defaults import KINDS, LIKELIHOODS, build, check_options
@@ -122,8 +122,7 @@ def run(options: argparse.Namespace) -> None:
         case "em":
             result = fit.em(model, dataset.train, **common, **{**em_options(model, dataset.train), **of_fit})
         case _:
-            of_fit = {**svi_options(model, dataset.train), "valid": dataset.valid, **of_fit}
-            result = fit.svi(model, dataset.train, **common, **of_fit)
+            result = fit.svi(model, dataset.train, **common, **{"valid": dataset.valid, **of_fit})
     score = _score(result, dataset, options)
     description = {
         "data": shared.provenance_of(options, dataset).to_plain(),

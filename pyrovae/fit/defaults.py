@@ -11,6 +11,7 @@ from pyrovae.models.base import LatentVariableModel
 from pyrovae.models.defaults import variance
 from pyrovae.models.tractable import TractableModel
 
+MANY = 10_000  # data whose variance is that of all
 LARGE_NUMBERS = 4_000_000  # numbers in the training data, N × D, above which they are large
 
 
@@ -19,11 +20,12 @@ def em_options(model: TractableModel, train: Observations) -> dict[str, Any]:
     return {"tolerance": 1e-3 if is_large(train) else 1e-6, "accelerate": not _is_mixture(model)}
 
 
-def svi_options(model: LatentVariableModel, train: Observations) -> dict[str, Any]:
-    """Arguments of ``fit.svi`` that suit a model and the data.
+def svi_options(model: LatentVariableModel, train: Observations, **given: Any) -> dict[str, Any]:
+    """Epochs, batch size, largest learning rate and schedule of ``fit.svi``: as given, or to suit the data.
 
-    A model without an exact posterior has an encoder to train: many steps, on a schedule.  A mixture, z summed over,
-    needs fewer; a linear Gaussian model, with its exact posterior as guide, takes large batches and long steps.
+    A model without an exact posterior has an encoder to train: many steps, on a schedule that begins with small ones,
+    since large ones on a decoder far from the data make the posterior collapse.  A mixture, z summed over, needs fewer;
+    a linear Gaussian model, with its exact posterior as guide, takes large batches and long steps.
 
     Example:
         >>> import torch
@@ -31,17 +33,20 @@ def svi_options(model: LatentVariableModel, train: Observations) -> dict[str, An
         >>> svi_options(PPCA(latent_dim=1, data_shape=(3,)), Observations(torch.randn(5000, 3)))["num_epochs"]
         134
     """
-    large = is_large(train)
+    large, fewest, most = is_large(train), 1, None
     if not isinstance(model, TractableModel):
-        batch_size = 256 if large else 64
-        num_epochs = min(max(20, 1700 // math.ceil(len(train) / batch_size)), 400)
-        return {"num_epochs": num_epochs, "batch_size": batch_size, "lr": 3e-3, "schedule": "one_cycle"}
-    if _is_mixture(model):
-        batch_size, num_steps, lr = 128, 60 if large else 450, 0.03 if model.support == "boolean" else 2e-3
+        options: dict[str, Any] = {"batch_size": 256 if large else 64, "lr": 3e-3, "schedule": "one_cycle"}
+        num_steps, fewest, most = 1700, 20, 400
+    elif _is_mixture(model):
+        options = {"batch_size": 128, "lr": 0.03 if model.support == "boolean" else 2e-3, "schedule": "cosine"}
+        num_steps = 60 if large else 450
     else:
-        batch_size, num_steps, lr = 2048, 400, 0.03 * math.sqrt(variance(train) / 0.07)  # with the units of the data
-    num_epochs = math.ceil(num_steps / math.ceil(len(train) / batch_size))
-    return {"num_epochs": num_epochs, "batch_size": batch_size, "lr": lr}
+        with_units = math.sqrt(variance(train[:MANY]) / 0.07)
+        options = {"batch_size": 2048, "lr": 0.03 * with_units, "schedule": "cosine"}
+        num_steps = 400
+    options |= {name: value for name, value in given.items() if value is not None}
+    num_epochs = math.ceil(num_steps / math.ceil(len(train) / options["batch_size"]))
+    return {"num_epochs": min(max(fewest, num_epochs), most or num_epochs), **options}
 
 
 def is_large(train: Observations) -> bool:

@@ -17,6 +17,7 @@ from pyrovae.engine.isolation import alone, evaluating, quiet
 from pyrovae.engine.processes import ProcessGroup
 from pyrovae.engine.progress import progress_bar
 from pyrovae.engine.seeding import seeded
+from pyrovae.fit.defaults import svi_options
 from pyrovae.fit.feed import open_feed
 from pyrovae.fit.loss import BatchLoss, check_elbo
 from pyrovae.fit.optimizers import Schedule, check_optimizer, make_optimizer, make_scheduler, schedule_of
@@ -44,10 +45,10 @@ def svi(
     data: Observations | Tensor,
     *,
     valid: Observations | Tensor | None = None,
-    num_epochs: int = 100,
-    batch_size: int = 128,
-    lr: float = 1e-3,
-    schedule: str | Schedule = "cosine",
+    num_epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    schedule: str | Schedule | None = None,
     optimizer: Callable[..., Optimizer] | None = None,
     elbo: ELBO | None = None,
     patience: int | None = None,
@@ -69,11 +70,12 @@ def svi(
             p(x|y) asks for Observations with labels.
         valid: Validation data.  If given, the ELBO on them is taken after every epoch, and the best parameters are
             kept.
-        num_epochs: Passes over the data.
-        batch_size: Data in a batch; the last of an epoch may be short.
+        num_epochs: Passes over the data; by default as many as make the number of steps that such a model needs.
+        batch_size: Data in a batch; the last of an epoch may be short.  By default it follows model and data, as do
+            ``lr`` and ``schedule``: see :func:`~pyrovae.fit.defaults.svi_options`.
         lr: Largest learning rate.
-        schedule: ``"cosine"`` (to zero at the last step), ``"one_cycle"``, ``"constant"``, or a function of the
-            optimizer and the number of steps that returns a torch scheduler, stepped after every batch.
+        schedule: ``"one_cycle"`` (up, then down to zero at the last step), ``"cosine"`` (down), ``"constant"``, or a
+            function of the optimizer and the number of steps that returns a torch scheduler, stepped after every batch.
         optimizer: Called as ``optimizer(parameters, lr=lr)``; Adam by default.
         elbo: Any Pyro ELBO object with a ``differentiable_loss``.  By default ``TraceEnum_ELBO`` where a site is
             enumerated, else ``Trace_ELBO``.
@@ -117,6 +119,10 @@ def svi(
     refit = Refit(svi, locals())
     _check_arguments(model, num_epochs, batch_size, lr, schedule, optimizer, elbo, patience, valid, callback)
     began, group = time.perf_counter(), execution.process_group()
+    chosen = svi_options(
+        model, as_observations(data), num_epochs=num_epochs, batch_size=batch_size, lr=lr, schedule=schedule
+    )
+    num_epochs, batch_size, lr, schedule = (chosen[name] for name in ("num_epochs", "batch_size", "lr", "schedule"))
     with alone(), quiet(UserWarning, NOT_REGISTERED), torch.enable_grad(), seeded(seed):
         fitted, observations = model.copy().to(device=device), as_observations(data)
         check_execution(execution, fitted, batch_size, group)
@@ -225,10 +231,10 @@ def validate(
 
 def _check_arguments(
     model: LatentVariableModel,
-    num_epochs: int,
-    batch_size: int,
-    lr: float,
-    schedule: str | Schedule,
+    num_epochs: int | None,
+    batch_size: int | None,
+    lr: float | None,
+    schedule: str | Schedule | None,
     optimizer: Callable[..., Optimizer] | None,
     elbo: ELBO | None,
     patience: int | None,
@@ -236,11 +242,13 @@ def _check_arguments(
     callback: object,
 ) -> None:
     check_model(model)
-    check_whole("num_epochs", num_epochs)
-    check_whole("batch_size", batch_size)
+    check_whole("num_epochs", num_epochs, optional=True)
+    check_whole("batch_size", batch_size, optional=True)
     check_whole("patience", patience, 0, optional=True)
-    check_positive("lr", lr)
-    schedule_of(schedule)
+    if lr is not None:
+        check_positive("lr", lr)
+    if schedule is not None:
+        schedule_of(schedule)
     if optimizer is not None:
         check_optimizer(optimizer)
     if elbo is not None:

@@ -23,7 +23,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 DEFAULT_HIDDEN = (256, 256)
 FIRST_CHANNELS, MOST_CHANNELS = 32, 256
 SMALLEST = 8  # sides from which the default stack of convolutions halves once more
-DEFAULT_ACTIVATION = "relu"
+DEFAULT_ACTIVATION = "silu"
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ def _of_vae(train: Observations, options: dict[str, Any]) -> dict[str, Any]:
     given = {option: value for option, value in options.items() if option in ("scale", "floor")}
     others = {option: value for option, value in options.items() if option not in ("likelihood", *given)}
     shape = train.image_shape if images else train.data_shape
-    return {"activation": "silu", **others, "data_shape": shape, "likelihood": _likelihood(name, train, given)}
+    return {**others, "data_shape": shape, "likelihood": _likelihood(name, train, given)}
 
 
 def _likelihood(name: str, train: Observations, given: dict[str, Any]) -> Likelihood:

@@ -26,6 +26,7 @@ from pyrovae.models.latents import moments
 from pyrovae.models.likelihoods import Gaussian, Head, Likelihood
 from pyrovae.models.networks import GaussianEncoder, MLPDecoder, redraw_parameters
 from pyrovae.models.outputs import checked_output, needs_rows, support_of, values_of
+from pyrovae.models.parameters import Held
 
 DECODED_FLOATS = 2**22  # numbers decoded at once where a sum over data is taken
 
@@ -204,7 +205,7 @@ class VAE(LatentVariableModel):
     def _floored_variances(self, data: Observations | Tensor) -> Tensor:
         inputs = self.program_inputs(data)
         blocks = _chunks(inputs, self.decoded_floats or inputs[0][0].numel())
-        with evaluating(self), seeded(0):
+        with evaluating(self), seeded(0), Held(self.guide.pyro_params):
             every_p = (self.decoder(moments(self.encoder(x, *y))[0], *y) for x, *y in blocks)
             return torch.cat([noise_variances(p) for p in every_p])
 
@@ -270,7 +271,7 @@ class VAE(LatentVariableModel):
         check_whole("num_particles", num_particles)
         inputs = tuned.program_inputs(data)
         squares = torch.zeros(inputs[0][0].numel(), dtype=torch.float64, device=inputs[0].device)
-        with evaluating(tuned), seeded(seed):
+        with evaluating(tuned), seeded(seed), Held(tuned.guide.pyro_params):
             for x, *y in _chunks(inputs, num_particles * len(squares)):
                 z = tuned.encoder(x, *y).sample((num_particles,))
                 errors = (x - tuned.decoder(z, *y).mean).double().square()

@@ -20,7 +20,7 @@ from pyrovae.engine.checks import check_whole
 from pyrovae.engine.isolation import quiet
 from pyrovae.engine.seeding import seeded
 from pyrovae.fit import FitResult
-from pyrovae.fit.defaults import LARGE_NUMBERS, svi_options
+from pyrovae.fit.defaults import LARGE_NUMBERS
 from pyrovae.models.base import LatentVariableModel
 from pyrovae.models.defaults import FLOOR, NOISE_FLOOR, build, default_latent_dim, relative_floor
 
@@ -173,10 +173,9 @@ class _Baselines:
         self._em_and_svi("PPCA-{latent_dim}", best.model, "guide = exact posterior", **budget)
 
     def svi(self, name: str, model: LatentVariableModel, note: str = "", **given: Any) -> None:
-        """A model by SVI, with the options that suit it and those given."""
+        """A model by SVI, with the options given."""
         self.report(f"{name}: SVI{note}")
-        options = {**svi_options(model, self.train), **given}
-        self.fits[f"{name}, SVI"] = fit.svi(model, self.train, seed=self.seed, progress=self.progress, **options)
+        self.fits[f"{name}, SVI"] = fit.svi(model, self.train, seed=self.seed, progress=self.progress, **given)
 
     def model(self, kind: str, **options: Any) -> Any:
         """A model of a kind that suits the training data, not fitted."""

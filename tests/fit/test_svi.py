@@ -365,7 +365,7 @@ def test_divergence_names_the_parameter_and_carries_the_last_good_result(validat
     valid = x if validated else None
     good = fit.svi(small_vae(), x, valid=valid, num_epochs=2, batch_size=100, schedule="constant")
     message = (
-        r"the loss is not finite at step 3: parameter 'model\.decoder\.head\.loc\.bias' is not; lower `lr` = 0\.001"
+        r"the loss is not finite at step 3: parameter 'model\.decoder\.head\.loc\.bias' is not; lower `lr` = 0\.003"
     )
     calls = 2 * (3 if validated else 2) + 1  # an epoch of one batch: its step, the check of it, the validation
     with pytest.raises(fit.DivergenceError, match=message) as caught:
@@ -393,8 +393,8 @@ def test_errors_that_are_no_divergence_are_left_as_they_are(x):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_epochs": 0}, r"`num_epochs` must be a whole number of at least 1, got 0"),
-        ({"batch_size": 0}, r"`batch_size` must be a whole number of at least 1, got 0"),
+        ({"num_epochs": 0}, r"`num_epochs` must be a whole number of at least 1, or None, got 0"),
+        ({"batch_size": 0}, r"`batch_size` must be a whole number of at least 1, or None, got 0"),
         ({"lr": 0.0}, r"`lr` must be a positive number, got 0"),
         ({"lr": math.nan}, r"`lr` must be a positive number, got nan"),
         (

@@ -8,12 +8,12 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO
-from pyro.nn import PyroParam
+from pyro.nn import PyroModule, PyroParam
 from torch import nn
 from torch.distributions import constraints
 
 import pyrovae
-from pyrovae import Execution, evaluate, fit
+from pyrovae import VAE, Execution, Gaussian, evaluate, fit
 from pyrovae.models import LatentVariableModel, Program
 
 D = 3
@@ -239,6 +239,42 @@ def test_a_name_alone_is_refused_where_nobody_has_said_its_constraint(tmp_path):
     loaded = pyrovae.load(pyrovae.save(model, tmp_path / "model.pt"), into=Model(guide=ByName()))
     with pytest.raises(ValueError, match=r"`pyro.param` must be given a start and the constraint of 'scale'"):
         evaluate.elbo(loaded, x, 2)
+
+
+def test_a_guide_that_cannot_hold_its_parameters_is_refused():
+    class Loose(PyroModule):
+        def forward(self, x=None, *, num_data=1):
+            shift = pyro.param("shift", torch.zeros((), dtype=torch.float64))
+            with pyro.plate("data", len(x), dim=-1):
+                pyro.sample("z", dist.Normal(shift, 1.0))
+
+    with pytest.raises(TypeError, match=r"must be Programs to hold what they make by pyro\.param, got 'shift'"):
+        fitted(data(), Model(guide=Loose()))
+
+
+class ScaledEncoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.loc = nn.Linear(D, 1)
+
+    def forward(self, x):
+        scale = pyro.param("encoder.scale", torch.full((1,), 0.9), constraint=constraints.positive)
+        return dist.Normal(self.loc(x), scale).to_event(1)
+
+
+def test_a_part_of_a_vae_has_what_its_program_holds():
+    """σ is set by draws of the trained encoder; of an encoder at its start, it is another."""
+    x = data().float()
+    vae = VAE(1, D, Gaussian("shared"), hidden=(4,), encoder=ScaledEncoder())
+    assert not list(pyro.get_param_store())
+    fitted_vae = fit.svi(vae, x, num_epochs=2, progress=False).model
+    assert list(fitted_vae.guide.pyro_params._parameters) == ["encoder/scale"]
+    with torch.no_grad():
+        fitted_vae.guide.pyro_params._parameters["encoder/scale"].fill_(-20)  # σ = e^−20: z is its mean
+        means = fitted_vae.decoder(fitted_vae.encoder.loc(x)).mean
+    tuned = fitted_vae.with_optimal_scale(x, 2)
+    variance = tuned.decoder(torch.zeros(1, 1)).variance[0, 0]
+    torch.testing.assert_close(variance, (x - means).square().mean(), rtol=1e-3, atol=0)
 
 
 def test_a_parameter_that_is_not_finite_is_named():
