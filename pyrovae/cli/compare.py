@@ -46,7 +46,8 @@ def run(options: argparse.Namespace) -> None:
     say("scoreboard: log p(x) of the test data")
     board = compare(suite.fits, dataset.test, seeds=options.seeds, **shared.bound_arguments(options), **common)
     print(board)
-    details = [("Chosen on validation data", "\n".join(suite.chosen))] if suite.chosen else []
+    chosen = "Chosen on validation data, floors in units of what the models see"
+    details = [(chosen, "\n".join(suite.chosen))] if suite.chosen else []
     for heading, lines in details:
         print("\n  ".join([f"{heading}:", *lines.split("\n")]))
     if options.out is not None:

@@ -266,6 +266,7 @@ def as_observations(data: Observations | Tensor, name: str = "data", *, allow_na
         what = "infinity" if allow_nan else "NaN or infinity"
         raise ValueError(
             f"`{name}` must be finite, got {what} in {len(bad)} of {len(data)} data, first in row {int(bad[0])}; "
-            'remove or impute them, or give missing values as NaN to a model that takes them, missing="nan".'
+            'remove or impute them; with a model of missing="nan", fit.em, encode and compare take NaN for what is '
+            "missing."
         )
     return data

@@ -45,7 +45,7 @@ class Evaluation:
         inputs: What the programs are called with, x (N, ...) first.
 
     Raises:
-        TypeError: If ``model`` is no model of this package's form.
+        TypeError: If ``model`` is no model of this package's form, or ``given_guide`` no program.
         ValueError: If ``chunk_size`` is below 1, there is no process group, the data do not fit, or the programs take
             no particles beside them.
     """
@@ -60,7 +60,7 @@ class Evaluation:
     inputs: Inputs = field(init=False)
 
     def __post_init__(self) -> None:
-        check_model(self.model)
+        check_model(self.model, self.given_guide)
         check_whole("chunk_size", self.chunk_size, optional=True)
         self.execution.process_group()
         with alone():  # not a cached_property, which in Python 3.11 has a lock of its own

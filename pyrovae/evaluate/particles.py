@@ -34,7 +34,9 @@ def check_particles(model: Program, guide: Program, few: tuple[Tensor, ...]) -> 
         latents, sites = _run(model, guide, few)
     except Exception:  # of which the evaluator has something to say
         return
-    check_local({site["name"]: site for site in sites if site["name"] in latents}, len(few[0]))
+    check_local({site["name"]: site for site in sites if is_latent(site)}, len(few[0]))
+    if any(hasattr(z, "_unquantize") for z in latents.values()):  # a relaxed draw, which is more than its value
+        return
     depth = max((-plate.dim for site in sites for plate in vectorized(site)), default=1)
     if problem := _problem(model, guide, few, depth):
         raise ValueError(

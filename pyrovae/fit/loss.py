@@ -13,7 +13,6 @@ from pyrovae.engine.isolation import evaluating
 from pyrovae.engine.precision import layers_in
 from pyrovae.fit.feed import Feed
 from pyrovae.models.base import LatentVariableModel
-from pyrovae.models.parameters import loose
 from pyrovae.models.sites import FEW, GivenData, vectorized
 
 
@@ -102,21 +101,10 @@ def check_elbo(elbo: object) -> None:
 
 @torch.no_grad()
 def first_run(model: LatentVariableModel, *inputs: Tensor) -> ELBO:
-    """Run the programs once, so that the model holds what they make by ``pyro.param``; returns the ELBO that suits.
-
-    Raises:
-        TypeError: If what makes a parameter is no Program, so that nothing would train it.
-    """
+    """Run the programs once, so that the model holds what they make by ``pyro.param``; returns the ELBO that suits."""
     with evaluating(model), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        with poutine.trace(param_only=True) as made:
-            sites = sample_sites(model, *inputs)
-        unheld = loose(model, made.trace)
+        sites = sample_sites(model, *inputs)
         model.hold_parameters()
-    if unheld:
-        raise TypeError(
-            f"`model` and `guide` must be Programs to hold what they make by pyro.param, got {unheld[0]!r} of another "
-            "kind of module; derive its class from pyrovae.models.Program."
-        )
     if not any(site["infer"].get("enumerate") for site in sites):
         return Trace_ELBO()
     return TraceEnum_ELBO(max_plate_nesting=max(-plate.dim for plate in vectorized(*sites)))

@@ -1,5 +1,6 @@
 """Saving and loading models: a description in plain values and the tensors, so that loading never executes code."""
 
+import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -85,7 +86,10 @@ def load(
     model = _built(kind, content["config"]) if into is None else into.copy()
     dtype = next((tensor.dtype for tensor in state.values() if tensor.is_floating_point()), None)
     try:
-        model.to(device=device, dtype=dtype).load_state_dict(state)
+        model.to(device=device, dtype=dtype)
+        for name, own in itertools.chain(model.named_parameters(), model.named_buffers()):
+            own.data = own.data.to(state.get(name, own).dtype)  # a fitted mixture has one of its own, as a prior
+        model.load_state_dict(state)
         restore_stored(model, content.get("stored", {}))
     except RuntimeError as error:
         message = " ".join(str(error).split())

@@ -383,11 +383,15 @@ def check_missing(missing: Missing) -> Missing:
     return missing
 
 
-def check_model(model: object) -> None:
+def check_model(model: object, guide: object = None) -> None:
     """Refuse what is no model of this package, or of its form.
 
+    Args:
+        model: What is to be one.
+        guide: What is to stand for its guide, if anything.
+
     Raises:
-        TypeError: If ``model`` is none.
+        TypeError: If ``model`` is none, or its programs or ``guide`` are no programs.
     """
     if not isinstance(model, LatentVariableModel):
         kind = model.__name__ if callable(model) and hasattr(model, "__name__") else type(model).__name__
@@ -395,3 +399,10 @@ def check_model(model: object) -> None:
             f"`model` must be a LatentVariableModel, got {kind}; a VAE takes any encoder and decoder, and any other "
             "Pyro model and guide become one as a subclass of pyrovae.models.LatentVariableModel."
         )
+    programs = {f"model.{name}": getattr(model, name, None) for name in ("model", "guide")}
+    for name, program in {**programs, "guide": guide}.items():
+        if not isinstance(program, Program | None):
+            raise TypeError(
+                f"`{name}` must be a pyrovae.models.Program, got {type(program).__name__}; make it a subclass, whose "
+                "forward(x=None, *, num_data=1) is the Pyro program."
+            )

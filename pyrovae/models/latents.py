@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.distributions import Delta
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
@@ -33,6 +34,37 @@ def is_latent(site: Any) -> bool:
 def latent_sites(program: Any, *inputs: Any) -> dict[str, Any]:
     """What a program draws and does not observe, by name: the site of each in one run of the program."""
     return {name: site for name, site in traced(program, inputs[0], *inputs).nodes.items() if is_latent(site)}
+
+
+def unmatched(guided: list[Any], modelled: list[Any]) -> tuple[str, ...]:
+    """The latents of a guide that the model does not count as it does, so that p(x, z) / q(z|x) is no weight.
+
+    Such are points or masses where the model has a density, a mask of one of them alone, and latents that the model
+    has not.  Where points follow from the latter, as in Pyro's automatic guides, all is well.
+
+    Args:
+        guided, modelled: What both sample.
+    """
+    own = {site["name"]: site for site in modelled}
+    latents = {site["name"]: site for site in guided if is_latent(site)}
+    shared = {name: (site, own[name]) for name, site in latents.items() if name in own}
+    points = [name for name, (q, p) in shared.items() if (_kind(q), _kind(p)) == ("point", "density")]
+    others = [name for name in latents if name not in own]
+    unlike = [name for name, pair in shared.items() if not _alike(*pair)]
+    return (*unlike, *(() if points and others else (*points, *others)))
+
+
+def _alike(q: Any, p: Any) -> bool:
+    """Whether two sites count a value in one measure, with one mask; a point may stand for any."""
+    first, second = (torch.as_tensor(True if site["mask"] is None else site["mask"]) for site in (q, p))
+    return _kind(q) in ("point", _kind(p)) and bool((first == second).all())
+
+
+def _kind(site: Any) -> str:
+    fn = site["fn"]
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return "point" if isinstance(fn, Delta) else "mass" if fn.support.is_discrete else "density"
 
 
 def traced(program: Any, like: Tensor, *inputs: Any, **options: Any) -> Any:

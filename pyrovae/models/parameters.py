@@ -111,13 +111,6 @@ def taken(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def loose(model: nn.Module, trace: Any) -> list[str]:
-    """The parameters in a trace of ``pyro.param`` that no program of a model has taken, and no module holds."""
-    named = {name for _, each in parameters_of(model) for name in each.elsewhere}
-    sites = [site for name, site in trace.nodes.items() if site["type"] == "param" and name not in named]
-    return [site["name"] for site in sites if not isinstance(site["value"].unconstrained(), nn.Parameter)]
-
-
 def parameters_of(model: nn.Module) -> list[tuple[str, Parameters]]:
     """Those of all programs in a model, each with its own name."""
     return [(f"{name}.", each) for name, each in model.named_modules() if isinstance(each, Parameters)]

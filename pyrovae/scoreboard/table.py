@@ -121,7 +121,8 @@ def _on_floors(rows: Sequence[Row]) -> list[str]:
             floor, _, share, ceiling, _, change = (row.figures[name].text() for name in FLOOR)
             higher = f"with {row.at_floor.raised_floor:g} the score changes by {change}"
             notes.append(f"{row.name}: ε = {floor}, at {share} of the data; {higher}; ceiling {ceiling}.")
-    said = f"at floor: the share of variances at the floor ε, up to {AT_FLOOR:g} ε; the score depends on ε."
+    what = f"the share of variances of what the model sees at the floor ε, up to {AT_FLOOR:g} ε"
+    said = f"at floor: {what}; the score depends on ε."
     return [said, *notes] if notes else []
 
 

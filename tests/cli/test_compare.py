@@ -86,7 +86,7 @@ def test_the_table_is_printed(finished):
 
 def test_it_says_what_was_chosen_and_where_the_files_are(finished):
     _, text, _, out = finished
-    assert "Chosen on validation data:\n  Gaussian: floor " in text
+    assert "Chosen on validation data, floors in units of what the models see:\n  Gaussian: floor " in text
     assert f"Written to {out}" in text
 
 
@@ -104,7 +104,7 @@ def test_the_folder_is_written(finished):
 
 def test_the_report_says_what_was_chosen(finished):
     page = (finished[3] / "report.html").read_text(encoding="utf-8")
-    assert "<h2>Chosen on validation data</h2><pre>Gaussian: floor " in page
+    assert "<h2>Chosen on validation data, floors in units of what the models see</h2><pre>Gaussian: floor " in page
 
 
 @pytest.mark.parametrize("name", ["PPCA-1, EM", "VAE-1, one σ, SVI"])

@@ -152,6 +152,16 @@ def test_its_file_holds_the_prior(build, tmp_path):
     torch.testing.assert_close(evaluate.log_weights(again, x, 3), evaluate.log_weights(model, x, 3))
 
 
+def test_a_model_as_part_of_another_keeps_its_floating_point_type_in_a_file(tmp_path):
+    """A mixture fitted in double precision, in a program whose layers are in single precision."""
+    model, other = (WithPrior(GaussianMixture(2, (L,))) for _ in range(2))
+    again = io.load(io.save(model, tmp_path / "model.pt"), into=other)
+    expected = model.state_dict()
+    assert {each.dtype for each in expected.values()} == {torch.float32, torch.float64}
+    for name, value in again.state_dict().items():
+        torch.testing.assert_close(value, expected[name], rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(
     "model",
     [

@@ -401,7 +401,8 @@ def test_what_counts_as_at_the_floor_is_said_wherever_it_is_counted(train):
         gmm = GaussianMixture.from_parameters(torch.ones(1, dtype=torch.float64), zeros, variances, "diag", floor=1e-2)
         board = compare({"gmm": gmm}, train)
         assert board.rows[0].degeneracy.share_of_dimensions == share
-        assert ("at floor: the share of variances at the floor ε, up to 1.1 ε; the score" in str(board)) == (share > 0)
+        said = "at floor: the share of variances of what the model sees at the floor ε, up to 1.1 ε; the score"
+        assert (said in str(board)) == (share > 0)
         found = evaluate_model("gmm", gmm, train, train)
         assert "share of variances at the floor, up to 1.1 ε" in [figure.meaning for figure in found.figures]
         assert any("at the floor up to 1.1 times it." in sentence for sentence in found.sentences) == (share > 0)

@@ -30,7 +30,7 @@ from pyrovae.evaluate.gaps.closed_form import exact_kl, guide_and_posterior
 from pyrovae.evaluate.latents.encoding import is_continuous, posteriors
 from pyrovae.evaluate.likelihood.estimate import LogLikelihood, error_of_mean, known, short_by
 from pyrovae.evaluate.likelihood.joint import Joint
-from pyrovae.evaluate.likelihood.plates import check_unscaled, plates_of
+from pyrovae.evaluate.likelihood.plates import check_likelihood, plates_of
 from pyrovae.evaluate.likelihood.tiles import Tiles
 from pyrovae.models.base import LatentVariableModel, Program
 from pyrovae.models.linear_algebra import log_det
@@ -217,9 +217,9 @@ def _optimized(
     means, errors, most = [], [], 0
     with run.at(0):
         plates = plates_of(run, run.guide, run.model.model)
-    check_unscaled(plates)
     if plates.masked:
         raise ValueError(f"`model` must have latents without a mask for this gap, got one at {plates.masked[0]!r}.")
+    check_likelihood(plates)
     with run.bar(len(run.inputs[0]), "best q of each datum") as bar:
         for (number, block), parameters in zip(run.blocks(BLOCK), every_q, strict=True):
             q = GaussianPosteriors(*parameters)

@@ -82,7 +82,7 @@ class CollapseReport:
         order = self.found.by_kl
         rows = zip(order, self.found.kl[order].tolist(), self.linear.kl.tolist(), strict=True)
         lines = [
-            f"{rank + 1:>4} {f'z[{unit}]':>6} {nats:10.3f} {forecast:14.3f}"
+            f"{rank + 1:>4} {self.found.units[unit]:>6} {nats:10.3f} {forecast:14.3f}"
             for rank, (unit, nats, forecast) in enumerate(rows)
         ]
         summary = (

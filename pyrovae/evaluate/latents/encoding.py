@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae.data import Observations, as_observations
+from pyrovae.data import Observations
 from pyrovae.engine.isolation import evaluating
 from pyrovae.engine.seeding import block_seed, seeded
-from pyrovae.models.base import LatentVariableModel, Program
+from pyrovae.models.base import LatentVariableModel, Program, check_model
 from pyrovae.models.latents import (
     DRAWS,
     FEW,
@@ -160,8 +160,8 @@ class LatentReport:
         lines = [lines[unit] for unit in self.by_kl]
         summary = (
             f"{self.num_active} of {len(self.kl)} units active (Var E_q[z] > {self.threshold:g}), collapse share "
-            f"{self.collapse_share:.0%}; KL {self.kl.sum():.3f} nats = {self.kl_bits.sum():.3f} bits in all, "
-            f"N = {self.num_data:,}"
+            f"{self.collapse_share:.0%}; KL to N(0, 1) {self.kl.sum():.3f} nats = {self.kl_bits.sum():.3f} bits in "
+            f"all, N = {self.num_data:,}"
         )
         return "\n".join([head, *lines, summary])
 
@@ -182,6 +182,7 @@ def encode(model: LatentVariableModel, data: Observations | Tensor, *, guide: Pr
         The encoding, on the model's device, with the labels of the data; of several latents by site.
 
     Raises:
+        TypeError: If ``model`` is no model of this package's form.
         ValueError: If the data do not fit the model, or a latent is discrete or shared by all data.
 
     Example:
@@ -194,7 +195,7 @@ def encode(model: LatentVariableModel, data: Observations | Tensor, *, guide: Pr
         bare({name: value.reshape(len(value), -1) for name, value in part.items()})
         for part in posterior_moments(model, data, "to be encoded", guide=guide)
     )
-    labels = as_observations(data).labels
+    labels = data.labels if isinstance(data, Observations) else None
     return Encoding(mean, variance, None if labels is None else labels.to(model._like.device))
 
 
@@ -202,7 +203,8 @@ def latent_report(encoding: Encoding, *, threshold: float = 0.01) -> LatentRepor
     """Which units of z are used, and for how much: active units, collapse share, KL divergence of every unit.
 
     A unit is active if Var_x(E_q[z_l]) exceeds the threshold.  Its KL divergence, averaged over data, bounds from above
-    the information that it gives about x, and is the rate that it costs in the ELBO.
+    the information that it gives about x, and is the rate that it costs in the ELBO.  It is that to Normal(0, 1); of a
+    program with another prior, :func:`elbo_terms` gives the KL divergence.
 
     Args:
         encoding: What :func:`encode` gives, of many data.
@@ -224,7 +226,7 @@ def latent_report(encoding: Encoding, *, threshold: float = 0.01) -> LatentRepor
         unit    KL, nats  KL, bits  Var E_q[z]  E Var_q[z]  active
         z[0]       0.597     0.861      1.0000      0.5000  yes
         z[1]       0.000     0.000      0.0000      1.0000  no
-        1 of 2 units active (Var E_q[z] > 0.01), collapse share 50%; KL 0.597 nats = 0.861 bits in all, N = 2
+        1 of 2 units active (Var E_q[z] > 0.01), collapse share 50%; KL to N(0, 1) 0.597 nats = 0.861 bits in all, N = 2
 
     Reference:
         Burda, Grosse and Salakhutdinov (2016), Importance weighted autoencoders (active units).
@@ -296,6 +298,7 @@ def posteriors_by_site(
 
     Args, Raises: as for :func:`encode`, but any z will do.
     """
+    check_model(model, guide)
     inputs, program = model.program_inputs(data), guide or model.guide
     exact = getattr(model, "posterior", None) if guide is None else None
     size = max(1, ENCODED_FLOATS // math.prod(inputs[0].shape[1:]))

@@ -79,7 +79,7 @@ def latent_information(
         The two parts, their sum, and the bounds.
 
     Raises:
-        ValueError: If there is one datum only, or an argument is out of range.
+        ValueError: If there is one datum only, an argument is out of range, or q is a flow without an inverse.
         TypeError: If z is discrete and not categorical.
 
     Example:
@@ -101,7 +101,13 @@ def latent_information(
         prior = _prior(model, inputs)
         blocks = list(posteriors(model, data, guide=guide))
         if is_continuous(blocks[0]):
-            own, mixed, others, prior_log = _by_draws(blocks, prior, num_particles)
+            try:
+                own, mixed, others, prior_log = _by_draws(blocks, prior, num_particles)
+            except (KeyError, NotImplementedError) as error:  # of a flow, which knows its own draws alone
+                raise ValueError(
+                    "`guide` must have a density at every z for q(z), got a flow whose inverse is not known; take one "
+                    "that has an inverse."
+                ) from error
         else:
             own, mixed, others, prior_log = _by_sums(blocks, prior)
     figures = {

@@ -30,7 +30,7 @@ from pyrovae.evaluate.likelihood.estimate import LogLikelihood, summarize
 from pyrovae.evaluate.likelihood.hmc import Path, transition
 from pyrovae.evaluate.likelihood.importance import PAIRS
 from pyrovae.evaluate.likelihood.joint import Joint
-from pyrovae.evaluate.likelihood.plates import check_unscaled, plates_of
+from pyrovae.evaluate.likelihood.plates import check_likelihood, plates_of
 from pyrovae.evaluate.likelihood.tiles import Tiles
 from pyrovae.models.base import LatentVariableModel, Program
 
@@ -198,7 +198,7 @@ def bounds(
             with run.at(number):
                 guides = [run.guide] if options.start == "guide" else []
                 joint = Joint(run.model.model, block, tiles, plates_of(run, *guides, run.model.model))
-                check_unscaled(joint.plates)
+                check_likelihood(joint.plates)
                 path = Path(joint, *guides)
                 z = None if posterior_draws is None else _exact_draws(joint, posterior_draws, num_data, number * size)
                 chains = Chains(path, options, bar)

@@ -20,7 +20,7 @@ from pyrovae.engine.checks import check_whole
 from pyrovae.engine.execution import DEFAULT, Execution, keywords_moved
 from pyrovae.evaluate.evaluation import Evaluation, Latents, is_latent, is_random
 from pyrovae.evaluate.likelihood.estimate import mean_error
-from pyrovae.evaluate.likelihood.plates import check_unscaled, plates_of
+from pyrovae.evaluate.likelihood.plates import check_likelihood, plates_of
 from pyrovae.evaluate.likelihood.tiles import Tiles, log_densities, total
 from pyrovae.models.base import LatentVariableModel, Program
 from pyrovae.models.latents import bare
@@ -61,7 +61,7 @@ def weigh(run: Evaluation, num_particles: int, *, density: bool = False) -> Iter
     with run.at(0):
         plates = plates_of(run, guide, model)
     if density:
-        check_unscaled(plates)
+        check_likelihood(plates)
     score = partial(log_densities, model, plates=plates)
     with run.bar(num_data, "importance weights") as bar:
         for number, block in run.blocks(max(1, PAIRS // num_particles)):

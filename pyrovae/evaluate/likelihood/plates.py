@@ -6,6 +6,7 @@ site then has the shape (S, *plates, *event).  What goes from one evaluator to a
 """
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import pyro
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from pyrovae.evaluate.evaluation import Evaluation, Inputs, is_latent, is_random
 from pyrovae.models.base import Program
-from pyrovae.models.latents import traced
+from pyrovae.models.latents import traced, unmatched
 from pyrovae.models.sites import FEW, GivenData, data_plate, vectorized
 
 
@@ -28,6 +29,7 @@ class Plates(NamedTuple):
         subsampled: Its name, if it stands for more data than are given, so that Pyro draws indices; else None.
         scaled: The sites whose log-density is scaled, by ``poutine.scale`` or by a plate with a part of its size.
         masked: The latent sites with a mask.
+        unmatched: The latents at which a guide and the model do not count densities of the same values.
     """
 
     depth: int = 1
@@ -35,6 +37,7 @@ class Plates(NamedTuple):
     subsampled: str | None = None
     scaled: tuple[str, ...] = ()
     masked: tuple[str, ...] = ()
+    unmatched: tuple[str, ...] = ()
 
     def particles(self, number: int) -> Any:
         """The plate over so many particles."""
@@ -64,7 +67,8 @@ def plates_of(run: Evaluation, *programs: Program) -> Plates:
         ValueError: If the plate over data holds only some of the data given.
     """
     few = tuple(each[: min(FEW, run.chunk_size or FEW)] for each in run.inputs)
-    nodes, num_data = _nodes(few, programs), len(few[0])
+    traced_nodes, num_data = _nodes(few, programs), len(few[0])
+    nodes = list(chain(*traced_nodes))
     sites = list(filter(is_random, nodes))
     data = next(filter(None, map(data_plate, sites)), None)
     if data is None:
@@ -81,6 +85,7 @@ def plates_of(run: Evaluation, *programs: Program) -> Plates:
         subsampled=data.name if drawn else None,
         scaled=_names(sites, lambda site: torch.as_tensor(site["scale"] != 1).any()),
         masked=_names(sites, lambda site: is_latent(site) and site["mask"] is not None),
+        unmatched=unmatched(*traced_nodes) if len(programs) == 2 else (),
     )
 
 
@@ -88,25 +93,31 @@ def _names(nodes: list[Any], test: Callable[[Any], Any]) -> tuple[str, ...]:
     return tuple(node["name"] for node in nodes if test(node))
 
 
-def _nodes(inputs: Inputs, programs: Sequence[Program]) -> list[Any]:
-    """What programs sample, plates included, each run once with the latents of those before it."""
-    nodes: list[Any] = []
+def _nodes(inputs: Inputs, programs: Sequence[Program]) -> list[list[Any]]:
+    """What each of the programs samples, plates included, run once with the latents of those before it."""
+    nodes: list[list[Any]] = []
     trace = poutine.Trace()
     with GivenData(len(inputs[0])), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         for program in programs:
             trace = traced(poutine.replay(program, trace), inputs[0], *inputs)
-            nodes += [node for node in trace.nodes.values() if node["type"] == "sample"]
+            nodes.append([node for node in trace.nodes.values() if node["type"] == "sample"])
     return nodes
 
 
-def check_unscaled(plates: Plates) -> None:
-    """Check that what a program counts is a density, as log p(x) needs.
+def check_likelihood(plates: Plates) -> None:
+    """Check that what programs count is log p(x, z) and log q(z|x), as log p(x) needs.
 
     Raises:
-        ValueError: If a site is scaled.
+        ValueError: If a site is scaled, or a guide and the model do not count the same latents.
     """
     if plates.scaled:
         raise ValueError(
             f"`model` must have no scaled site for log p(x), got a scale at {plates.scaled[0]!r}, with which there is "
             "no density; leave out the poutine.scale, or watch its bound with evaluate.elbo."
+        )
+    if plates.unmatched:
+        raise ValueError(
+            f"`guide` must have a density of the latents of `model` for log p(x), got site {plates.unmatched[0]!r}, "
+            "which is a point, of another kind, masked in one of them, or no latent of the model; sample what the "
+            "model samples."
         )

@@ -18,7 +18,7 @@ from pyrovae.engine.isolation import evaluating
 from pyrovae.engine.seeding import seeded
 from pyrovae.evaluate.evaluation import Evaluation
 from pyrovae.evaluate.likelihood.joint import Joint
-from pyrovae.evaluate.likelihood.plates import check_unscaled, plates_of
+from pyrovae.evaluate.likelihood.plates import check_likelihood, plates_of
 from pyrovae.evaluate.likelihood.tiles import Tiles
 from pyrovae.models.base import LatentVariableModel
 
@@ -172,7 +172,7 @@ def posterior_grid(
 def _joint(model: LatentVariableModel, data: Observations | Tensor, chunk_size: int | None) -> Joint:
     run = Evaluation(model, data, chunk_size=chunk_size)
     plates = plates_of(run, model.model)
-    check_unscaled(plates)
+    check_likelihood(plates)
     joint = Joint(model.model, run.inputs, Tiles.of(run), plates)
     if joint.latent_dim > 2:
         raise ValueError(

@@ -52,6 +52,17 @@ def test_a_guide_takes_the_place_of_the_exact_posterior(digits):
     torch.testing.assert_close(same.mean, exact.mean, rtol=1e-12, atol=1e-12)
 
 
+def test_data_with_values_missing_are_encoded_by_the_posterior_of_what_is_observed(ppca, digits):
+    whole = PPCA(ppca.latent_dim, ppca.data_shape, missing="nan")
+    whole.load_state_dict(ppca.state_dict())
+    x = digits.test.x[:5].clone()
+    x[1, ::2] = x[2] = torch.nan
+    encoding, q = evaluate.encode(whole, x), whole.posterior(x)
+    torch.testing.assert_close(encoding.mean, q.mean)
+    torch.testing.assert_close(encoding.variance, q.variance)
+    torch.testing.assert_close(encoding.variance[2], torch.ones(ppca.latent_dim, dtype=torch.float64))
+
+
 def test_a_vae_is_encoded_by_its_encoder_in_evaluation_mode(digits, vae, monkeypatch):
     vae.guide.encoder.body.append(nn.Dropout(0.5))
     vae.train()

@@ -390,6 +390,24 @@ def test_a_guide_that_is_a_flow_is_encoded_by_draws(kind):
     assert vae.share_at_floor(x).shape == (8,)
 
 
+@pytest.mark.parametrize(
+    "flow", [lambda: transforms.Planar(2), lambda: transforms.neural_autoregressive(2, [4])], ids=["planar", "neural"]
+)
+def test_a_flow_that_has_no_inverse_has_weights_and_no_aggregate_posterior(flow):
+    class Forward(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.flow = flow().double()
+
+        def forward(self, x):
+            return dist.TransformedDistribution(normal(x[:, :2] / 4, 0.2), [self.flow])
+
+    vae, x = VAE(2, (D,), hidden=(5,), encoder=Forward()).double(), torch.randn(8, D, dtype=torch.float64)
+    assert evaluate.log_weights(vae, x, 3).isfinite().all()
+    with pytest.raises(ValueError, match=r"`guide` must have a density at every z .*, got a flow whose inverse is not"):
+        evaluate.latent_information(vae, x)
+
+
 def test_a_likelihood_that_is_a_flow_is_sampled_and_has_no_mean():
     class Decoder(nn.Module):
         def forward(self, z):

@@ -293,10 +293,11 @@ def test_weights_that_are_random_are_refused():
 
     model, x = Model(None, prior), torch.zeros(N, D, dtype=torch.float64)
     model.model = Random()
-    with pytest.raises(ValueError, match=r"`guide` must sample every latent site of the model, got none for \['Random"):
-        evaluate.log_weights(model, x)
-    with pytest.raises(ValueError, match="`model` must have every site inside the plate over data, got site 'Random"):
-        evaluate.ais(model, x)
+    for evaluator in (evaluate.log_weights, evaluate.ais):
+        with pytest.raises(
+            ValueError, match="`model` must have every site inside the plate over data, got site 'Random"
+        ):
+            evaluator(model, x)
 
 
 def test_a_factor_of_the_guide_is_part_of_q():
@@ -314,3 +315,82 @@ def test_a_factor_of_the_guide_is_part_of_q():
     found, plain = (evaluate.ais(Model(whole, each), x, start).values for each in (q, prior))
     torch.testing.assert_close(found, plain - 0.5, rtol=0, atol=1e-12)
     assert not math.isclose(plain[0].item(), 0)
+
+
+def point(x):
+    with data(x):
+        pyro.sample("z", dist.Delta(x.sum(-1) / (D + 1)))
+
+
+def with_another(x):
+    with data(x):
+        u = pyro.sample("u", dist.Normal(0 * ONE, 1), infer={"is_auxiliary": True})
+        pyro.sample("z", dist.Normal(u, 1))
+
+
+def with_its_component(x):
+    with data(x):
+        k = pyro.sample("k", dist.Bernoulli(0.5 * ONE), infer={"is_auxiliary": True})
+        pyro.sample("z", dist.Normal(k, 1))
+
+
+def masked_alone(x):
+    with data(x), poutine.mask(mask=x[:, 0] > 0):
+        pyro.sample("z", dist.Normal(0 * ONE, 1))
+
+
+def whole_coin(x):
+    with data(x):
+        z = pyro.sample("z", dist.Bernoulli(0.5 * ONE))
+        pyro.sample("x", near(z).to_event(1), obs=x)
+
+
+def relaxed(x):
+    with data(x):
+        pyro.sample("z", dist.RelaxedBernoulliStraightThrough(ONE, 0.5 * ONE))
+
+
+NO_WEIGHTS = [(whole, point, "z"), (whole, with_another, "u"), (whole, with_its_component, "k")]
+NO_WEIGHTS += [(whole, masked_alone, "z"), (whole_coin, relaxed, "z")]
+
+
+@pytest.mark.parametrize(("p", "q", "site"), NO_WEIGHTS, ids=lambda each: getattr(each, "__name__", each))
+def test_a_guide_of_other_latents_or_of_another_kind_has_no_likelihood(p, q, site):
+    """Of a point, say, p(x, z) is as large as its prior is narrow, and no bound of p(x)."""
+    x = torch.randn(N, D, dtype=torch.float64)
+    with pytest.raises(ValueError, match=f"`guide` must have a density of the latents of .*, got site '{site}'"):
+        evaluate.log_likelihood(Model(p, q), x, 10)
+    assert evaluate.elbo(Model(p, q), x, 10).isfinite().all()  # as Pyro counts it
+
+
+def test_a_point_serves_a_discrete_latent_and_what_follows_from_one_draw_of_all():
+    x = torch.randn(N, D, dtype=torch.float64)
+
+    def sure(x):
+        with data(x):
+            pyro.sample("z", dist.Delta(0 * x[:, 0]))
+
+    known = math.log(0.5) + near(0 * x[:, 0]).to_event(1).log_prob(x)
+    torch.testing.assert_close(evaluate.log_likelihood(Model(whole_coin, sure), x, 10).values, known)
+
+    def automatic(x):  # the posterior, as 2 times a draw of another site
+        with data(x):
+            half = dist.Normal(x.sum(-1) / (D + 1) / 2, (D + 1) ** -0.5 / 2)
+            u = pyro.sample("all", half, infer={"is_auxiliary": True})
+            pyro.sample("z", dist.Delta(2 * u, log_density=torch.full_like(u, -math.log(2))))
+
+    torch.testing.assert_close(evaluate.log_likelihood(Model(whole, automatic), x, 10).values, log_p(x))
+
+
+def test_what_is_no_program_is_refused_by_name():
+    def methods(x=None, *, num_data=1):
+        return whole(x)
+
+    model, x = Model(whole, prior), torch.randn(N, D, dtype=torch.float64)
+    for use in (evaluate.log_likelihood, evaluate.ais, evaluate.encode):
+        with pytest.raises(TypeError, match=r"`guide` must be a pyrovae\.models\.Program, got function"):
+            use(model, x, guide=methods)
+        given = type("Given", (Model,), {"guide": methods})(whole, prior)
+        del given.guide
+        with pytest.raises(TypeError, match=r"`model\.guide` must be a pyrovae\.models\.Program, got method"):
+            use(given, x)
