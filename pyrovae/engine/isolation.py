@@ -14,16 +14,19 @@ from typing import Any
 
 import pyro
 import torch
+from pyro.poutine.runtime import _DIM_ALLOCATOR, _PYRO_STACK
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 LOCK = threading.RLock()
+_inside = False  # whether the thread that holds the lock is in such a block already
 
 
 @contextmanager
 def alone() -> Iterator[None]:
     """A block that no other thread enters meanwhile, with a parameter store of its own, in full precision.
 
+    The caller's handlers of Pyro, a ``poutine.scale`` or a plate around the outermost such block, are set aside in it.
     The store begins with what the caller has made by ``pyro.param``; what belongs to modules comes with these.
 
     Autocast keeps the casts of weights until its outermost block ends, however often the weights change meanwhile; so
@@ -32,6 +35,7 @@ def alone() -> Iterator[None]:
     """
     keeps, gradients = torch.is_autocast_cache_enabled(), torch.is_grad_enabled()
     with LOCK, torch.inference_mode(False), torch.set_grad_enabled(gradients), ExitStack() as stack:
+        stack.enter_context(_handlers_aside())
         store = pyro.get_param_store()
         own = {name: each for name, each in store._params.items() if not isinstance(each, nn.Parameter)}
         stack.enter_context(
@@ -42,6 +46,26 @@ def alone() -> Iterator[None]:
         stack.callback(torch.set_autocast_cache_enabled, keeps)
         torch.set_autocast_cache_enabled(False)
         yield
+
+
+@contextmanager
+def _handlers_aside() -> Iterator[None]:
+    """A block without the caller's handlers of Pyro; in a block within it, those that it has got by then stay."""
+    global _inside
+    if _inside:
+        yield
+        return
+    stacks: list[list[Any]] = [_PYRO_STACK, _DIM_ALLOCATOR._stack]
+    aside = [stack[:] for stack in stacks]
+    try:
+        _inside = True
+        for stack in stacks:
+            stack.clear()
+        yield
+    finally:
+        _inside = False
+        for stack, own in zip(stacks, aside, strict=True):
+            stack[:] = own
 
 
 @contextmanager

@@ -246,3 +246,17 @@ def test_a_pool_of_processes_takes_models_and_returns_results():
             torch.testing.assert_close(row.log_prob, other.log_prob)
         with pytest.raises(fit.DivergenceError, match=r"the loss is not finite at step \d"):
             fails.result(PATIENCE)
+
+
+@pytest.mark.parametrize("name", ["svi", "importance weights", "elbo", "encode", "sample", "annealing"])
+def test_handlers_of_the_caller_reach_no_work_of_ours(name):
+    """Else a scale would multiply, and a plate of the name "data" would be one too many."""
+    m, x = models(), data()
+    expected = WORK[name](m, x)
+    with pyro.poutine.trace() as traced, pyro.poutine.scale(scale=10.0), pyro.plate("data", 7):
+        found = WORK[name](m, x)
+        pyro.sample("own", pyro.distributions.Normal(0.0, 1.0))
+    assert torch.equal(found, expected)
+    assert set(traced.trace.nodes) >= {"own"}
+    assert traced.trace.nodes["own"]["scale"] == 10.0
+    assert not {"x", "z"} & set(traced.trace.nodes)
