@@ -203,8 +203,8 @@ def go_back(state: TrainingState, checked: Checked, loss: BatchLoss, step: AnySt
     loss.elbo.go_back(state.num_steps)
     step.go_on(state.num_steps + state.epoch)
     warn(
-        f"the graph of the loss was out of date after epoch {epoch}: {error}; the fit went back to epoch "
-        f"{state.epoch}, from where Pyro interprets the model at every step; `compile=False` does so unasked.",
+        f"the graph of the loss was out of date after epoch {epoch}: {error}; the fit and its model went back to "
+        f"epoch {state.epoch}, from where Pyro interprets the model at every step; `compile=False` does so unasked.",
         FitWarning,
     )
 

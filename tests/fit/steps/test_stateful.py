@@ -649,7 +649,7 @@ def test_a_graph_that_is_out_of_date_is_found_by_the_interpreter_and_the_fit_goe
     _, by_graph, warned = two_fits(OutOfSight, x, callback=callback)
     (message,) = warned
     assert "the graph of the loss was out of date after epoch 24: its graph is" in message
-    assert "the fit went back to epoch 0, from where Pyro interprets the model at every step" in message
+    assert "the fit and its model went back to epoch 0, from where Pyro interprets the model at every step" in message
     assert len(by_graph.trace) == EPOCHS
     torch.manual_seed(0)
     hidden.value = 0.3  # as it was when the fit went back
