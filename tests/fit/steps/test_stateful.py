@@ -664,7 +664,7 @@ def test_what_was_frozen_since_is_trained_again_when_the_fit_goes_back(x):
         model.decoder.requires_grad_(epoch < 6)
 
     _, by_graph, warned = two_fits(OutOfSight, x, callback=callback)
-    assert "the fit went back to epoch 0" in warned[0]
+    assert "the fit and its model went back to epoch 0" in warned[0]
     torch.manual_seed(0)
     hidden.value = 0.3  # as it was when the fit went back
     model = VAE(2, D, hidden=(8,), encoder=OutOfSight()).double()
