@@ -789,7 +789,8 @@ def stock_training(model, x):
     svi, losses = SVI(model.model, model.guide, optimizer, model.elbo), []
     torch.manual_seed(0)
     for _ in range(EPOCHS):
-        batch = x[torch.randperm(N)]
+        torch.randperm(N)  # which fit.svi draws, too
+        batch = x
         losses.append(svi.step(batch) / model.size)
         svi.evaluate_loss(batch)  # fit.svi looks at the last batch of an epoch once more
     return -torch.tensor(losses, dtype=torch.float64)

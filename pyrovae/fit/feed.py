@@ -47,8 +47,12 @@ class InMemory:
         return self.model.program_inputs(self.source, "data")[0] if self.source.resample else self.observations.x
 
     def batches(self, batch_size: int) -> Iterator[Tensor]:
-        """One pass over all data, in random order: of each batch its rows in ``observations``, on the device."""
-        yield from torch.randperm(len(self), device=self.observations.x.device).split(batch_size)
+        """One pass over all data, in random order: of each batch its rows in ``observations``, on the device.
+
+        A batch of all data has them in their own order, since a guide may hold numbers for every single datum.
+        """
+        order = torch.randperm(len(self), device=self.observations.x.device)
+        yield from (order if batch_size < len(self) else order.sort().values).split(batch_size)
 
 
 class Streamed:

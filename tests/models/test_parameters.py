@@ -309,3 +309,43 @@ def test_what_modules_hold_stays_with_them(stock_pyro):
     torch.testing.assert_close(evaluate.elbo(result.model, other, 2), log_p(other, *moments(other)), rtol=0, atol=2e-2)
     torch.testing.assert_close(evaluate.elbo(model, x, 2), log_p(x, *moments(x)), rtol=0, atol=2e-2)
     assert [name for name in result.model.state_dict() if "pyro_params" in name] == ["model.pyro_params.shift"]
+
+
+class OwnNumbers(Program):
+    """q(z_n) = Normal(loc_n, ½^½), with a number for every datum rather than an encoder."""
+
+    def forward(self, x, *, num_data=1):
+        loc = pyro.param("loc_of_each", lambda: torch.zeros(len(x), dtype=torch.float64))
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(loc, 0.5**0.5))
+
+
+class Steady(Program):
+    """z_n ~ Normal(0, 1), x_n ~ Normal(z_n, 1), whose posterior is Normal(x_n / 2, ½^½)."""
+
+    def forward(self, x=None, *, num_data=1):
+        with pyro.plate("data", num_data if x is None else len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros((), dtype=torch.float64), 1.0))
+            return pyro.sample("x", dist.Normal(z[..., None], 1.0).to_event(1), obs=x)
+
+
+class WithoutEncoder(LatentVariableModel):
+    data_shape = (1,)
+
+    def __init__(self):
+        super().__init__()
+        self.model, self.guide = Steady(), OwnNumbers()
+
+    def initialize(self, x):
+        pass
+
+
+@pytest.mark.parametrize("way", [False, "graph"])
+def test_a_number_for_every_datum_stays_with_its_datum(way):
+    """Where a batch is all of the data, as it must be for such a guide."""
+    x = torch.arange(-3.0, 4.0, dtype=torch.float64)[:, None]
+    options = {"num_epochs": 300, "batch_size": len(x), "lr": 0.05, "schedule": "cosine"}
+    model = fit.svi(WithoutEncoder(), x, **options, execution=Execution(compile=way)).model
+    # in another order every number would go to the mean of the data, 0, which costs the first datum 2.25 nats
+    exact = dist.Normal(0.0, 2**0.5).log_prob(x[:, 0])
+    torch.testing.assert_close(evaluate.elbo(model, x, 1000), exact, rtol=0, atol=0.75)
