@@ -122,8 +122,7 @@ class CompiledLoss:
         backend: ``"graph"``, or ``"inductor"``, which takes some ten seconds and a C++ compiler, and is faster then.
 
     Raises:
-        NotStatic: From a call, if the function is not static; nothing has changed then, random state included, so that
-            :meth:`run` may take its place.
+        NotStatic: From a call, if the function is not static; nothing has changed then, random state included.
     """
 
     def __init__(
@@ -151,10 +150,6 @@ class CompiledLoss:
     def __call__(self, *inputs: Tensor) -> Sequence[Tensor]:
         """What the function returns, detached; ``grad`` of the parameters is the gradient of the first."""
         return set_gradients(self.parameters, self.evaluate(*inputs))
-
-    def run(self, *inputs: Any) -> Sequence[Tensor]:
-        """The same without a graph, whether or not the function is static."""
-        return set_gradients(self.parameters, with_gradients(self.function, self.parameters, *inputs))
 
 
 def graph_of(loss: BatchLoss, watched: Watched, backend: Backend) -> CompiledLoss:
