@@ -8,7 +8,7 @@ from typing import Any
 
 from pyrovae.data import Observations
 from pyrovae.models.base import LatentVariableModel
-from pyrovae.models.defaults import variance
+from pyrovae.models.floors import mean_variance
 from pyrovae.models.tractable import TractableModel
 
 MANY = 10_000  # data whose variance is that of all
@@ -41,7 +41,7 @@ def svi_options(model: LatentVariableModel, train: Observations, **given: Any) -
         options = {"batch_size": 128, "lr": 0.03 if model.support == "boolean" else 2e-3, "schedule": "cosine"}
         num_steps = 60 if large else 450
     else:
-        with_units = math.sqrt(variance(train[:MANY]) / 0.07)
+        with_units = math.sqrt(mean_variance(train.x[:MANY]) / 0.07)
         options = {"batch_size": 2048, "lr": 0.03 * with_units, "schedule": "cosine"}
         num_steps = 400
     options |= {name: value for name, value in given.items() if value is not None}

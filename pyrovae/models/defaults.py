@@ -11,10 +11,9 @@ from typing import Any
 from pyrovae.data import Observations
 from pyrovae.models import PPCA, VAE, BernoulliMixture, FactorAnalysis, GaussianMixture, PPCAMixture
 from pyrovae.models.base import LatentVariableModel
+from pyrovae.models.floors import FLOOR, NOISE_FLOOR, relative_floor
 from pyrovae.models.likelihoods import LIKELIHOODS as CLASSES, DiscretizedLogistic, Likelihood
 
-FLOOR = 4e-3  # of a covariance or a decoder's variance, relative to the mean variance of a dimension
-NOISE_FLOOR = 1e-6  # of the noise of linear models, relative too
 LIKELIHOODS: dict[str, type[Any]] = {
     re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower(): cls for name, cls in CLASSES.items() if cls.is_density
 }
@@ -46,16 +45,6 @@ KINDS = {
     "bernoulli-mixture": Kind(BernoulliMixture, ("num_components", "floor")),
     "vae": Kind(VAE, ("latent_dim", *OF_LIKELIHOOD, *OF_NETWORK)),
 }
-
-
-def variance(train: Observations) -> float:
-    """Mean variance of a dimension."""
-    return train.x.double().var(0, correction=0).mean().clamp_min(1e-12).item()
-
-
-def relative_floor(train: Observations, relative: float) -> float:
-    """So many times the mean variance, to two significant digits, so that a reported floor is the floor."""
-    return float(f"{relative * variance(train):.1e}")
 
 
 def default_latent_dim(train: Observations) -> int:
@@ -101,7 +90,7 @@ def build(kind: str, train: Observations, **options: Any) -> LatentVariableModel
         if name in chosen.options:
             arguments.setdefault(name, default(train))
     if chosen.relative_floor is not None and "floor" not in arguments:
-        arguments["floor"] = relative_floor(train, chosen.relative_floor)
+        arguments["floor"] = relative_floor(train.x, chosen.relative_floor)
     arguments = _of_vae(train, arguments) if kind == "vae" else {**arguments, "data_shape": (train.num_dims,)}
     model = chosen.cls(**arguments)
     _check_support(kind, model.support, train)
@@ -144,7 +133,7 @@ def _likelihood(name: str, train: Observations, given: dict[str, Any]) -> Likeli
     if cls is DiscretizedLogistic:
         return cls(levels=train.space.levels, **given)
     if "floor" in takes and "floor" not in given:
-        given = {**given, "floor": relative_floor(train, FLOOR)}
+        given = {**given, "floor": relative_floor(train.x, FLOOR)}
     return cls(**given)
 
 

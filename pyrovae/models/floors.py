@@ -15,11 +15,31 @@ from torch.distributions import Independent, LowRankMultivariateNormal, Multivar
 
 from pyrovae.models.distributions import Reshaped
 
+FLOOR = 4e-3  # of a covariance or a decoder's variance where nobody chose, relative to the mean variance of a dimension
+NOISE_FLOOR = 1e-6  # of the noise of linear models, relative too
 # All of them times ε:
 AT_FLOOR = 1.1  # up to here a variance is at the floor
 ON_FLOOR = 1.001  # up to here it is the floor itself, but for rounding
 FAR_BELOW = 0.1  # below it, data are so flat that their likelihood comes from the floor
 VARIES = 10.0  # data that vary by more than this have no need of the floor
+
+
+def relative_floor(x: Tensor, relative: float, weight: Tensor | None = None) -> float:
+    """So many times the mean variance of a dimension of data (N, ...), to two digits, so that a reported floor is ε.
+
+    Each datum counts for ``weight`` (N,).  Data that do not vary are taken to have a variance of 1e-12.
+    """
+    return float(f"{relative * mean_variance(x, weight):.1e}")
+
+
+def mean_variance(x: Tensor, weight: Tensor | None = None) -> float:
+    """The mean over dimensions of the variance of data (N, ...), at least 1e-12; NaN is a value not observed."""
+    rows = x.flatten(1).double()
+    mass = (~rows.isnan()).double() * (1 if weight is None else weight.double()[:, None])
+    share = mass / mass.sum(0).clamp_min(1e-300)
+    mean = (rows.nan_to_num() * share).sum(0)
+    variance = ((rows - mean).nan_to_num().square() * share).sum(0)
+    return variance.mean().clamp_min(1e-12).item()
 
 
 def degenerate(variance: Tensor, limit: float, whole: Tensor, floor: float) -> Tensor:

@@ -22,7 +22,8 @@ from pyrovae.engine.seeding import seeded
 from pyrovae.fit import FitResult
 from pyrovae.fit.defaults import LARGE_NUMBERS
 from pyrovae.models.base import LatentVariableModel
-from pyrovae.models.defaults import FLOOR, NOISE_FLOOR, build, default_latent_dim, relative_floor
+from pyrovae.models.defaults import build, default_latent_dim
+from pyrovae.models.floors import FLOOR, NOISE_FLOOR, relative_floor
 
 FitFunction = Callable[[Any], FitResult]
 
@@ -163,7 +164,7 @@ class _Baselines:
         """Probabilistic PCA in closed form, by EM, and by SVI with the exact posterior as guide."""
         most = min(self.train.num_dims, len(self.train)) - 1
         dims = [latent_dim] if latent_dim is not None else [q for q in LATENT_DIMS if q <= most]
-        floor = relative_floor(self.train, NOISE_FLOOR)
+        floor = relative_floor(self.train.x, NOISE_FLOOR)
         candidates = [self.model("ppca", latent_dim=q, floor=floor) for q in dims]
         self.report(f"probabilistic PCA: closed form at {len(dims)} latent dimensions")
         best = self._best(candidates, self._closed_form, "probabilistic PCA: latent dimension {latent_dim}")
@@ -184,7 +185,7 @@ class _Baselines:
     @cached_property
     def floors(self) -> list[float]:
         """Floors of covariances worth trying."""
-        return [relative_floor(self.train, relative) for relative in RELATIVE_FLOORS]
+        return [relative_floor(self.train.x, relative) for relative in RELATIVE_FLOORS]
 
     def _mixtures(self, num_components: int | None, num_data: int, binary: bool) -> list[Any]:
         """Every form of the covariance, number of components and floor worth trying; the fewest parameters first."""
