@@ -33,10 +33,11 @@ def svi_options(model: LatentVariableModel, train: Observations, **given: Any) -
         >>> svi_options(PPCA(latent_dim=1, data_shape=(3,)), Observations(torch.randn(5000, 3)))["num_epochs"]
         134
     """
-    large, fewest, most = is_large(train), 1, None
+    large, most = is_large(train), None
     if not isinstance(model, TractableModel):
         options: dict[str, Any] = {"batch_size": 256 if large else 64, "lr": 3e-3, "schedule": "one_cycle"}
-        num_steps, fewest, most = 1700, 20, 400
+        passes = 60 * len(train) // (given.get("batch_size") or options["batch_size"])
+        num_steps, most = min(max(1700, passes), 12_000), 400
     elif _is_mixture(model):
         options = {"batch_size": 128, "lr": 0.03 if model.support == "boolean" else 2e-3, "schedule": "cosine"}
         num_steps = 60 if large else 450
@@ -46,7 +47,7 @@ def svi_options(model: LatentVariableModel, train: Observations, **given: Any) -
         num_steps = 400
     options |= {name: value for name, value in given.items() if value is not None}
     num_epochs = math.ceil(num_steps / math.ceil(len(train) / options["batch_size"]))
-    return {"num_epochs": min(max(fewest, num_epochs), most or num_epochs), **options}
+    return {"num_epochs": min(num_epochs, most or num_epochs), **options}
 
 
 def is_large(train: Observations) -> bool:

@@ -31,8 +31,8 @@ from pyrovae.fit.training import (
     TrainingState,
     frozen_kept,
     offender_named,
+    precise_enough,
     require_finite,
-    warn_of_scale,
 )
 from pyrovae.models.base import LatentVariableModel, check_model
 
@@ -124,7 +124,8 @@ def svi(
     )
     num_epochs, batch_size, lr, schedule = (chosen[name] for name in ("num_epochs", "batch_size", "lr", "schedule"))
     with alone(), quiet(UserWarning, NOT_REGISTERED), torch.enable_grad(), seeded(seed):
-        fitted, observations = model.copy().to(device=device), as_observations(data)
+        observations = as_observations(data)
+        fitted = precise_enough(model.copy().to(device=device), observations)
         check_execution(execution, fitted, batch_size, group)
         feed = open_feed(fitted, observations, batch_size, execution.memory_budget, group)
         valid_inputs = () if valid is None else fitted.program_inputs(valid, "valid")
@@ -132,8 +133,7 @@ def svi(
         if not warm_start:
             fitted.forget_parameters()
             with frozen_kept(fitted):
-                fitted.initialize(start := feed.start())
-            warn_of_scale(fitted, start)
+                fitted.initialize(feed.start())
         loss = BatchLoss(fitted, feed, elbo, execution.precision)
         group.copy_from_first(fitted.state_dict().values())
         torch_optimizer = make_optimizer(optimizer, loss.parameters, float(lr))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pyrovae.engine.files import written_whole
 from pyrovae.models import PPCA, VAE, BernoulliMixture, FactorAnalysis, GaussianMixture, PPCAMixture
@@ -89,12 +90,19 @@ def load(
         model.to(device=device, dtype=dtype)
         for name, own in itertools.chain(model.named_parameters(), model.named_buffers()):
             own.data = own.data.to(state.get(name, own).dtype)  # a fitted mixture has one of its own, as a prior
-        model.load_state_dict(state)
+        model.load_state_dict({**_without_units(model, state), **state})
         restore_stored(model, content.get("stored", {}))
     except RuntimeError as error:
         message = " ".join(str(error).split())
         raise ValueError(f"`path` holds parameters that do not fit the {kind}: {message}") from error
     return model.eval()
+
+
+def _without_units(model: LatentVariableModel, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What files of earlier releases lack: their networks saw the data, and gave p(x|z), in the units of the data."""
+    one = {"centre": torch.zeros_like, "unit": torch.ones_like}
+    buffers = ((name, name.rpartition(".")[2], each) for name, each in model.named_buffers() if name not in state)
+    return {name: one[last](each) for name, last, each in buffers if last in one}
 
 
 def describe(path: str | Path) -> dict[str, Any] | None:

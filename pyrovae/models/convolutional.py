@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pyrovae.models.architecture import Architecture, image_shape
 from pyrovae.models.likelihoods import Likelihood
 from pyrovae.models.networks import GaussianPosterior, with_labels
+from pyrovae.models.standardise import Standardise
 
 Size = tuple[int, int]
 
@@ -65,6 +66,7 @@ class ConvEncoder(GaussianPosterior):
         channels = architecture.widths
         height, width = _sizes(architecture.data_shape, len(channels))[-1]
         super().__init__(channels[-1] * height * width, architecture)
+        self.standardise = Standardise(architecture.data_shape)
         layers: list[nn.Module] = []
         for n_in, n_out in itertools.pairwise((architecture.data_shape[0] + architecture.num_labels, *channels)):
             layers += [nn.Conv2d(n_in, n_out, kernel_size=4, stride=2, padding=1), architecture.activate()]
@@ -72,7 +74,8 @@ class ConvEncoder(GaussianPosterior):
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> dist.Distribution:
         """x of shape (..., channels, height, width) → distribution of batch shape (...), event shape (L,)."""
-        pixels = with_labels(x.movedim(-3, -1), None if y is None else y[..., None, None], self.num_classes)
+        pixels = self.standardise(x).movedim(-3, -1)
+        pixels = with_labels(pixels, None if y is None else y[..., None, None], self.num_classes)
         return self.q(_over_images(self.body, pixels.movedim(-1, -3)).flatten(-3))
 
 

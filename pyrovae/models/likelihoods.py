@@ -1,7 +1,7 @@
 """Likelihoods p(x|z): which numbers a decoder gives for a datum, and the distribution over x that they make.
 
 Every Gaussian covariance is bounded below by a floor, Σ ⪰ ε I, because a decoder that may let σ → 0 has an unbounded
-likelihood.
+likelihood.  A floor that nobody gives follows the data of the fit.  The network's numbers are in units of the data.
 
 =========================  =====================  ======================================================================
 likelihood                 data                   p(x|z)
@@ -18,8 +18,8 @@ likelihood                 data                   p(x|z)
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self, cast
 
 import pyro.distributions as dist
 import torch
@@ -30,7 +30,9 @@ from pyrovae.data.observations import Support
 from pyrovae.engine.checks import check_whole
 from pyrovae.models import distributions
 from pyrovae.models.base import check_floor
+from pyrovae.models.floors import FLOOR, relative_floor
 from pyrovae.models.linear_algebra import identity_like
+from pyrovae.models.standardise import units
 
 Scale = float | Literal["shared", "per_dim", "decoder_scalar", "decoder"]
 SCALES = ("shared", "per_dim", "decoder_scalar", "decoder")
@@ -74,11 +76,25 @@ class Likelihood:
         """The learned numbers that all data share: how many of each name."""
         return {}
 
+    def units(self, num_dims: int) -> dict[str, int]:
+        """The numbers that all data share and nothing learns, 1 until the start: how many of each name."""
+        return {}
+
+    @property
+    def each_has_unit(self) -> bool:
+        """Whether every dimension has a unit of its own, as columns of a table; else one serves all, as pixels."""
+        return False
+
+    def for_data(self, x: Tensor) -> Self:
+        """This likelihood, with what it leaves to the data (N, ...) taken from them."""
+        return self
+
     def distribution(self, numbers: Numbers, data_shape: Shape) -> Any:
         """p(x|z), event shape ``data_shape``.
 
         Args:
-            numbers: By name, those of ``outputs`` of shape (..., their number), those of ``shared`` (their number,).
+            numbers: By name, those of ``outputs`` of shape (..., their number), those of ``shared`` and of ``units``
+                (their number,).
             data_shape: Shape of one datum.
         """
         raise NotImplementedError
@@ -115,28 +131,34 @@ class Head(nn.Module):
 
     def __init__(self, likelihood: Likelihood, num_features: int, data_shape: Shape, linear: MakeLinear) -> None:
         super().__init__()
-        self.likelihood, self.data_shape = likelihood, data_shape
+        self.given, self.likelihood, self.data_shape = likelihood, likelihood, data_shape
         num_dims = math.prod(data_shape)
         for name, number in likelihood.outputs(num_dims).items():
             self.add_module(name, linear(num_features, number))
         for name, number in likelihood.shared(num_dims).items():
             self.register_parameter(name, nn.Parameter(torch.zeros(number)))
+        for name, number in likelihood.units(num_dims).items():
+            self.register_buffer(name, torch.ones(number))
 
     def forward(self, h: Tensor) -> Any:
         # gradients in h add up in this order, which fits of earlier releases had
         outputs = {name: layer(h) for name, layer in sorted(self.named_children())}
-        return self.likelihood.distribution({**outputs, **dict(self.named_parameters(recurse=False))}, self.data_shape)
+        return self.likelihood.distribution({**outputs, **self._of_all_data()}, self.data_shape)
+
+    def _of_all_data(self) -> Numbers:
+        return {**dict(self.named_parameters(recurse=False)), **dict(self.named_buffers(recurse=False))}
 
     def start_at(self, x: Tensor) -> None:
-        """Start the output at the data."""
+        """Start the output at the data, with the likelihood for them."""
+        self.likelihood = self.given.for_data(x)
         self.set(self.likelihood.start(x.flatten(1)))
 
     @torch.no_grad()
     def set(self, numbers: Numbers) -> None:
-        """Set shared numbers, and by the biases what outputs are where the features are zero."""
+        """Set shared numbers and units, and by the biases what outputs are where the features are zero."""
+        own = self._of_all_data()
         for name, value in numbers.items():
-            part: Any = getattr(self, name)
-            (part if isinstance(part, nn.Parameter) else part.bias).copy_(value)
+            (own[name] if name in own else getattr(self, name).bias).copy_(value)
 
 
 # ---------------------------------------------------------------------------------------- one logit for every dimension
@@ -236,17 +258,42 @@ class ContinuousBernoulli(_Logits):
 # ---------------------------------------------------------------------------------- a location and a scale, independent
 
 
-class _LocationScale(Likelihood):
-    """Independent dimensions with location μ(z) and variance σ² = ε + softplus(raw), raw from where ``scale`` says."""
+class _Floored(Likelihood):
+    """Gaussians, and what is like them, whose variances are bounded below."""
 
-    scale: Scale
-    floor: float
+    floor: float | None
 
     def __post_init__(self) -> None:
-        check_floor(self.floor)
+        if self.floor is not None:
+            check_floor(self.floor)
+
+    def for_data(self, x: Tensor) -> Self:
+        """A floor of None becomes 0.004 of the mean variance of a dimension."""
+        return self if self.floor is not None else replace(cast(Any, self), floor=relative_floor(x, FLOOR))
+
+    @property
+    def least_variance(self) -> float:
+        """ε; of a likelihood that has not seen its data, that of data of unit variance."""
+        return FLOOR if self.floor is None else self.floor
+
+
+class _LocationScale(_Floored):
+    """Independent dimensions with location u·μ(z) and variance σ² = ε + u²·softplus(raw), u the unit of the data.
+
+    There is one unit for every dimension where every dimension has its σ; else there is one for all.
+    """
+
+    scale: Scale
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         number = isinstance(self.scale, int | float) and not isinstance(self.scale, bool)
         if not (self.scale in SCALES or (number and 0 < float(self.scale) < math.inf)):
             raise ValueError(f"`scale` must be a positive number or one of {SCALES}, got {self.scale!r}.")
+
+    @property
+    def each_has_unit(self) -> bool:
+        return self.scale in ("per_dim", "decoder")
 
     def outputs(self, num_dims: int) -> dict[str, int]:
         raw = {"decoder_scalar": {"raw_variance": 1}, "decoder": {"raw_variance": num_dims}}
@@ -256,15 +303,22 @@ class _LocationScale(Likelihood):
         raw = {"shared": {"raw_variance": 1}, "per_dim": {"raw_variance": num_dims}}
         return raw.get(str(self.scale), {})
 
+    def units(self, num_dims: int) -> dict[str, int]:
+        return {"unit": num_dims if self.each_has_unit else 1}
+
     def distribution(self, numbers: Numbers, data_shape: Shape) -> Any:
-        loc = numbers["loc"].unflatten(-1, data_shape)
+        unit = numbers["unit"]
+        loc = self._location(numbers["loc"], unit).unflatten(-1, data_shape)
         if not isinstance(self.scale, str):
             sigma = torch.full_like(loc, self.scale)
         else:
-            flat = (self.floor + F.softplus(numbers["raw_variance"])).sqrt()
+            flat = (self.least_variance + unit.square() * F.softplus(numbers["raw_variance"])).sqrt()
             shape = data_shape if flat.shape[-1] > 1 else (1,) * len(data_shape)
             sigma = flat.unflatten(-1, shape).expand_as(loc)
         return self._dimensions(loc, sigma).to_event(len(data_shape))
+
+    def _location(self, raw: Tensor, unit: Tensor) -> Tensor:
+        return unit * raw
 
     def _dimensions(self, loc: Tensor, sigma: Tensor) -> Any:
         """The distribution of every dimension, from its location and its standard deviation."""
@@ -272,13 +326,16 @@ class _LocationScale(Likelihood):
 
     def start(self, x: Tensor) -> Numbers:
         """μ at the mean of the data, σ² at their variance (per dimension where σ² is)."""
-        raw = {} if not isinstance(self.scale, str) else self.with_variance(x.var(0, correction=0), self.floor)
-        return {"loc": x.mean(0), **raw}
+        learned = isinstance(self.scale, str)
+        unit = units(x, self.each_has_unit, math.sqrt(self.least_variance) if learned else 0.0)
+        raw = self.with_variance(x.var(0, correction=0), unit, self.least_variance) if learned else {}
+        return {"unit": unit, "loc": x.mean(0) / unit, **raw}
 
-    def with_variance(self, per_dim: Tensor, least_above_floor: float) -> Numbers:
+    def with_variance(self, per_dim: Tensor, unit: Tensor, least_above_floor: float) -> Numbers:
         """The raw number of these variances (D,), or of their mean, or of one a little above the floor."""
-        variance = per_dim if self.scale in ("per_dim", "decoder") else per_dim.mean().reshape(1)
-        return {"raw_variance": inverse_softplus((variance - self.floor).clamp_min(least_above_floor))}
+        variance = per_dim if self.each_has_unit else per_dim.mean().reshape(1)
+        above = (variance - self.least_variance).clamp_min(least_above_floor)
+        return {"raw_variance": inverse_softplus(above / unit.square())}
 
 
 @dataclass(frozen=True)
@@ -293,7 +350,8 @@ class Gaussian(_LocationScale):
         scale: Where σ comes from: a number (fixed), ``"shared"`` (one learned number), ``"per_dim"`` (one learned
             number a dimension), ``"decoder_scalar"`` (one a datum, from z) or ``"decoder"`` (one a dimension and datum,
             from z).
-        floor: ε, the lower bound of σ², in squared units of the data; not used when σ is a number.
+        floor: ε, the lower bound of σ², in squared units of the data; not used when σ is a number.  By default it
+            follows the data of the fit, 0.004 of the mean variance of a dimension.
         bounded: Whether μ(z) stays in (0, 1), by a sigmoid: for data in [0, 1] many of which are at an end.
 
     Raises:
@@ -311,15 +369,18 @@ class Gaussian(_LocationScale):
     """
 
     scale: Scale = "shared"
-    floor: float = 1e-4
+    floor: float | None = None
     bounded: bool = False
 
     @property
     def covariance_floor(self) -> float | None:
-        return self.floor if isinstance(self.scale, str) else None
+        return self.least_variance if isinstance(self.scale, str) else None
+
+    def _location(self, raw: Tensor, unit: Tensor) -> Tensor:
+        return raw.sigmoid() if self.bounded else super()._location(raw, unit)
 
     def _dimensions(self, loc: Tensor, sigma: Tensor) -> Any:
-        return dist.Normal(loc.sigmoid() if self.bounded else loc, sigma)
+        return dist.Normal(loc, sigma)
 
     def start(self, x: Tensor) -> Numbers:
         """μ at the mean of the data (bounded, clipped to [0.001, 0.999]), σ² at their variance."""
@@ -356,7 +417,7 @@ class DiscretizedLogistic(_LocationScale):
 
     levels: int = 256
     scale: Scale = "decoder"
-    floor: float = 1e-6
+    floor: float | None = 1e-6
     support: ClassVar[Support] = "integer"
 
     def __post_init__(self) -> None:
@@ -370,17 +431,24 @@ class DiscretizedLogistic(_LocationScale):
 # ------------------------------------------------------------------------------------------------- correlated Gaussians
 
 
-class _Correlated(Likelihood):
-    """Gaussians whose covariance is a matrix, Σ ⪰ ε I."""
+class _Correlated(_Floored):
+    """Gaussians whose covariance is a matrix, Σ ⪰ ε I; every dimension has its unit u."""
 
-    floor: float
-
-    def __post_init__(self) -> None:
-        check_floor(self.floor)
+    each_has_unit = True
 
     @property
     def covariance_floor(self) -> float:
-        return self.floor
+        return self.least_variance
+
+    def units(self, num_dims: int) -> dict[str, int]:
+        return {"unit": num_dims}
+
+    def _start(self, x: Tensor) -> tuple[Numbers, Tensor]:
+        """μ at the mean of the data, and the variances above the floor, in units."""
+        least = self.least_variance
+        unit = units(x, True, math.sqrt(least))
+        above = (x.var(0, correction=0) - least).clamp_min(least) / unit.square()
+        return {"unit": unit, "loc": x.mean(0) / unit}, above
 
 
 @dataclass(frozen=True)
@@ -389,7 +457,8 @@ class LowRankGaussian(_Correlated):
 
     Args:
         rank: Columns of F.
-        floor: ε, the lower bound of v and so of every eigenvalue of the covariance, in squared units of the data.
+        floor: ε, the lower bound of v and so of every eigenvalue of the covariance, in squared units of the data.  By
+            default as for :class:`Gaussian`.
 
     Raises:
         ValueError: If ``rank`` is below 1, or ``floor`` not positive.
@@ -405,7 +474,7 @@ class LowRankGaussian(_Correlated):
     """
 
     rank: int = 5
-    floor: float = 1e-4
+    floor: float | None = None
 
     def __post_init__(self) -> None:
         check_whole("rank", self.rank, 1)
@@ -418,14 +487,15 @@ class LowRankGaussian(_Correlated):
         return {"loc": num_dims, "factor": self.rank * num_dims, "raw_variance": num_dims}
 
     def distribution(self, numbers: Numbers, data_shape: Shape) -> Any:
-        factor = numbers["factor"].unflatten(-1, (self.rank, -1)).mT
-        noise = self.floor + F.softplus(numbers["raw_variance"])
-        return _shaped(dist.LowRankMultivariateNormal(numbers["loc"], factor, noise), data_shape)
+        unit = numbers["unit"]
+        factor = unit[:, None] * numbers["factor"].unflatten(-1, (self.rank, -1)).mT
+        noise = self.least_variance + unit.square() * F.softplus(numbers["raw_variance"])
+        return _shaped(dist.LowRankMultivariateNormal(unit * numbers["loc"], factor, noise), data_shape)
 
     def start(self, x: Tensor) -> Numbers:
         """μ at the mean of the data, the diagonal at their variances, F without a bias."""
-        above = _variance_above(x, self.floor)
-        return {"loc": x.mean(0), "factor": x.new_zeros(()), "raw_variance": inverse_softplus(above)}
+        numbers, above = self._start(x)
+        return {**numbers, "factor": x.new_zeros(()), "raw_variance": inverse_softplus(above)}
 
 
 @dataclass(frozen=True)
@@ -435,7 +505,8 @@ class FullGaussian(_Correlated):
     The decoder has D(D + 1)/2 outputs for A, and every datum costs a Cholesky factorisation: for few dimensions.
 
     Args:
-        floor: ε, the lower bound of every eigenvalue of the covariance, in squared units of the data.
+        floor: ε, the lower bound of every eigenvalue of the covariance, in squared units of the data.  By default as
+            for :class:`Gaussian`.
 
     Raises:
         ValueError: If ``floor`` is not positive.
@@ -447,7 +518,7 @@ class FullGaussian(_Correlated):
         True
     """
 
-    floor: float = 1e-4
+    floor: float | None = None
 
     def decoded_floats(self, num_dims: int) -> int:
         return num_dims**2
@@ -456,19 +527,20 @@ class FullGaussian(_Correlated):
         return {"loc": num_dims, "factor": num_dims * (num_dims + 1) // 2}
 
     def distribution(self, numbers: Numbers, data_shape: Shape) -> Any:
-        loc, entries = numbers["loc"], numbers["factor"]
+        loc, entries, unit = numbers["unit"] * numbers["loc"], numbers["factor"], numbers["unit"]
         num_dims = loc.shape[-1]
         rows, columns = torch.tril_indices(num_dims, num_dims, device=loc.device)
         factor = entries.new_zeros(*entries.shape[:-1], num_dims, num_dims)
-        factor[..., rows, columns] = entries
-        scale_tril = torch.linalg.cholesky(factor @ factor.mT + self.floor * identity_like(factor))
+        factor[..., rows, columns] = entries * unit[rows]
+        scale_tril = torch.linalg.cholesky(factor @ factor.mT + self.least_variance * identity_like(factor))
         # valid as built, and asking Pyro whether it is would cost as much again
         return _shaped(dist.MultivariateNormal(loc, scale_tril=scale_tril, validate_args=False), data_shape)
 
     def start(self, x: Tensor) -> Numbers:
         """μ at the mean of the data, the covariance at the diagonal of their variances."""
         rows, columns = torch.tril_indices(x.shape[1], x.shape[1], device=x.device)
-        return {"loc": x.mean(0), "factor": _variance_above(x, self.floor).sqrt().diag()[rows, columns]}
+        numbers, above = self._start(x)
+        return {**numbers, "factor": above.sqrt().diag()[rows, columns]}
 
 
 _OF_PIXELS = (Bernoulli, ContinuousBernoulli, CrossEntropyLoss, DiscretizedLogistic)
@@ -483,11 +555,6 @@ def inverse_softplus(value: Tensor) -> Tensor:
 
 def _clipped_mean(x: Tensor) -> Tensor:
     return x.mean(0).clamp(0.001, 0.999)
-
-
-def _variance_above(x: Tensor, floor: float) -> Tensor:
-    """The variances of the data less the floor, and at least it."""
-    return (x.var(0, correction=0) - floor).clamp_min(floor)
 
 
 def _shaped(vectors: Any, data_shape: Shape) -> Any:

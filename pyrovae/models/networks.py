@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from pyrovae.models.architecture import Architecture
 from pyrovae.models.likelihoods import Likelihood
 from pyrovae.models.linear_algebra import log_det
+from pyrovae.models.standardise import Standardise
 
 
 def mlp(widths: Sequence[int], activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Sequential:
@@ -98,11 +99,13 @@ class GaussianEncoder(GaussianPosterior):
         widths = (math.prod(architecture.data_shape) + architecture.num_labels, *architecture.widths)
         super().__init__(widths[-1], architecture)
         self.num_event_dims = len(architecture.data_shape)
+        self.standardise = Standardise(architecture.data_shape)
         self.body = mlp(widths, architecture.activate)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> dist.Distribution:
         """x of shape (..., *data_shape) → distribution of batch shape (...), event shape (L,)."""
-        return self.q(self.body(with_labels(x.flatten(-self.num_event_dims), y, self.num_classes)))
+        flat = self.standardise(x).flatten(-self.num_event_dims)
+        return self.q(self.body(with_labels(flat, y, self.num_classes)))
 
 
 class LinearGaussianEncoder(nn.Module):

@@ -168,11 +168,9 @@ class VAE(LatentVariableModel):
         if decoder is None:
             likelihood = likelihood or Gaussian()
             decoder = (MLPDecoder if network == "mlp" else ConvDecoder)(architecture, likelihood)
-            self.covariance_floor, self.is_density = likelihood.covariance_floor, likelihood.is_density
-            self.decoded_floats = likelihood.decoded_floats(math.prod(shape))
-            if self._built[0]:
-                described = {"kind": type(likelihood).__name__, **vars(likelihood)}
-                self.config = {**architecture.plain(), "likelihood": described}
+            self.is_density, self.decoded_floats = likelihood.is_density, likelihood.decoded_floats(math.prod(shape))
+            self.config = architecture.plain() if self._built[0] else None
+            self._describe(likelihood)
         output = checked_output(encoder, decoder, latent_dim, shape, num_classes)  # lazy layers learn their sizes
         if num_classes is None:
             self.model, self.guide = VAEModel(decoder, latent_dim), AmortizedGuide(encoder)
@@ -186,6 +184,13 @@ class VAE(LatentVariableModel):
     def _needs_rows(self) -> bool:
         """Whether a decoder of the user's own knows z (N, L) alone."""
         return not self._built[1] and needs_rows(self.decoder, self.latent_dim, self.num_classes)
+
+    def _describe(self, likelihood: Likelihood) -> None:
+        """Record the likelihood of a decoder built here."""
+        self.covariance_floor = likelihood.covariance_floor
+        if self.config is not None:
+            described = {"kind": type(likelihood).__name__, **vars(likelihood)}
+            self.config = {**self.config, "likelihood": described}
 
     @property
     def encoder(self) -> nn.Module:
@@ -214,15 +219,20 @@ class VAE(LatentVariableModel):
         self.model.decoder, self.config = RaisedFloor(self.decoder, floor), None
 
     def initialize(self, x: Tensor) -> None:
-        """Draw fresh weights for the networks built here, and start the decoder's output at the data.
+        """Draw fresh weights for the networks built here, and start them at the data.
 
-        Modules of the user's own keep the parameters that they came with.
+        The encoder then sees data in units of their deviations, and the decoder gives p(x|z) about their mean in such
+        units; a floor that nobody gave follows their variance.  Modules of the user's own keep the parameters that they
+        came with.
         """
         for module, built in zip((self.encoder, self.decoder), self._built, strict=True):
             if built:
                 redraw_parameters(module)
         if self._built[1]:
             self._head.start_at(x)
+            self._describe(self._head.likelihood)
+        if self._built[0]:
+            self.encoder.standardise.start_at(x, not self._built[1] or self._head.likelihood.each_has_unit)
 
     def as_input(self, data: Observations | Tensor, name: str = "x") -> Tensor:
         x = super().as_input(data, name)
@@ -276,7 +286,7 @@ class VAE(LatentVariableModel):
                 z = tuned.encoder(x, *y).sample((num_particles,))
                 errors = (x - tuned.decoder(z, *y).mean).double().square()
                 squares = squares + errors.mean(0).flatten(1).sum(0)
-        head.set(likelihood.with_variance(squares / len(inputs[0]), 1e-6 * likelihood.floor))
+        head.set(likelihood.with_variance(squares / len(inputs[0]), head.unit, 1e-6 * likelihood.least_variance))
         return tuned.eval()
 
 

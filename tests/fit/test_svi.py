@@ -747,25 +747,3 @@ def test_parameters_of_several_types_train_together(x):
     before = {name: each.clone() for name, each in vae.named_parameters()}
     after = parameters_of(fit.svi(vae, x.float(), num_epochs=2, warm_start=True))
     assert all(after[name].dtype == each.dtype and not torch.equal(after[name], each) for name, each in before.items())
-
-
-LARGE = {
-    "scale": lambda x: 1e4 * x,
-    "location": lambda x: x + 1e4,
-    "one dimension": lambda x: x * x.new_tensor([1, 1e5, 1, 1]),
-}
-
-
-@pytest.mark.parametrize("change", LARGE.values(), ids=LARGE)
-def test_data_far_from_unit_scale_are_remarked_on_where_networks_meet_them(change, x):
-    large = change(x)
-    with pytest.warns(fit.FitWarning, match=r"`data` have a dimension of root mean square .*; standardise them first"):
-        fit.svi(small_vae(), large, num_epochs=1)
-    fit.svi(vae_with(nn.Linear(D, 4)), large, num_epochs=1)  # it may rescale
-    fit.svi(GaussianMixture(2, D, floor=0.01), large, num_epochs=1)  # it starts from the data
-
-
-def test_ordinary_data_get_no_remark(x):
-    """Grey values from 0 to 255 among them."""
-    for ordinary in (x, 1e-3 * x, 255 * x.sigmoid()):
-        fit.svi(small_vae(), ordinary, num_epochs=1)

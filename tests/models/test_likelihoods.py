@@ -156,7 +156,7 @@ def test_correlated_noise_varies_over_data_and_is_correlated(shape):
     for likelihood in CORRELATED:
         matrices = covariances(make_head(likelihood, shape)(features(5)))
         assert (matrices.std(0) > 1e-6).all()
-    low_rank = make_head(LowRankGaussian(2), shape)
+    low_rank = make_head(LowRankGaussian(2, floor=0.01), shape)
     h = features(5)
     diagonal = low_rank.likelihood.floor + F.softplus(low_rank.raw_variance(h))
     explained = covariances(low_rank(h)) - diagonal.diag_embed()
