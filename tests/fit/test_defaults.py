@@ -26,7 +26,7 @@ def test_svi_runs_for_a_number_of_steps_whatever_the_number_of_data(kind):
         train = observations("boolean" if kind == "bernoulli-mixture" else "real", num_data)
         options = defaults.svi_options(build(kind, train), train)
         batches = math.ceil(num_data / options["batch_size"])
-        least = 20 * batches if kind == "vae" else 0
+        least = 60 * batches if kind == "vae" else 0
         assert options["num_epochs"] * batches == pytest.approx(max(STEPS.get(kind, 450), least), rel=0.12)
 
 
