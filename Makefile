@@ -39,8 +39,8 @@ lint: $(VENV)/.installed-test  ## ruff and mypy, which change nothing
 notebooks: $(VENV)/.installed-notebooks  ## run every notebook in full, in place
 	$(BIN)/python notebooks/run.py --workers $(WORKERS)
 
-# Modules that the benchmarks share, and the one that asks for a GPU, are not run by themselves.
-SCRIPTS = $(filter-out %/timing.py %/peers.py %/gpu.py,$(sort $(wildcard benchmarks/*.py)))
+# Not run: modules that the benchmarks share, the one that asks for a GPU, and tuning.py, which takes a day.
+SCRIPTS = $(filter-out %/timing.py %/peers.py %/gpu.py %/tuning.py,$(sort $(wildcard benchmarks/*.py)))
 
 bench: $(VENV)/.installed  ## run every benchmark
 	@for script in $(SCRIPTS); do echo "$$script"; $(BIN)/python "$$script" || exit 1; done

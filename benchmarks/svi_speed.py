@@ -18,7 +18,6 @@ import argparse
 import datetime
 import importlib.util
 import math
-import platform
 import statistics
 import sys
 import time
@@ -30,7 +29,7 @@ import peers
 import pyro
 import torch
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
-from timing import RESULTS, interleaved, ratio
+from timing import RESULTS, interleaved, processor, ratio
 from torch import Tensor, nn
 
 from pyrovae import PPCA, VAE, Bernoulli, Gaussian, GaussianMixture, data
@@ -257,15 +256,6 @@ SECTIONS: dict[str, Callable[[Report, argparse.Namespace], None]] = {
     "profile": profile,
     "products": products,
 }
-
-
-def processor() -> str:
-    """What the system calls its processor."""
-    try:
-        with open("/proc/cpuinfo") as lines:
-            return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def versions() -> str:

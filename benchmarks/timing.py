@@ -1,7 +1,8 @@
-"""Paired timings: two ways of doing the same thing, in turn, so that a busy machine slows both."""
+"""Paired timings: two ways of doing the same thing, in turn, so that a busy machine slows both; and its name."""
 
 from __future__ import annotations
 
+import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -47,3 +48,12 @@ def paired(ours: Callable[[], object], peer: Callable[[], object], rounds: int =
     """Time both in every round, after one unmeasured call of each; seconds are medians."""
     seconds = interleaved({"ours": ours, "peer": peer}, rounds)
     return ratio(seconds["ours"], seconds["peer"])
+
+
+def processor() -> str:
+    """What the system calls its processor."""
+    try:
+        with open("/proc/cpuinfo") as lines:
+            return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

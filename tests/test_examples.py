@@ -3,6 +3,7 @@
 import importlib.util
 from pathlib import Path
 
+import optuna
 import pytest
 import torch
 from pyro.infer import Trace_ELBO
@@ -10,6 +11,9 @@ from pyro.infer import Trace_ELBO
 from pyrovae import VAE, Bernoulli, BernoulliMixture, compare, data, evaluate, fit, load, save
 from pyrovae.engine.seeding import seeded
 from pyrovae.evaluate import AISOptions
+from pyrovae.fit.defaults import svi_options
+from pyrovae.models.architecture import DEFAULT_HIDDEN
+from pyrovae.models.defaults import default_latent_dim
 
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 
@@ -105,3 +109,56 @@ def test_it_is_what_the_paper_describes_and_starts_at_the_mean_of_the_pixels(two
     model.initialize(x)
     bias = model.model.pixels.logits.bias
     torch.testing.assert_close(bias.sigmoid(), x.mean(0).clamp(0.001, 0.999))
+
+
+# ---------------------------------------------------------------------------------------------------------------- tune
+
+
+@pytest.fixture(scope="module")
+def tune():
+    return example("tune")
+
+
+@pytest.fixture(scope="module")
+def images():
+    return data.load("digits")
+
+
+def test_a_study_starts_at_the_default_and_goes_on_where_it_stopped(tune, images, tmp_path):
+    """Its best value is the ELBO of a fit with its best parameters."""
+    study = tune.study_of(tmp_path / "study.db")
+    tune.tune(study, images, num_trials=2, steps=40)
+    assert {name: study.trials[0].params[name] for name in tune.DEFAULT} == tune.DEFAULT
+    again = tune.study_of(tmp_path / "study.db")
+    tune.tune(again, images, num_trials=3, steps=40)
+    assert [trial.number for trial in again.trials] == [0, 1, 2]
+    assert again.trials[1].params == study.trials[1].params != again.trials[2].params
+    assert again.best_value == max(trial.value for trial in again.trials)
+    assert tune.fitted(again.best_params, images, 40).elbo == pytest.approx(again.best_value, rel=1e-6)
+
+
+def test_a_trial_that_lags_behind_is_pruned(tune, images, tmp_path):
+    study = tune.study_of(tmp_path / "study.db")
+    study.pruner = optuna.pruners.ThresholdPruner(lower=1e6)  # no ELBO of the digits is as high
+    tune.tune(study, images, num_trials=1, steps=200)
+    (trial,) = study.trials
+    assert trial.state == optuna.trial.TrialState.PRUNED
+    assert list(trial.intermediate_values) == [1]  # after the first tenth
+
+
+def test_pruning_leaves_the_model_and_the_random_state_alone(tune, images, tmp_path):
+    study = tune.study_of(tmp_path / "study.db")
+    study.pruner = optuna.pruners.ThresholdPruner(lower=1e6)
+    vae = VAE(2, (64,), hidden=(8,))
+    state, parameters = torch.get_rng_state(), [each.clone() for each in vae.parameters()]
+    with pytest.raises(optuna.TrialPruned):
+        fit.svi(vae, images.train, num_epochs=10, callback=tune.pruner(study.ask(), images.valid, 10))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(map(torch.equal, vae.parameters(), parameters))
+
+
+def test_its_default_is_that_of_pyrovae(tune, images):
+    chosen = svi_options(VAE(8, (64,)), images.train)
+    assert {name: chosen[name] for name in ("lr", "batch_size")}.items() <= tune.DEFAULT.items()
+    assert default_latent_dim(images.train) == tune.DEFAULT["latent_dim"]
+    assert (tune.DEFAULT["width"],) * tune.DEFAULT["num_layers"] == DEFAULT_HIDDEN
