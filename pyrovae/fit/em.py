@@ -68,7 +68,7 @@ def em(
         num_restarts: Starts to try; the best is kept, of those within rounding (1e-9, relative) the first.
         accelerate: Extrapolate from every two EM steps to a third point (SQUAREM), which is taken only if log p(x)
             does not fall by it; on slow fits an order of magnitude fewer E steps.  Such a pair counts as one iteration.
-            By default PPCA and factor analysis, which climb slowly, do, and mixtures do not.
+            By default for linear Gaussian models, which climb slowly, and for no others.
         warm_start: Start from the parameters of ``model`` rather than from the data.
         chunk_size: Data in one E step; by default as many as keep intermediate values small.
         seed: Seed of the starts.

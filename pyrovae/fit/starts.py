@@ -128,8 +128,8 @@ class Run:
     @property
     def kept(self) -> str:
         """Which parameters are kept, in words."""
-        stopped = f", stopped {self.plan.stop_after} epochs later, before {self.num_epochs} planned"
-        return f"{self.state.kept}{stopped if self.state.epoch < self.num_epochs else ''}{self.which}"
+        stopped = f" (stopped early, {self.num_epochs} planned)" if self.state.epoch < self.num_epochs else ""
+        return f"{self.state.kept}{stopped}{self.which}"
 
     @property
     def which(self) -> str:
@@ -151,19 +151,21 @@ class Run:
 def runs(plan: Plan) -> Iterator[Run]:
     """The runs of a fit, each to be trained before the next is asked for: short ones, then that of the best start.
 
-    It is run from its start again, so that a callback sees the whole of what is returned, and one model at a time
-    takes memory.
+    That is run from its start again, so that a callback sees, and may change, the whole of what is returned.
     """
-    opened = random_states()  # the first start goes on from here, as if it were the only one
+    opened = random_states()
+
+    def begin(start: int) -> None:
+        if start == 0:
+            set_random_states(opened)  # as if it were the only one
+        else:
+            torch.manual_seed(plan.start_seed(start))
+
     scored: list[tuple[float, int]] = []
     for start in range(plan.num_restarts if plan.num_restarts > 1 else 0):
-        if start > 0:
-            torch.manual_seed(plan.start_seed(start))
+        begin(start)
         yield (run := Run(plan, start, is_short=True))
         scored.append((plan.group.gathered(run.state.best_elbo)[0], start))
     best = tied_for_best(scored)[0][1] if scored else 0
-    if best > 0:
-        torch.manual_seed(plan.start_seed(best))
-    else:
-        set_random_states(opened)
+    begin(best)
     yield Run(plan, best, restarts=[elbo for elbo, _ in scored])
