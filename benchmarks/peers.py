@@ -22,11 +22,8 @@ from torch.nn import functional as F
 from pyrovae import VAE, Bernoulli, Execution
 from pyrovae.data import Observations
 from pyrovae.fit.feed import InMemory
-from pyrovae.fit.loss import BatchLoss
-from pyrovae.fit.optimizers import adam, schedule_of
-from pyrovae.fit.steps import make_step
+from pyrovae.fit.starts import Plan, Run
 from pyrovae.fit.svi import train_epoch
-from pyrovae.fit.training import TrainingState
 
 BATCH, LR = 128, 1e-3
 
@@ -133,19 +130,15 @@ class Ours:
     def __init__(
         self, vae: VAE, x: Tensor, resample: bool, compile: Any, elbo: ELBO | None = None, schedule: str = "cosine"
     ) -> None:
-        self.vae = vae.copy()
-        self.vae.initialize(x)
-        feed = InMemory(self.vae, Observations(x, resample=resample))
-        self.loss = BatchLoss(self.vae, feed, elbo, "full")
-        optimizer = adam(self.loss.parameters, lr=LR)
-        scheduler = schedule_of(schedule)(optimizer, 1000 * math.ceil(len(x) / BATCH))
-        self.state = TrainingState(self.vae, optimizer, scheduler, began=0.0, about={})
-        self.step = make_step(self.loss, optimizer, Execution(compile=compile), num_epochs=1000, batch_size=BATCH)
+        feed, how = InMemory(vae, Observations(x, resample=resample)), Execution(compile=compile)
+        num_steps = 1000 * math.ceil(len(x) / BATCH)
+        self.run = Run(Plan(vae, feed, (), num_steps, BATCH, LR, schedule, None, elbo, {}, execution=how))
+        self.vae = self.run.state.model
 
     def epoch(self) -> float:
         with pyro.get_param_store().scope():
-            train_epoch(self.state, self.loss, self.step, BATCH)
-        return -self.state.elbo
+            train_epoch(self.run, is_due=False)
+        return -self.run.state.elbo
 
 
 class NumPyro:

@@ -14,7 +14,6 @@ from pyrovae.cli.options import add
 from pyrovae.data import DataSet
 from pyrovae.evaluate.likelihood.estimate import standard_error
 from pyrovae.fit import FitResult
-from pyrovae.fit.defaults import em_options
 from pyrovae.io import model_file
 from pyrovae.models.architecture import ACTIVATIONS
 from pyrovae.models.defaults import KINDS, LIKELIHOODS, build, check_options
@@ -25,7 +24,7 @@ from pyrovae.scoreboard.figures import Figure
 
 VALID_PARTICLES = 100  # of the bound in the summary
 EM = ("num_restarts",)
-SVI = ("num_epochs", "batch_size", "lr", "patience")
+SVI = ("num_epochs", "num_steps", "batch_size", "lr", "patience", "num_restarts")
 BOUND = ("objective", "num_particles", "beta", "warmup")  # of SVI where z is drawn, and not summed over
 METHODS: dict[str, dict[str, tuple[str, ...]]] = {  # how a kind can be fitted, the best first, and what each way takes
     "gmm": {"em": EM, "svi": SVI, "closed-form": ()},
@@ -36,7 +35,7 @@ METHODS: dict[str, dict[str, tuple[str, ...]]] = {  # how a kind can be fitted, 
     "vae": {"svi": (*SVI, *BOUND, "resample")},
 }
 MODEL_OPTIONS = tuple(dict.fromkeys(name for kind in KINDS.values() for name in kind.options))
-FIT_OPTIONS = (*EM, *SVI, *BOUND, "resample")
+FIT_OPTIONS = (*SVI, *BOUND, "resample")  # those of EM among them
 
 
 def add_to(commands: Any) -> None:
@@ -83,7 +82,9 @@ def _add_model_options(group: Any) -> None:
 def _add_fit_options(group: Any) -> None:
     help = "default: the best that the model has"
     group.add_argument("--how", dest="method", choices=("em", "svi", "closed-form"), help=help)
-    add(group, "num_restarts", "of EM (default 1)", type=shared.positive, metavar="R")
+    help = "starts of EM, or of SVI, of which the best is kept (default 1)"
+    add(group, "num_restarts", help, type=shared.positive, metavar="R")
+    add(group, "num_steps", "of SVI, in place of --epochs", type=shared.positive, metavar="T")
     add(group, "batch_size", "of SVI", type=shared.positive, metavar="B")
     add(group, "lr", "largest learning rate of SVI", type=shared.positive_number)
     help = "of SVI: the ELBO (default), the importance-weighted bound, or that with doubly reparametrised gradients"
@@ -92,7 +93,8 @@ def _add_fit_options(group: Any) -> None:
     add(group, "beta", "weight of the KL term of the ELBO (default 1)", type=shared.positive_number)
     help = "over which the weight of the KL term grows to its end"
     add(group, "warmup", help, type=shared.positive, metavar="STEPS")
-    add(group, "patience", "stop after E epochs without a gain on validation data", type=shared.positive, metavar="E")
+    help = "stop after E epochs without a gain on validation data (default: a third of all, and 10 at least)"
+    add(group, "patience", help, type=shared.positive, metavar="E")
     add(group, "resample", "binarize the training data afresh for every batch (dynamic)", action="store_true")
 
 
@@ -120,7 +122,7 @@ def run(options: argparse.Namespace) -> None:
         case "closed-form":
             result = fit.closed_form(model, dataset.train, **of_fit)
         case "em":
-            result = fit.em(model, dataset.train, **common, **{**em_options(model, dataset.train), **of_fit})
+            result = fit.em(model, dataset.train, **common, **of_fit)
         case _:
             result = fit.svi(model, dataset.train, **common, **{"valid": dataset.valid, **of_fit})
     score = _score(result, dataset, options)

@@ -22,6 +22,7 @@ FLAGS = {  # the command's names for the library's, where they differ by more th
     "folder": "--out",
     "num_components": "--components",
     "num_epochs": "--epochs",
+    "num_steps": "--steps",
     "num_particles": "--particles",
     "num_chains": "--chains",
     "num_temperatures": "--temperatures",

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 from pyrovae.engine.isolation import LOCK
 
@@ -26,6 +27,18 @@ def seeded(seed: int) -> Iterator[None]:
     with LOCK, torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         yield
+
+
+def random_states() -> list[Tensor]:
+    """The random states of torch, on the host and every GPU."""
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [])]
+
+
+def set_random_states(states: list[Tensor]) -> None:
+    """Put random states back."""
+    torch.set_rng_state(states[0])
+    for device, state in enumerate(states[1:]):
+        torch.cuda.set_rng_state(state, device)
 
 
 STRIDE = 0x9E3779B1  # from block to block, modulo 2³²: torch's generator on the CPU keeps no more bits of a seed

@@ -6,6 +6,9 @@ SVI runs for a number of steps, not of epochs: a model needs as many of them on 
 import math
 from typing import Any
 
+import numpy as np
+import torch
+
 from pyrovae.data import Observations
 from pyrovae.models.base import LatentVariableModel
 from pyrovae.models.floors import mean_variance
@@ -15,23 +18,29 @@ MANY = 10_000  # data whose variance is that of all
 LARGE_NUMBERS = 4_000_000  # numbers in the training data, N × D, above which they are large
 
 
-def em_options(model: TractableModel, train: Observations) -> dict[str, Any]:
-    """Arguments of ``fit.em`` that suit a model and the data; a linear Gaussian model climbs slowly, and is helped."""
-    return {"tolerance": 1e-3 if is_large(train) else 1e-6, "accelerate": not _is_mixture(model)}
+def em_options(model: TractableModel, data: Any, **given: Any) -> dict[str, Any]:
+    """Tolerance and acceleration of ``fit.em``: as given, or to suit model and data.
+
+    A linear Gaussian model climbs slowly, and is helped.  Batches whose number nobody knows are not large.
+    """
+    is_linear = hasattr(model, "latent_dim") and not _is_mixture(model)
+    options = {"tolerance": 1e-3 if is_large(data) else 1e-6, "accelerate": is_linear}
+    return options | {name: value for name, value in given.items() if value is not None}
 
 
 def svi_options(model: LatentVariableModel, train: Observations, **given: Any) -> dict[str, Any]:
-    """Epochs, batch size, largest learning rate and schedule of ``fit.svi``: as given, or to suit the data.
+    """Steps, batch size, largest learning rate and schedule of ``fit.svi``: as given, or to suit the data.
+
+    Steps make whole passes over the data, unless their number is given.
 
     A model without an exact posterior has an encoder to train: many steps, on a schedule that begins with small ones,
     since large ones on a decoder far from the data make the posterior collapse.  A mixture, z summed over, needs fewer;
     a linear Gaussian model, with its exact posterior as guide, takes large batches and long steps.
 
     Example:
-        >>> import torch
         >>> from pyrovae import PPCA
-        >>> svi_options(PPCA(latent_dim=1, data_shape=(3,)), Observations(torch.randn(5000, 3)))["num_epochs"]
-        134
+        >>> svi_options(PPCA(latent_dim=1, data_shape=(3,)), Observations(torch.randn(5000, 3)))["num_steps"]
+        402
     """
     large, most = is_large(train), None
     if not isinstance(model, TractableModel):
@@ -46,13 +55,16 @@ def svi_options(model: LatentVariableModel, train: Observations, **given: Any) -
         options = {"batch_size": 2048, "lr": 0.03 * with_units, "schedule": "cosine"}
         num_steps = 400
     options |= {name: value for name, value in given.items() if value is not None}
-    num_epochs = math.ceil(num_steps / math.ceil(len(train) / options["batch_size"]))
-    return {"num_epochs": min(num_epochs, most or num_epochs), **options}
+    num_batches = math.ceil(len(train) / options["batch_size"])
+    num_epochs = math.ceil(num_steps / num_batches)
+    num_epochs = options.pop("num_epochs", min(num_epochs, most or num_epochs))
+    return {"num_steps": num_epochs * num_batches, **options}
 
 
-def is_large(train: Observations) -> bool:
-    """Whether data are so many that a fit to all of them is cut short."""
-    return train.x.numel() > LARGE_NUMBERS
+def is_large(data: Any) -> bool:
+    """Whether data are so many that a fit to all of them is cut short; an iterable of batches does not say."""
+    x = data.x if isinstance(data, Observations) else data
+    return isinstance(x, torch.Tensor | np.ndarray) and math.prod(x.shape) > LARGE_NUMBERS
 
 
 def _is_mixture(model: TractableModel) -> bool:

@@ -46,12 +46,16 @@ class InMemory:
         """The data that the starting parameters are taken from, as the model takes them."""
         return self.model.program_inputs(self.source, "data")[0] if self.source.resample else self.observations.x
 
-    def batches(self, batch_size: int) -> Iterator[Tensor]:
+    def batches(self, batch_size: int, most: int | None = None) -> Iterator[Tensor]:
         """One pass over all data, in random order: of each batch its rows in ``observations``, on the device.
 
         A batch of all data has them in their own order, since a guide may hold numbers for every single datum.
+
+        Args:
+            batch_size: Data in a batch; the last may be short.
+            most: Batches after which the pass ends, all data or not.
         """
-        order = torch.randperm(len(self), device=self.observations.x.device)
+        order = torch.randperm(len(self), device=self.observations.x.device)[: _first(batch_size, most)]
         yield from (order if batch_size < len(self) else order.sort().values).split(batch_size)
 
 
@@ -94,9 +98,9 @@ class Streamed:
         self._put_on_device(self.rows, 0)
         return self.observations.fixed().x
 
-    def batches(self, batch_size: int) -> Iterator[Tensor]:
+    def batches(self, batch_size: int, most: int | None = None) -> Iterator[Tensor]:
         """As :meth:`InMemory.batches`."""
-        chunks = self._order().split(self.rows)
+        chunks = self._order()[: _first(batch_size, most)].split(self.rows)
         with ThreadPoolExecutor(1) as worker:
             staged = worker.submit(self._gather, chunks[0], 0)
             for number, chunk in enumerate(chunks):
@@ -163,6 +167,10 @@ def open_feed(
     if not any(group.gathered(whole > limit)):
         return InMemory(model, observations)
     return Streamed(model, observations, min(chunk // batch * batch_size, len(observations)))
+
+
+def _first(batch_size: int, most: int | None) -> int | None:
+    return None if most is None else batch_size * most
 
 
 def _like(observations: Observations, x: Tensor) -> Observations:

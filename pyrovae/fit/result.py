@@ -49,7 +49,9 @@ class FitResult:
         space: The space of the data that the model was fitted to.
         valid_trace: SVI with validation data: ELBO on them after each epoch, nats per datum.
         elbo: SVI: the ELBO of what was kept, on validation data if there were any, else the last entry of ``trace``.
-        restarts: EM: final log p(x) of every restart, nats per datum.
+        num_steps: SVI: steps of the optimizer that were taken.
+        restarts: EM: final log p(x) of every restart, nats per datum.  SVI: where there were several starts, the ELBO
+            of each after its short run, on validation data if there were any.
         degeneracies: EM: one line for each component that is at the floor or has next to no data.
         refit: Fits the same model to the same data again: ``refit(seed)``; from a pickled result ``refit(seed, data)``.
     """
@@ -64,6 +66,7 @@ class FitResult:
     space: Space
     valid_trace: Tensor | None = None
     elbo: float | None = None
+    num_steps: int | None = None
     restarts: tuple[float, ...] = ()
     degeneracies: tuple[str, ...] = ()
     refit: "Callable[..., FitResult]" = field(repr=False, kw_only=True)

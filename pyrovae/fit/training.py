@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from pyrovae.data import Observations
+from pyrovae.engine.seeding import random_states, set_random_states
 from pyrovae.fit.loss import sample_sites
 from pyrovae.fit.optimizers import UPKEEP, forget_negligible
 from pyrovae.fit.result import DivergenceError, FitResult, FitWarning, nats, warn
@@ -118,11 +119,10 @@ class TrainingState:
     def saved(self) -> "Checked":
         """All of it, to go back to."""
         counts = {each.name: copy.copy(getattr(self, each.name)) for each in fields(self)[5:]}
-        gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
         parts = [copy.deepcopy(each.state_dict()) for each in self._parts]
         attributes = [dict(vars(each)) for each in self.model.modules()]
         trained = [each.requires_grad for each in self.parameters]
-        return Checked(counts, parts, attributes, trained, [torch.get_rng_state(), *gpus])
+        return Checked(counts, parts, attributes, trained, random_states())
 
     def go_back(self, checked: "Checked") -> None:
         """Be what it was, torch's random state included."""
@@ -135,10 +135,7 @@ class TrainingState:
             parameter.requires_grad_(trained)
         for part, state in zip(self._parts, checked.parts, strict=True):
             part.load_state_dict(state)
-        cpu, *gpus = checked.random_states
-        torch.set_rng_state(cpu)
-        for device, random_state in enumerate(gpus):
-            torch.cuda.set_rng_state(random_state, device)
+        set_random_states(checked.random_states)
 
     @property
     def _parts(self) -> tuple[Any, ...]:
@@ -188,6 +185,7 @@ class TrainingState:
             converged=None,
             seconds=time.perf_counter() - self.began,
             kept=kept,
+            num_steps=self.num_steps,
             valid_trace=nats(self.valid_trace) if self.valid_trace else None,
             elbo=self.best_elbo,
             **self.about,

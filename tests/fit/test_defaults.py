@@ -27,7 +27,7 @@ def test_svi_runs_for_a_number_of_steps_whatever_the_number_of_data(kind):
         options = defaults.svi_options(build(kind, train), train)
         batches = math.ceil(num_data / options["batch_size"])
         least = 60 * batches if kind == "vae" else 0
-        assert options["num_epochs"] * batches == pytest.approx(max(STEPS.get(kind, 450), least), rel=0.12)
+        assert options["num_steps"] == pytest.approx(max(STEPS.get(kind, 450), least), rel=0.12)
 
 
 def test_the_learning_rate_of_a_linear_model_goes_with_the_units_of_the_data():
@@ -42,7 +42,7 @@ def test_large_data_are_given_fewer_steps_and_less_exact_em(monkeypatch):
     small = [defaults.svi_options(gmm, train), defaults.svi_options(vae, train), defaults.em_options(gmm, train)]
     monkeypatch.setattr(defaults, "LARGE_NUMBERS", 100)
     large = [defaults.svi_options(gmm, train), defaults.svi_options(vae, train), defaults.em_options(gmm, train)]
-    assert large[0]["num_epochs"] < small[0]["num_epochs"]
+    assert large[0]["num_steps"] < small[0]["num_steps"]
     assert large[1]["batch_size"] > small[1]["batch_size"]
     assert large[2]["tolerance"] > small[2]["tolerance"]
 

@@ -202,7 +202,7 @@ def test_the_best_parameters_on_validation_are_kept():
     """Twenty data, four dimensions and a large network: the ELBO on others rises, then falls."""
     x, valid = correlated(20), correlated(200)
     vae = VAE(2, D, Gaussian("decoder", floor=1e-4), hidden=(64,)).double()
-    result = fit.svi(vae, x, valid=valid, num_epochs=150, lr=0.01, schedule="constant")
+    result = fit.svi(vae, x, valid=valid, num_epochs=150, lr=0.01, schedule="constant", patience=150)
     best = result.valid_trace.argmax().item()
     assert best < 149
     assert result.elbo == result.valid_trace.max().item()

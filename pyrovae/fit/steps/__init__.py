@@ -1,5 +1,6 @@
 """One step of SVI: interpreted, captured as a graph, recorded as a CUDA graph, or sharded; all are called alike."""
 
+import math
 from collections import Counter
 from dataclasses import replace
 
@@ -23,7 +24,7 @@ def make_step(
     loss: BatchLoss,
     optimizer: Optimizer,
     execution: Execution,
-    num_epochs: int,
+    num_steps: int,
     batch_size: int,
     seed: int = 0,
     group: ProcessGroup = ALONE,
@@ -34,7 +35,7 @@ def make_step(
         loss: Of a batch.
         optimizer: Of its parameters.
         execution: How steps are computed.
-        num_epochs: Passes over the data.
+        num_steps: Steps that will be taken.
         batch_size: Data in a batch.
         seed: Seed of the draws of shards.
         group: The processes that share the shards.
@@ -46,9 +47,11 @@ def make_step(
     own = optimizer if shards.number == 1 else NoSteps()  # the gradients of shards are averaged first
     interpreted = Step(loss, own)
     full_batch, num_batches = torch.arange(min(batch_size, len(loss.feed))), max(1, len(loss.feed) // batch_size)
+    num_epochs = math.ceil(num_steps / math.ceil(len(loss.feed) / batch_size))
+    num_full = min(num_steps, num_epochs * num_batches)  # the last batch of an epoch may be short
     usual = Counter(len(part) for _, part in shards.own(full_batch))  # sizes of parts, and how many a batch has of each
     device, elbo = loss.feed.observations.x.device, loss.elbo.elbo
-    kinds = {size: choose(execution, device, num_epochs * num_batches * number, elbo) for size, number in usual.items()}
+    kinds = {size: choose(execution, device, num_full * number, elbo) for size, number in usual.items()}
     of_last_batch = choose(replace(execution, compile="auto"), device, num_epochs, elbo)
     watched = Watched(loss.model, loss.elbo.unweighted)
     captured = Captured(

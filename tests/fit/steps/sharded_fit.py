@@ -41,6 +41,7 @@ CASES = {
     "schedule of its own": (vae, fit.BetaELBO(fit.LinearWarmup(8)), {"compile": "graph"}),
     "running means": (vae_with_running_means, None, {"compile": "graph"}),
 }
+STARTS = {"two shards": {"num_restarts": 3}, "three shards": {"num_epochs": None, "num_steps": 5}}
 
 
 def grey():
@@ -58,12 +59,13 @@ def fits(distributed):
         with torch.random.fork_rng():
             torch.manual_seed(0 if not distributed else int(os.environ["RANK"]))  # nobody's state is to matter
             start = build()
-        options = {"elbo": elbo, "num_epochs": 4, "batch_size": 32, "lr": 0.01}
+        options = {"elbo": elbo, "num_epochs": 4, "batch_size": 32, "lr": 0.01, **STARTS.get(name, {})}
         execution = Execution(**{"num_shards": 2, "distributed": distributed, **how})
         valid = (grey()[:40] > 0.3).float()
         data = Observations(grey(), resample=True)
         fitted = fit.svi(start, data, valid=valid, **options, execution=execution)
         result[name] = {**fitted.model.state_dict(), "trace": fitted.trace, "valid": fitted.valid_trace}
+        result[name] |= {"starts": torch.tensor(fitted.restarts)}
     return result
 
 
