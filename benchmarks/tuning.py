@@ -102,18 +102,11 @@ def log_uniform(drawn: random.Random, low: float, high: float) -> float:
     return math.exp(drawn.uniform(math.log(low), math.log(high)))
 
 
-def default_steps(model: VAE, train: data.Observations) -> int:
-    """The number of steps that the default call plans."""
-    chosen = svi_options(model, train)
-    return chosen["num_epochs"] * math.ceil(len(train) / chosen["batch_size"])
-
-
 def tuned(name: str, train: data.Observations, config: dict[str, Any]) -> tuple[VAE, dict[str, Any]]:
     """Model and options of a configuration, for as many steps as the default's."""
     model = vae(name, train, hidden=config["hidden"], activation=config["activation"])
-    steps = default_steps(vae(name, train), train)
-    options = {name: config[name] for name in ("lr", "batch_size", "schedule")}
-    options["num_epochs"] = max(1, round(steps / math.ceil(len(train) / config["batch_size"])))
+    steps = svi_options(vae(name, train), train)["num_steps"]
+    options = {"num_steps": steps, **{name: config[name] for name in ("lr", "batch_size", "schedule")}}
     if config["warmup"]:
         options["elbo"] = fit.BetaELBO(fit.LinearWarmup(max(1, steps // 10)))
     return model, options
