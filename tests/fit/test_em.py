@@ -531,7 +531,7 @@ def test_tolerance_and_acceleration_follow_the_model_and_the_data(make, accelera
 
 
 class FailsFarOut(PPCA):
-    """Fails at its third E step, that of the first extrapolation, as the Cholesky factor of a matrix next to singular."""
+    """Fails at its third E step, that of the first extrapolation, as a Cholesky factor may."""
 
     calls = 0
 
