@@ -93,7 +93,7 @@ def _add_fit_options(group: Any) -> None:
     add(group, "beta", "weight of the KL term of the ELBO (default 1)", type=shared.positive_number)
     help = "over which the weight of the KL term grows to its end"
     add(group, "warmup", help, type=shared.positive, metavar="STEPS")
-    help = "stop after E epochs without a gain on validation data (default: a third of all, and 10 at least)"
+    help = "stop after E epochs without a gain on validation data (default: half of all, and 10 at least)"
     add(group, "patience", help, type=shared.positive, metavar="E")
     add(group, "resample", "binarize the training data afresh for every batch (dynamic)", action="store_true")
 

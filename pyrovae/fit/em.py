@@ -7,6 +7,7 @@ once.
 import math
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -220,15 +221,17 @@ class Ascent:
         self.model.maximize(statistics)
         first = parameters_to_vector(parameters)
         after_first = self.e_step()
+        self.mean_log_prob(after_first)  # raises where it is not finite
         self.model.maximize(after_first)
         second = parameters_to_vector(parameters)
         step, curvature = first - start, second - 2 * first + start
         length = (step.norm() / curvature.norm()).clamp_min(1.0)
         if torch.isfinite(length):
             vector_to_parameters(start + 2 * length * step + length**2 * curvature, parameters)
-            extrapolated = self.e_step()
-            if extrapolated["log_prob"] >= after_first["log_prob"]:
-                return extrapolated
+            with suppress(torch.linalg.LinAlgError):  # too far out
+                extrapolated = self.e_step()
+                if extrapolated["log_prob"] >= after_first["log_prob"]:
+                    return extrapolated
             vector_to_parameters(second, parameters)
         return self.e_step()
 

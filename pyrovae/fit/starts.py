@@ -23,7 +23,9 @@ from pyrovae.models.base import LatentVariableModel
 
 SHORT = 10  # a short run is one in so many of the epochs
 LEAST_PATIENCE = 10  # epochs
-LENIENT = 3  # patience is one in so many of the epochs, where nobody has said: the last part of one cycle gains late
+LENIENT = (
+    2  # patience is one in so many of the epochs, where nobody has said: one cycle may gain after a plateau of 0.43
+)
 
 
 @dataclass(frozen=True, eq=False)

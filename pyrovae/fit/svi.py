@@ -76,7 +76,7 @@ def svi(
         optimizer: Called as ``optimizer(parameters, lr=lr)``; Adam by default.
         elbo: Any Pyro ELBO object with a ``differentiable_loss``.  By default ``TraceEnum_ELBO`` where a site is
             enumerated, else ``Trace_ELBO``.
-        patience: Stop after so many epochs without a better ELBO on ``valid``: by default a third of those planned, and
+        patience: Stop after so many epochs without a better ELBO on ``valid``: by default half of those planned, and
             10 at least, which saves time where a model overfits.  A number as large as the epochs stops nothing.
         num_restarts: Starts to try.  Each has draws of its own, and runs a tenth of the epochs, at least one, of the
             same schedule.  The best by the ELBO on ``valid``, or without it by that of the last epoch, is then trained

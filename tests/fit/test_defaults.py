@@ -53,3 +53,23 @@ def test_em_is_accelerated_where_it_climbs_slowly(kind):
     options = defaults.em_options(build(kind, train), train)
     assert options == {"tolerance": 1e-6, "accelerate": kind in ("ppca", "fa")}
     assert set(options) <= set(inspect.signature(fit.em).parameters)
+    assert defaults.em_options(build(kind, train), train, tolerance=1e-3, accelerate=False) == {
+        "tolerance": 1e-3,
+        "accelerate": False,
+    }
+
+
+def test_arrays_are_large_as_tensors_are_and_batches_of_unknown_number_are_not(monkeypatch):
+    train = observations(num_data=30)
+    monkeypatch.setattr(defaults, "LARGE_NUMBERS", 100)
+    assert all(defaults.is_large(data) for data in (train, train.x, train.x.numpy()))
+    assert not defaults.is_large([train.x, train.x])
+
+
+def test_the_number_of_steps_is_the_one_given_or_that_of_the_epochs_given():
+    train = observations(num_data=150)
+    vae = build("vae", train)
+    chosen = [
+        defaults.svi_options(vae, train, batch_size=20, **given) for given in ({"num_steps": 7}, {"num_epochs": 3})
+    ]
+    assert [each["num_steps"] for each in chosen] == [7, 3 * 8]

@@ -172,7 +172,8 @@ def test_statistics_are_sums_over_any_chunks(model, rows):
 @pytest.mark.parametrize("chunk_size", [1, 7])
 def test_chunks_do_not_change_the_fit(model, chunk_size):
     x = clustered(num_data=30)
-    whole, chunked = (fit.em(model, x, chunk_size=size, tolerance=1e-2) for size in (None, chunk_size))
+    options = {"tolerance": 1e-2, "accelerate": False}
+    whole, chunked = (fit.em(model, x, chunk_size=size, **options) for size in (None, chunk_size))
     torch.testing.assert_close(chunked.trace, whole.trace, rtol=1e-9, atol=0)
 
 
@@ -284,7 +285,7 @@ def test_a_mixture_of_one_ppca_is_ppca():
     nn.init.normal_(single.weight)
     with torch.no_grad():
         start.model.weight.copy_(single.weight)
-    options = {"warm_start": True, "tolerance": 1e-4}
+    options = {"warm_start": True, "tolerance": 1e-4, "accelerate": False}
     torch.testing.assert_close(fit.em(start, x, **options).trace, fit.em(single, x, **options).trace)
 
 
@@ -512,3 +513,37 @@ def test_data_and_models_that_do_not_fit_are_refused():
         TypeError, match=r"`model` must have an E and an M step to be fitted by EM, got VAE; use fit.svi"
     ):
         fit.em(VAE(1, 3, hidden=(8,)), clustered())
+
+
+# ------------------------------------------------------------------------------------------------------------ defaults
+
+
+@pytest.mark.parametrize(("make", "accelerated"), [(lambda: GaussianMixture(2, 3), False), (lambda: PPCA(1, 3), True)])
+@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: x.numpy(), lambda x: [x[:30], x[30:]]])
+def test_tolerance_and_acceleration_follow_the_model_and_the_data(make, accelerated, wrap):
+    """Whatever the data come in; the same as if somebody had named them."""
+    x = clustered()
+    chosen, named = (
+        fit.em(make(), wrap(x), **options) for options in ({}, {"tolerance": 1e-6, "accelerate": accelerated})
+    )
+    assert torch.equal(chosen.trace, named.trace)
+    assert chosen.refit.arguments["tolerance"] is None
+
+
+class FailsFarOut(PPCA):
+    """Fails at its third E step, that of the first extrapolation, as a Cholesky factor may."""
+
+    calls = 0
+
+    def expected_statistics(self, x, weight=None):
+        self.calls += 1
+        if self.calls == 3:
+            raise torch.linalg.LinAlgError("the input is not positive-definite")
+        return super().expected_statistics(x, weight)
+
+
+def test_where_an_extrapolation_fails_two_steps_of_em_are_kept():
+    x = clustered()
+    failing, plain = (fit.em(model(1, 3), x, accelerate=model is FailsFarOut) for model in (FailsFarOut, PPCA))
+    assert failing.trace[1].item() == pytest.approx(plain.trace[2].item(), rel=1e-12)
+    assert failing.converged

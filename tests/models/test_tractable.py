@@ -330,7 +330,7 @@ def test_all_observed_is_as_if_nothing_could_be_missing(name):
     x, start = data_for(name, 30), build(name)
     allowed = MODELS[name](missing="nan")
     allowed.load_state_dict(start.state_dict())
-    options = {"warm_start": True, "max_iterations": 10}
+    options = {"warm_start": True, "max_iterations": 10, "accelerate": False}
     plain, other = fit.em(start, x, **options), fit.em(allowed, x, **options)
     torch.testing.assert_close(other.trace, plain.trace, rtol=1e-10, atol=1e-10)
     # One datum that counts for nothing, in which nothing is observed, sends all of them the long way.
@@ -376,7 +376,7 @@ def test_a_weight_of_two_is_the_datum_twice_and_of_none_is_none(name, holes):
     model, x = build(name, **({"missing": "nan"} if holes else {})), data_for(name, 40)
     x = with_holes(x) if holes else x
     weight = torch.arange(40) % 3
-    options = {"warm_start": True, "max_iterations": 6}
+    options = {"warm_start": True, "max_iterations": 6, "accelerate": False}
     weighted = fit.em(model, x, sample_weight=weight, **options)
     repeated = fit.em(model, x.repeat_interleave(weight, 0), **options)
     assert_same_fit(weighted, repeated)
