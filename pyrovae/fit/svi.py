@@ -34,6 +34,7 @@ from pyrovae.fit.training import (
     require_finite,
     warn_of_scale,
 )
+from pyrovae.fit.verdict import judged, watch
 from pyrovae.models.base import LatentVariableModel, check_model
 
 NOT_REGISTERED = ".*was not registered in the param store"  # Pyro's word on a frozen parameter, at every step
@@ -160,10 +161,11 @@ def svi(
                     with seeded(seed):
                         state.call(callback)
                 state.keep_if_best()
+                watch(state, loss, batch_size)
                 step.settle()
                 if is_due:
                     checked = state.saved()
-    return state.result(state.kept)
+    return judged(state.result(state.kept), state, loss, batch_size, valid_inputs)
 
 
 def train_epoch(state: TrainingState, loss: BatchLoss, step: AnyStep, batch_size: int, is_due: bool) -> None:
