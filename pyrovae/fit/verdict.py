@@ -19,7 +19,7 @@ from pyrovae.models.reference import independent_bernoullis, one_gaussian
 
 FEWEST = 300  # steps; in fewer, latents of a sound fit have been seen not to be in use yet
 DATA, BATCHES = 1000, 16  # that the KL is looked at on at the end, at most
-MOST_DIMS = 2000  # of one full Gaussian
+MOST_DIMS, MOST_DATA = 2000, 10_000  # of one full Gaussian
 SHARE = 0.1  # of the arithmetic of the fit, that one Gaussian may take
 SMALL_STEPS = "a schedule that begins with small steps, a KL warm-up, `num_restarts`, or a larger likelihood floor"
 BELOW = ".* is below the log p of "  # how a user's filter knows the warning of the score
@@ -87,7 +87,7 @@ def _collapse(
     model: Any, latent_dim: int, state: TrainingState, loss: BatchLoss, batches: list[Batch], valid: Sequence[Tensor]
 ) -> str:
     """That the posterior collapsed, since when, and why."""
-    since = "" if state.collapsed_since is None else f", as after epoch {state.collapsed_since} of {state.epoch}"
+    since = "" if state.collapsed_since is None else f" since epoch {state.collapsed_since} of {state.epoch}"
     found = residuals(model, batches)
     if ignores_latents(model, batches[0]):
         why = "the decoder ignores z, p(x|z) is the same whatever z is: let z into it"
@@ -132,13 +132,13 @@ def reason(train: Residuals, held_out: Residuals | None, latent_dim: int, beta: 
 
 def _warn_of_score(result: FitResult, state: TrainingState, loss: BatchLoss, batch_size: int, valid: Tensor) -> None:
     """Warn if the ELBO on validation data is below log p of a closed form by more than its standard error."""
-    model, train = result.model, loss.feed.observations
+    model, x = result.model, loss.feed.observations.x.flatten(1)
+    x = x[:: math.ceil(len(x) / MOST_DATA)].double()
     of_fit = 6 * state.num_steps * batch_size * sum(each.numel() for each in state.parameters)
-    of_closed_form = 2 * len(train) * valid.shape[1] ** 2 + valid.shape[1] ** 3
+    of_closed_form = 2 * len(x) * x.shape[1] ** 2 + x.shape[1] ** 3
     asked = model.num_classes is None and model.is_density and not hasattr(model, "log_prob")
     if not asked or result.elbo is None or (model.support == "real" and of_closed_form > SHARE * of_fit):
         return
-    x = train.x.flatten(1).double()
     if model.support == "boolean":
         name, reference, advice = "independent Bernoullis", independent_bernoullis(x), ""
     elif model.support == "real" and x.shape[1] <= MOST_DIMS:

@@ -89,7 +89,7 @@ def _sums_of_units(runs: tuple[Any, Any], num_data: int) -> Tensor:
             plate = data_plate(q)
             if plate is not None and plate.size == num_data:
                 kl = _kl(q["fn"], modelled[name]["fn"]).movedim(data_axis(q), 0)
-                sums.append(kl.flatten(1).double().sum(0).cpu())
+                sums.append(kl.reshape(num_data, -1).double().sum(0).cpu())
     return torch.cat(sums) if sums else torch.zeros(0)
 
 
