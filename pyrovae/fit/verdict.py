@@ -20,6 +20,7 @@ from pyrovae.models.reference import independent_bernoullis, one_gaussian
 FEWEST = 300  # steps; in fewer, latents of a sound fit have been seen not to be in use yet
 DATA, BATCHES = 1000, 16  # that the KL is looked at on at the end, at most
 MOST_DIMS, MOST_DATA = 2000, 10_000  # of one full Gaussian
+MARGIN = 0.1  # nats, or the standard error: a score within it of another is as good
 SHARE = 0.1  # of the arithmetic of the fit, that one Gaussian may take
 SMALL_STEPS = "a schedule that begins with small steps, a KL warm-up, `num_restarts`, or a larger likelihood floor"
 BELOW = ".* is below the log p of "  # how a user's filter knows the warning of the score
@@ -131,7 +132,7 @@ def reason(train: Residuals, held_out: Residuals | None, latent_dim: int, beta: 
 
 
 def _warn_of_score(result: FitResult, state: TrainingState, loss: BatchLoss, batch_size: int, valid: Tensor) -> None:
-    """Warn if the ELBO on validation data is below log p of a closed form by more than its standard error."""
+    """Warn if the ELBO on validation data is below log p of a closed form, by more than the margin."""
     model, x = result.model, loss.feed.observations.x.flatten(1)
     x = x[:: math.ceil(len(x) / MOST_DATA)].double()
     of_fit = 6 * state.num_steps * batch_size * sum(each.numel() for each in state.parameters)
@@ -149,7 +150,7 @@ def _warn_of_score(result: FitResult, state: TrainingState, loss: BatchLoss, bat
     with torch.no_grad():
         log_p = reference.log_prob(valid.double())
     error = (log_p.std() / math.sqrt(len(log_p))).item() if len(log_p) > 1 else math.inf
-    if result.elbo < log_p.mean().item() - error:
+    if result.elbo < log_p.mean().item() - max(error, MARGIN):
         warn(
             f"the ELBO on `valid`, {result.elbo:.2f} nats, is below the log p of {name} in closed form, "
             f"{log_p.mean().item():.2f}; try {advice}more latents, more steps, or `num_restarts`.",
