@@ -26,7 +26,7 @@ class ConvergenceWarning(FitWarning):
 
 
 class DegeneracyWarning(FitWarning):
-    """The likelihood of a fit comes from a floor, or from a handful of data."""
+    """The likelihood of a fit comes from a floor, or from a handful of data, or its latents carry nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,10 @@ class FitResult:
         num_steps: SVI: steps of the optimizer that were taken.
         restarts: EM: final log p(x) of every restart, nats per datum.  SVI: where there were several starts, the ELBO
             of each after its short run, on validation data if there were any.
-        degeneracies: EM: one line for each component that is at the floor or has next to no data.
+        degeneracies: EM: one line for each component that is at the floor or has next to no data.  SVI: one line if
+            the posterior collapsed, so that no latent carries 0.01 nats, and why.
+        latent_kl: SVI: KL(q(z|x) ‖ p(z)) of every unit of z, averaged over up to 1,000 training data, shape (L,), nats;
+            None where no continuous z is drawn for every datum.
         refit: Fits the same model to the same data again: ``refit(seed)``; from a pickled result ``refit(seed, data)``.
     """
 
@@ -69,6 +72,7 @@ class FitResult:
     num_steps: int | None = None
     restarts: tuple[float, ...] = ()
     degeneracies: tuple[str, ...] = ()
+    latent_kl: Tensor | None = None
     refit: "Callable[..., FitResult]" = field(repr=False, kw_only=True)
 
     def __repr__(self) -> str:

@@ -25,6 +25,7 @@ from pyrovae.fit.starts import Plan, Run, runs
 from pyrovae.fit.steps.backends import check_execution
 from pyrovae.fit.steps.captured import Stale
 from pyrovae.fit.training import NotFinite, offender_named, precise_enough, require_finite
+from pyrovae.fit.verdict import judged, watch
 from pyrovae.models.base import LatentVariableModel, check_model
 
 NOT_REGISTERED = ".*was not registered in the param store"  # Pyro's word on a frozen parameter, at every step
@@ -151,8 +152,9 @@ def svi(
                 if callback is not None and not run.is_short:
                     with seeded(seed):
                         state.call(callback)
+                watch(state, run.loss, plan.batch_size)
                 run.settle(checked=is_due)
-    return state.result(run.kept)
+    return judged(state.result(run.kept), state, run.loss, plan.batch_size, inputs)
 
 
 def train_epoch(run: Run, is_due: bool) -> None:

@@ -66,6 +66,7 @@ class TrainingState:
         best_epoch: The best epoch so far, counted from 1; 0 before the first.  Without validation data, the last.
         best_elbo: Its ELBO.
         best_parameters: Its parameters and buffers.
+        collapsed_since: The first epoch at which the posterior was seen to have collapsed for good, or None.
     """
 
     model: LatentVariableModel
@@ -79,6 +80,7 @@ class TrainingState:
     best_epoch: int = 0
     best_elbo: float = -math.inf
     best_parameters: dict[str, Any] = field(default_factory=dict)
+    collapsed_since: int | None = None
 
     def __post_init__(self) -> None:
         self.parameters = list(self.model.parameters())

@@ -48,7 +48,7 @@ def unmatched(guided: list[Any], modelled: list[Any]) -> tuple[str, ...]:
     own = {site["name"]: site for site in modelled}
     latents = {site["name"]: site for site in guided if is_latent(site)}
     shared = {name: (site, own[name]) for name, site in latents.items() if name in own}
-    points = [name for name, (q, p) in shared.items() if (_kind(q), _kind(p)) == ("point", "density")]
+    points = [name for name, (q, p) in shared.items() if (kind(q), kind(p)) == ("point", "density")]
     others = [name for name in latents if name not in own]
     unlike = [name for name, pair in shared.items() if not _alike(*pair)]
     return (*unlike, *(() if points and others else (*points, *others)))
@@ -57,10 +57,11 @@ def unmatched(guided: list[Any], modelled: list[Any]) -> tuple[str, ...]:
 def _alike(q: Any, p: Any) -> bool:
     """Whether two sites count a value in one measure, with one mask; a point may stand for any."""
     first, second = (torch.as_tensor(True if site["mask"] is None else site["mask"]) for site in (q, p))
-    return _kind(q) in ("point", _kind(p)) and bool((first == second).all())
+    return kind(q) in ("point", kind(p)) and bool((first == second).all())
 
 
-def _kind(site: Any) -> str:
+def kind(site: Any) -> str:
+    """Whether a site has a ``"density"``, a ``"mass"``, or is a ``"point"``."""
     fn = site["fn"]
     while hasattr(fn, "base_dist"):
         fn = fn.base_dist

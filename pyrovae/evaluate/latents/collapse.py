@@ -1,64 +1,18 @@
 """Which latents a linear model of the same noise would use: collapse that is the maximum's, not the optimiser's fault.
 
-For a linear decoder the ELBO with the KL weighted by β has its maximum at W = U(Λ − βσ²I)₊^½ on the principal axes U of
-the data.  A latent whose eigenvalue λ is below βσ² has a weight of zero there, and q(z|x) = p(z); one above it
-has means of variance 1 − βσ²/λ over the data, a posterior variance of βσ²/λ, and a KL of ½ log(λ/βσ²) on average.
+The rule itself is in :mod:`pyrovae.models.collapse`.
 """
 
-import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from pyrovae.data import Observations, as_observations
-from pyrovae.engine.checks import check_positive, check_whole
+from pyrovae.data import Observations
 from pyrovae.evaluate.latents.encoding import LatentReport, encode, latent_report, posterior_moments
 from pyrovae.evaluate.samples.decoding import decode_deviations
 from pyrovae.models.base import LatentVariableModel, Program
+from pyrovae.models.collapse import LinearForecast as LinearForecast, linear_forecast as linear_forecast
 from pyrovae.models.latents import bare
-
-ROUNDING = 1e-12  # of an eigenvalue, in units of the largest
-
-
-@dataclass(frozen=True, eq=False)
-class LinearForecast:
-    """What a linear model of L latents would do with them at the maximum of its objective.
-
-    Attributes:
-        eigenvalues: Of the data's covariance (divided by N), the L largest, descending, shape (L,).
-        noise_variance: σ².
-        beta: β, the weight of the KL.
-    """
-
-    eigenvalues: Tensor
-    noise_variance: float
-    beta: float
-
-    @property
-    def threshold(self) -> float:
-        """βσ², the eigenvalue below which a latent collapses."""
-        return self.beta * self.noise_variance
-
-    @property
-    def active(self) -> Tensor:
-        """Which latents it would use, shape (L,), boolean: those above the threshold by more than rounding."""
-        return self.eigenvalues > self.threshold + ROUNDING * self.eigenvalues.max()
-
-    @property
-    def num_active(self) -> int:
-        """How many."""
-        return int(self.active.sum())
-
-    @property
-    def kl(self) -> Tensor:
-        """Mean KL(q(z_l|x) ‖ p(z_l)) of each, ½ log(λ/βσ²) or 0, shape (L,), nats."""
-        return 0.5 * (self.eigenvalues / self.threshold).clamp_min(1).log()
-
-    @property
-    def mean_variance(self) -> Tensor:
-        """Variance over data of the posterior mean of each, 1 − βσ²/λ or 0, shape (L,)."""
-        return 1 - 1 / (self.eigenvalues / self.threshold).clamp_min(1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,41 +45,6 @@ class CollapseReport:
             f"those of eigenvalues above {self.linear.threshold:.4g}"
         )
         return "\n".join([f"{'rank':>4} {'unit':>6} {'KL, nats':>10} {'linear model':>14}", *lines, summary])
-
-
-def linear_forecast(
-    data: Observations | Tensor, noise_variance: float, latent_dim: int, *, beta: float = 1.0
-) -> LinearForecast:
-    """What a linear decoder with noise σ² would use of L latents, by the eigenvalues of the data's covariance.
-
-    Args:
-        data: N data, those that the model in question was fitted to.
-        noise_variance: σ², in squared units of the data.
-        latent_dim: L.
-        beta: The weight of the KL in the objective.
-
-    Returns:
-        The forecast.
-
-    Raises:
-        ValueError: If an argument is out of range.
-
-    Example:
-        >>> x = torch.tensor([[2.0, 0.1], [-2.0, 0.1], [2.0, -0.1], [-2.0, -0.1]])
-        >>> linear_forecast(x, noise_variance=0.25, latent_dim=2).active.tolist()
-        [True, False]
-
-    Reference:
-        Lucas, Tucker, Grosse and Norouzi (2019), Don't blame the ELBO! A linear VAE perspective on posterior collapse.
-    """
-    check_whole("latent_dim", latent_dim)
-    check_positive("noise_variance", noise_variance)
-    check_positive("beta", beta)
-    x = as_observations(data).fixed().x.flatten(1).double()
-    centred = (x - x.mean(0)) / math.sqrt(len(x))
-    gram = centred.T @ centred if len(x) >= x.shape[1] else centred @ centred.T
-    values = torch.linalg.eigvalsh(gram).flip(0)[:latent_dim].clamp_min(0)
-    return LinearForecast(torch.nn.functional.pad(values, (0, latent_dim - len(values))), noise_variance, beta)
 
 
 def collapse_report(

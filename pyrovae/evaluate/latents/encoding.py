@@ -17,6 +17,7 @@ from pyrovae.data import Observations
 from pyrovae.engine.isolation import evaluating
 from pyrovae.engine.seeding import block_seed, seeded
 from pyrovae.models.base import LatentVariableModel, Program, check_model
+from pyrovae.models.collapse import gaussian_kl
 from pyrovae.models.latents import (
     DRAWS,
     FEW,
@@ -89,8 +90,7 @@ class Encoding:
         For a Gaussian q.  If q has independent units, its KL divergence is the sum of these; if not, it is larger, by
         what the units tell of one another under q.
         """
-        mean, variance = self.flat.mean, self.flat.variance
-        return 0.5 * (mean.square() + variance - 1 - variance.log())
+        return gaussian_kl(self.flat.mean, self.flat.variance)
 
 
 def unit_names(sizes: dict[str, int]) -> list[str]:
