@@ -20,7 +20,7 @@ from pyrovae.engine.seeding import seeded
 from pyrovae.fit.defaults import svi_options
 from pyrovae.fit.feed import open_feed
 from pyrovae.fit.loss import BatchLoss, check_elbo
-from pyrovae.fit.optimizers import Schedule, check_optimizer, make_optimizer, make_scheduler, schedule_of
+from pyrovae.fit.optimizers import Schedule, check_optimizer, in_units, make_optimizer, make_scheduler, schedule_of
 from pyrovae.fit.result import FitResult, FitWarning, Refit, warn
 from pyrovae.fit.steps import AnyStep, make_step
 from pyrovae.fit.steps.backends import check_execution
@@ -135,8 +135,9 @@ def svi(
                 fitted.initialize(start := feed.start())
             warn_of_scale(fitted, start)
         loss = BatchLoss(fitted, feed, elbo, execution.precision)
-        group.copy_from_first(fitted.state_dict().values())
+        group.copy_from_first(fitted)
         torch_optimizer = make_optimizer(optimizer, loss.parameters, float(lr))
+        in_units(torch_optimizer, fitted, chosen.get("unit", 1.0))
         scheduler = make_scheduler(schedule, torch_optimizer, num_epochs * math.ceil(len(feed) / batch_size))
         step = make_step(loss, torch_optimizer, execution, num_epochs, batch_size, seed, group)
         state = TrainingState(fitted, torch_optimizer, scheduler, began, about)
