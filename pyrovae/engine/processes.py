@@ -3,12 +3,12 @@
 Where work is not shared there is one process, and nothing is exchanged.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,13 @@ class ProcessGroup:
         parts = flat.split([each.numel() for each in tensors])
         return [part.view_as(each).to(each.dtype) for part, each in zip(parts, tensors, strict=True)]
 
-    def copy_from_first(self, tensors: Iterable[Tensor]) -> None:
-        """Overwrite tensors by those of the process of rank 0."""
+    def copy_from_first(self, module: nn.Module) -> None:
+        """Give a module the state that it has in the process of rank 0."""
         if self.distributed:
-            for each in tensors:
+            state = module.state_dict()
+            for each in state.values():
                 torch.distributed.broadcast(each, src=0)
+            module.load_state_dict(state)  # what is no parameter or buffer, such as a floor, was copied
 
     def gathered(self, value: Any) -> list[Any]:
         """The values of all processes, in the order of their ranks; every process gets them all."""

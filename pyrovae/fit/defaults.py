@@ -35,7 +35,8 @@ def svi_options(model: LatentVariableModel, train: Observations, **given: Any) -
 
     A model without an exact posterior has an encoder to train: many steps, on a schedule that begins with small ones,
     since large ones on a decoder far from the data make the posterior collapse.  A mixture, z summed over, needs fewer;
-    a linear Gaussian model, with its exact posterior as guide, takes large batches and long steps.
+    a linear Gaussian model, with its exact posterior as guide, takes large batches and long steps.  Where nobody chose
+    ``lr``, the parameters of an exact model that are in units of the data have ``unit`` times it, and others ``lr``.
 
     Example:
         >>> from pyrovae import PPCA
@@ -49,16 +50,23 @@ def svi_options(model: LatentVariableModel, train: Observations, **given: Any) -
         num_steps, most = min(max(1700, passes), 12_000), 400
     elif _is_mixture(model):
         options = {"batch_size": 128, "lr": 0.03 if model.support == "boolean" else 2e-3, "schedule": "cosine"}
+        options["unit"] = _unit(train) if model.support == "real" else 1.0
         num_steps = 60 if large else 450
     else:
-        with_units = math.sqrt(mean_variance(train.x[:MANY]) / 0.07)
-        options = {"batch_size": 2048, "lr": 0.03 * with_units, "schedule": "cosine"}
+        options = {"batch_size": 2048, "lr": 0.03, "schedule": "cosine", "unit": _unit(train)}
         num_steps = 400
     options |= {name: value for name, value in given.items() if value is not None}
+    if given.get("lr") is not None:
+        options["unit"] = 1.0
     num_batches = math.ceil(len(train) / options["batch_size"])
     num_epochs = math.ceil(num_steps / num_batches)
     num_epochs = options.pop("num_epochs", min(num_epochs, most or num_epochs))
     return {"num_steps": num_epochs * num_batches, **options}
+
+
+def _unit(train: Observations) -> float:
+    """A deviation of the data, over that of the data on which learning rates were tried."""
+    return math.sqrt(mean_variance(train.x[:MANY]) / 0.07)
 
 
 def is_large(data: Any) -> bool:

@@ -177,7 +177,7 @@ class Ascent:
     def initialize(self) -> None:
         """Start from the data."""
         self.model.initialize(*self.source.start())
-        self.group.copy_from_first(self.model.state_dict().values())
+        self.group.copy_from_first(self.model)
 
     def ascend(self, accelerate: bool, tolerance: float, max_iterations: int) -> None:
         """Alternate M and E steps until the rule is met; ``statistics`` are always those of the present parameters."""

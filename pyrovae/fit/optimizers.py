@@ -11,6 +11,7 @@ from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, OneCycleLR
 
 from pyrovae.engine.checks import check_choice
+from pyrovae.models.base import LatentVariableModel
 
 UPKEEP = 100  # steps from one upkeep to the next: 0.9^100 · NEGLIGIBLE is still above 1, in units of the least number
 NEGLIGIBLE = 1e8  # times the least normal number: 10⁻³⁰ in float32, by which no parameter moves
@@ -81,6 +82,23 @@ def make_optimizer(
             "other parameters; pass a class or a function of (parameters, lr)."
         )
     return made
+
+
+def in_units(optimizer: Optimizer, model: LatentVariableModel, unit: float) -> None:
+    """Let parameters of an exact model that are in units of the data take their steps in these units.
+
+    Their learning rates are so many times as large; Adam's ε, which stands beside gradients, is so many times smaller.
+    """
+    names = getattr(model, "in_units", ())
+    chosen = {id(each) for name, each in model.model.named_parameters() if name in names}
+    groups = []
+    for group in optimizer.param_groups:
+        inside = [each for each in group["params"] if id(each) in chosen]
+        others = [each for each in group["params"] if id(each) not in chosen]
+        scaled = {"lr": group["lr"] * unit, **({"eps": group["eps"] / unit} if "eps" in group else {})}
+        groups += [{**group, "params": others}] if others else []
+        groups += [{**group, **scaled, "params": inside}] if inside else []
+    optimizer.param_groups[:] = groups
 
 
 def make_scheduler(schedule: str | Schedule, optimizer: Optimizer, num_steps: int) -> LRScheduler:

@@ -15,7 +15,7 @@ from pyrovae.engine.processes import ALONE, ProcessGroup
 from pyrovae.engine.seeding import block_seed, random_states, set_random_states
 from pyrovae.fit.feed import Feed
 from pyrovae.fit.loss import BatchLoss
-from pyrovae.fit.optimizers import Schedule, make_optimizer, make_scheduler
+from pyrovae.fit.optimizers import Schedule, in_units, make_optimizer, make_scheduler
 from pyrovae.fit.select import tied_for_best
 from pyrovae.fit.steps import make_step
 from pyrovae.fit.training import TrainingState, frozen_kept
@@ -51,6 +51,7 @@ class Plan:
     optimizer: Callable[..., Optimizer] | None
     elbo: ELBO | None
     about: dict[str, Any]
+    unit: float = 1.0
     patience: int | None = None
     num_restarts: int = 1
     warm_start: bool = False
@@ -107,8 +108,9 @@ class Run:
             with frozen_kept(model):
                 model.initialize(plan.feed.start())
         self.loss = BatchLoss(model, plan.feed, plan.elbo, plan.execution.precision)
-        plan.group.copy_from_first(model.state_dict().values())
+        plan.group.copy_from_first(model)
         optimizer = make_optimizer(plan.optimizer, self.loss.parameters, float(plan.lr))
+        in_units(optimizer, model, plan.unit)
         scheduler = make_scheduler(plan.schedule, optimizer, plan.num_steps)
         num_steps, seed = min(plan.num_steps, self.num_epochs * plan.num_batches), plan.start_seed(start)
         self.step = make_step(self.loss, optimizer, plan.execution, num_steps, plan.batch_size, seed, plan.group)

@@ -85,7 +85,8 @@ def load(
     if into is not None and type(into).__name__ != kind:
         raise ValueError(f"`into` must be a {kind}, which the file holds, got a {type(into).__name__}.")
     model = _built(kind, content["config"]) if into is None else into.copy()
-    dtype = next((tensor.dtype for tensor in state.values() if tensor.is_floating_point()), None)
+    own_state = (state[name] for name, _ in model.named_parameters() if name in state)
+    dtype = next((tensor.dtype for tensor in own_state if tensor.is_floating_point()), None)
     try:
         model.to(device=device, dtype=dtype)
         for name, own in itertools.chain(model.named_parameters(), model.named_buffers()):

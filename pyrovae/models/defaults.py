@@ -11,7 +11,7 @@ from typing import Any
 from pyrovae.data import Observations
 from pyrovae.models import PPCA, VAE, BernoulliMixture, FactorAnalysis, GaussianMixture, PPCAMixture
 from pyrovae.models.base import LatentVariableModel
-from pyrovae.models.floors import FLOOR, NOISE_FLOOR, relative_floor
+from pyrovae.models.floors import FLOOR, relative_floor
 from pyrovae.models.likelihoods import LIKELIHOODS as CLASSES, DiscretizedLogistic, Likelihood
 
 LIKELIHOODS: dict[str, type[Any]] = {
@@ -27,21 +27,19 @@ class Kind:
     Attributes:
         cls: Its class.
         options: What can be chosen of it, named as by its class and its likelihood.
-        relative_floor: ε relative to the mean variance of a dimension; None where the class has a default.
     """
 
     cls: type[LatentVariableModel]
     options: tuple[str, ...]
-    relative_floor: float | None = None
 
 
 OF_LIKELIHOOD = ("likelihood", "scale", "floor")
 OF_NETWORK = ("network", "hidden", "activation", "posterior", "num_classes")
 KINDS = {
-    "gmm": Kind(GaussianMixture, ("num_components", "covariance", "floor"), FLOOR),
-    "ppca": Kind(PPCA, ("latent_dim", "floor"), NOISE_FLOOR),
-    "fa": Kind(FactorAnalysis, ("latent_dim", "floor"), NOISE_FLOOR),
-    "ppca-mixture": Kind(PPCAMixture, ("num_components", "latent_dim", "floor"), FLOOR),
+    "gmm": Kind(GaussianMixture, ("num_components", "covariance", "floor")),
+    "ppca": Kind(PPCA, ("latent_dim", "floor")),
+    "fa": Kind(FactorAnalysis, ("latent_dim", "floor")),
+    "ppca-mixture": Kind(PPCAMixture, ("num_components", "latent_dim", "floor")),
     "bernoulli-mixture": Kind(BernoulliMixture, ("num_components", "floor")),
     "vae": Kind(VAE, ("latent_dim", *OF_LIKELIHOOD, *OF_NETWORK)),
 }
@@ -75,7 +73,7 @@ def build(kind: str, train: Observations, **options: Any) -> LatentVariableModel
     Example:
         >>> from pyrovae import data
         >>> build("gmm", data.load("digits").train, covariance="diag").config
-        {'num_components': 10, 'data_shape': [64], 'covariance': 'diag', 'floor': 0.00026, 'missing': 'error'}
+        {'num_components': 10, 'data_shape': [64], 'covariance': 'diag', 'floor': None, 'missing': 'error'}
     """
     check_options(kind, options)
     if (train.x == train.x[0]).all():
@@ -89,8 +87,6 @@ def build(kind: str, train: Observations, **options: Any) -> LatentVariableModel
     for name, default in SIZES.items():
         if name in chosen.options:
             arguments.setdefault(name, default(train))
-    if chosen.relative_floor is not None and "floor" not in arguments:
-        arguments["floor"] = relative_floor(train.x, chosen.relative_floor)
     arguments = _of_vae(train, arguments) if kind == "vae" else {**arguments, "data_shape": (train.num_dims,)}
     model = chosen.cls(**arguments)
     _check_support(kind, model.support, train)

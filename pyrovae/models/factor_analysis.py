@@ -14,7 +14,8 @@ class FactorAnalysis(LinearGaussian):
         latent_dim: L, from 0 (independent Gaussians) to D − 1.
         data_shape: ``(D,)``.
         floor: ε, the lower bound of every noise variance, in squared units of the data.  The likelihood is unbounded
-            without it: a factor may take one dimension's variance whole (a Heywood case).
+            without it: a factor may take one dimension's variance whole (a Heywood case).  Left out, a fit takes it
+            from the data: 1e-6 times the mean variance of a dimension; until then it is 1e-6.
         missing: ``"nan"`` lets a NaN stand for a value that was not observed.
         encoder: For a learned q(z|x), as for :class:`~pyrovae.PPCA`.
         dtype: Type of the parameters.

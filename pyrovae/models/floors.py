@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal, Normal
 
 from pyrovae.models.distributions import Reshaped
+from pyrovae.models.linear_algebra import chunk_rows
 
 FLOOR = 4e-3  # of a covariance or a decoder's variance where nobody chose, relative to the mean variance of a dimension
 NOISE_FLOOR = 1e-6  # of the noise of linear models, relative too
+LEAST_VARIANCE = 1e-12  # of data that do not vary
 # All of them times ε:
 AT_FLOOR = 1.1  # up to here a variance is at the floor
 ON_FLOOR = 1.001  # up to here it is the floor itself, but for rounding
@@ -29,17 +31,34 @@ def relative_floor(x: Tensor, relative: float, weight: Tensor | None = None) -> 
 
     Each datum counts for ``weight`` (N,).  Data that do not vary are taken to have a variance of 1e-12.
     """
-    return float(f"{relative * mean_variance(x, weight):.1e}")
+    return two_digits(relative * mean_variance(x, weight))
+
+
+def two_digits(floor: float) -> float:
+    """A floor as it is reported."""
+    return float(f"{floor:.1e}")
 
 
 def mean_variance(x: Tensor, weight: Tensor | None = None) -> float:
     """The mean over dimensions of the variance of data (N, ...), at least 1e-12; NaN is a value not observed."""
-    rows = x.flatten(1).double()
-    mass = (~rows.isnan()).double() * (1 if weight is None else weight.double()[:, None])
-    share = mass / mass.sum(0).clamp_min(1e-300)
-    mean = (rows.nan_to_num() * share).sum(0)
-    variance = ((rows - mean).nan_to_num().square() * share).sum(0)
-    return variance.mean().clamp_min(1e-12).item()
+    mean, _ = _moments(x.flatten(1), weight, torch.zeros((), dtype=torch.float64, device=x.device))
+    _, variance = _moments(x.flatten(1), weight, mean)
+    return variance.mean().clamp_min(LEAST_VARIANCE).item()
+
+
+def _moments(x: Tensor, weight: Tensor | None, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """Means of x − shift and of its squares over data (N, D), (D,) each, in float64; chunk by chunk."""
+    chunks = x.split(chunk_rows(4 * x.shape[1], 1, x.device))
+    weights = [None] * len(chunks) if weight is None else weight.double().split(len(chunks[0]))
+    sums = torch.zeros(3, x.shape[1], dtype=torch.float64, device=x.device)
+    for chunk, each in zip(chunks, weights, strict=True):
+        deviations = chunk.double() - shift
+        mass = (~deviations.isnan()).double() if each is None else ~deviations.isnan() * each[:, None]
+        counted = deviations.nan_to_num_() * mass
+        sums += torch.stack([mass.sum(0), counted.sum(0), (counted * deviations).sum(0)])
+    mass, first, second = sums
+    mass = mass.clamp_min(1e-300)
+    return first / mass, second / mass
 
 
 def degenerate(variance: Tensor, limit: float, whole: Tensor, floor: float) -> Tensor:

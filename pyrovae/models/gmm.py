@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.engine.checks import check_choice
-from pyrovae.models.base import Missing, check_floor
+from pyrovae.models.base import Missing
 from pyrovae.models.covariances import FORMS, Diagonal, Full
-from pyrovae.models.floors import FAR_BELOW, degenerate
+from pyrovae.models.floors import FAR_BELOW, FLOOR, degenerate
 from pyrovae.models.guides import AmortizedGuide, MarginalGuide
 from pyrovae.models.mixture import Mixture, MixtureModel
 from pyrovae.models.sklearn_bridge import estimator_of, parameters_of
@@ -62,7 +62,8 @@ class GaussianMixture(Mixture):
         num_components: K.
         data_shape: ``(D,)``.
         covariance: ``"full"``, ``"tied"`` (one full covariance), ``"diag"`` or ``"spherical"``.
-        floor: ε, every covariance is at least ε I; in squared units of the data.
+        floor: ε, every covariance is at least ε I; in squared units of the data.  Left out, a fit takes it from the
+            data: 4e-3 times the mean variance of a dimension; until then it is 4e-3.
         start: Where a fit starts: ``"k-means++"``, ``"random"`` (data drawn uniformly), or means of shape (K, D).  To
             start from weights, means and covariances, see :meth:`from_parameters` and ``fit.em(..., warm_start=True)``.
         missing: ``"nan"`` lets a NaN stand for a value that was not observed: fits by EM, densities and posteriors are
@@ -85,13 +86,15 @@ class GaussianMixture(Mixture):
     """
 
     model: GaussianMixtureModel
+    relative_floor = FLOOR
+    in_units = ("means", "covariance_factor")
 
     def __init__(
         self,
         num_components: int,
         data_shape: int | tuple[int, ...],
         covariance: Covariance = "full",
-        floor: float = 1e-6,
+        floor: float | None = None,
         *,
         start: str | Tensor = "k-means++",
         missing: Missing = "error",
@@ -101,8 +104,7 @@ class GaussianMixture(Mixture):
         super().__init__(num_components, data_shape, missing)
         check_choice("covariance", covariance, COVARIANCES)
         self.covariance, self.start = covariance, checked_start(start, num_components, self.num_dims)
-        self.floor = self.covariance_floor = check_floor(floor)
-        self.model = GaussianMixtureModel(num_components, self.num_dims, covariance, self.floor, dtype)
+        self.model = GaussianMixtureModel(num_components, self.num_dims, covariance, self._first_floor(floor), dtype)
         self.guide = MarginalGuide() if encoder is None else AmortizedGuide(encoder)
         if encoder is None:
             self.config = self._plain("num_components", "data_shape", "covariance", "floor", "missing")
@@ -278,6 +280,7 @@ class GaussianMixture(Mixture):
             )
         if x.isnan().any():
             raise ValueError("`data` must have nothing missing for a closed form, got NaN; use fit.em.")
+        self._floor_from(x, weight)
         self.model.means.copy_(x.mean(0, keepdim=True))
         ones = torch.ones_like(x[:, 0]) if weight is None else weight
         rows = 4096

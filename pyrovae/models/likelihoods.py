@@ -131,7 +131,8 @@ class Head(nn.Module):
 
     def __init__(self, likelihood: Likelihood, num_features: int, data_shape: Shape, linear: MakeLinear) -> None:
         super().__init__()
-        self.given, self.likelihood, self.data_shape = likelihood, likelihood, data_shape
+        self.given, self.data_shape = likelihood, data_shape
+        self.likelihood: Any = likelihood
         num_dims = math.prod(data_shape)
         for name, number in likelihood.outputs(num_dims).items():
             self.add_module(name, linear(num_features, number))
@@ -147,6 +148,17 @@ class Head(nn.Module):
 
     def _of_all_data(self) -> Numbers:
         return {**dict(self.named_parameters(recurse=False)), **dict(self.named_buffers(recurse=False))}
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        """The floor is part of the state: the same parameters mean nothing under another."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if isinstance(self.likelihood, _Floored):
+            destination[f"{prefix}floor"] = torch.tensor(self.likelihood.least_variance, dtype=torch.float64)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        if (floor := state_dict.pop(f"{prefix}floor", None)) is not None:
+            self.likelihood = replace(self.likelihood, floor=floor.item())
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def start_at(self, x: Tensor) -> None:
         """Start the output at the data, with the likelihood for them."""

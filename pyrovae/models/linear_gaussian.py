@@ -14,8 +14,8 @@ from torch.nn.functional import pad
 
 from pyrovae.data import Observations
 from pyrovae.engine.checks import check_whole
-from pyrovae.models.base import Missing, Program, check_floor, check_missing, flat_dims
-from pyrovae.models.floors import shrunk
+from pyrovae.models.base import Missing, Program, check_missing, flat_dims
+from pyrovae.models.floors import NOISE_FLOOR, shrunk
 from pyrovae.models.guides import AmortizedGuide, exact_guide
 from pyrovae.models.linear_algebra import identity_like
 from pyrovae.models.linear_posterior import LinearPosterior
@@ -71,13 +71,15 @@ class LinearGaussian(TractableModel):
     model: LinearGaussianModel
     guide: AmortizedGuide
     takes_particles = True
+    relative_floor = NOISE_FLOOR
+    in_units = ("weight", "mean", "noise_factor")
     noise_is_shared: ClassVar[bool]
 
     def __init__(
         self,
         latent_dim: int,
         data_shape: int | tuple[int, ...],
-        floor: float = 1e-6,
+        floor: float | None = None,
         *,
         missing: Missing = "error",
         encoder: nn.Module | None = None,
@@ -88,11 +90,10 @@ class LinearGaussian(TractableModel):
         hint = "with D latents no noise is left to model (use a one-component GaussianMixture)"
         check_whole("latent_dim", latent_dim, 0, self.num_dims - 1, hint=hint)
         self.data_shape, self.latent_dim = (self.num_dims,), int(latent_dim)
-        self.floor = self.covariance_floor = check_floor(floor)
         self.missing = check_missing(missing)
         self.floats_per_datum = 3 * self.num_dims + (4 * (latent_dim + 1) ** 2 if missing == "nan" else 2 * latent_dim)
         noise_shape = () if self.noise_is_shared else (self.num_dims,)
-        self.model = LinearGaussianModel(latent_dim, self.num_dims, noise_shape, self.floor, dtype)
+        self.model = LinearGaussianModel(latent_dim, self.num_dims, noise_shape, self._first_floor(floor), dtype)
         self.guide = exact_guide(self) if encoder is None else AmortizedGuide(encoder)
         if encoder is None:
             self.config = self._plain("latent_dim", "data_shape", "floor", "missing")
@@ -214,6 +215,7 @@ class LinearGaussian(TractableModel):
     @torch.no_grad()
     def initialize(self, x: Tensor, weight: Tensor | None = None) -> None:
         """Start at the data's mean and variances, half of them in a random W; the guide at the posterior of that."""
+        self._floor_from(x, weight)
         x = fill_columns(x, column_means(x))
         share = torch.full_like(x[:, 0], 1 / len(x)) if weight is None else weight / weight.sum()
         mean = share @ x

@@ -159,6 +159,7 @@ class Mixture(TractableModel):
         Raises:
             ValueError: If there are fewer data than components.
         """
+        self._floor_from(x, weight)
         x = fill_columns(x, column_means(x))
         weight = torch.ones_like(x[:, 0]) if weight is None else weight
         clusters = start_clusters(x, weight, self.num_components, self.start)

@@ -1,6 +1,5 @@
 """Probabilistic principal component analysis: z ~ Normal(0, I), x ~ Normal(Wz + μ, σ²I), with σ² ≥ ε."""
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -9,7 +8,7 @@ from torch.nn.functional import normalize, pad
 
 from pyrovae.engine.checks import check_positive
 from pyrovae.models.base import Missing
-from pyrovae.models.floors import ON_FLOOR, degenerate
+from pyrovae.models.floors import LEAST_VARIANCE, NOISE_FLOOR, ON_FLOOR, degenerate, two_digits
 from pyrovae.models.linear_algebra import chunk_rows, first_largest, symmetric_product
 from pyrovae.models.linear_gaussian import LinearGaussian
 
@@ -22,7 +21,8 @@ class PPCA(LinearGaussian):
     Args:
         latent_dim: L, from 0 (one spherical Gaussian) to D − 1.
         data_shape: ``(D,)``.
-        floor: ε, the lower bound of σ², in squared units of the data.
+        floor: ε, the lower bound of σ², in squared units of the data.  Left out, a fit takes it from the data: 1e-6
+            times the mean variance of a dimension; until then it is 1e-6.  Beside a given σ² it is 1e-6 of that.
         noise_variance: A given σ², at least ``floor``, which no fit changes; learned if left out.
         missing: ``"nan"`` lets a NaN stand for a value that was not observed: fits by EM, densities and posteriors are
             then those of the observed values.
@@ -50,15 +50,18 @@ class PPCA(LinearGaussian):
         self,
         latent_dim: int,
         data_shape: int | tuple[int, ...],
-        floor: float = 1e-6,
+        floor: float | None = None,
         *,
         noise_variance: float | None = None,
         missing: Missing = "error",
         encoder: nn.Module | None = None,
         dtype: torch.dtype = torch.float64,
     ) -> None:
+        if noise_variance is not None:
+            check_positive("noise_variance", noise_variance)
+            floor = NOISE_FLOOR * noise_variance if floor is None else floor
         super().__init__(latent_dim, data_shape, floor, missing=missing, encoder=encoder, dtype=dtype)
-        if noise_variance is not None and not (self.floor <= noise_variance < math.inf):
+        if noise_variance is not None and noise_variance < self.floor:
             raise ValueError(f"`noise_variance` must be at least the floor, {self.floor:g}, got {noise_variance}.")
         self.noise_is_given = noise_variance is not None
         if noise_variance is not None:
@@ -112,6 +115,8 @@ class PPCA(LinearGaussian):
         """
         check_positive("beta", beta)
         mean, values, directions = _spectrum(x, weight, self.latent_dim)
+        if not self.floor_is_given:
+            self._hold_floor(two_digits(NOISE_FLOOR * max(LEAST_VARIANCE, values.sum().item() / self.num_dims)))
         noise = self.noise_variance.double() if self.noise_is_given else self._best_noise(values, beta)
         self._set_noise(noise)
         kept = (values[: self.latent_dim] - beta * noise).clamp_min(0).sqrt()

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.engine.checks import check_whole
-from pyrovae.models.base import check_floor
-from pyrovae.models.floors import FAR_BELOW, degenerate, shrunk
+from pyrovae.models.floors import FAR_BELOW, FLOOR, degenerate, shrunk
 from pyrovae.models.guides import MarginalGuide
 from pyrovae.models.linear_algebra import identity_like, log_det
 from pyrovae.models.mixture import Mixture, MixtureModel
@@ -47,7 +46,8 @@ class PPCAMixture(Mixture):
         num_components: K.
         latent_dim: L, the dimension of each component's subspace, from 1 to D − 1.
         data_shape: ``(D,)``.
-        floor: ε, the lower bound of every σ_k², in squared units of the data.
+        floor: ε, the lower bound of every σ_k², in squared units of the data.  Left out, a fit takes it from the data:
+            4e-3 times the mean variance of a dimension; until then it is 4e-3.
         dtype: Type of the parameters.
 
     Raises:
@@ -63,21 +63,22 @@ class PPCAMixture(Mixture):
     """
 
     model: PPCAMixtureModel
+    relative_floor = FLOOR
+    in_units = ("means", "weight", "noise_factor")
 
     def __init__(
         self,
         num_components: int,
         latent_dim: int,
         data_shape: int | tuple[int, ...],
-        floor: float = 1e-6,
+        floor: float | None = None,
         *,
         dtype: torch.dtype = torch.float64,
     ) -> None:
         super().__init__(num_components, data_shape)
         check_whole("latent_dim", latent_dim, 1, self.num_dims - 1)
-        self.latent_dim, self.floor = int(latent_dim), check_floor(floor)
-        self.covariance_floor = self.floor
-        self.model = PPCAMixtureModel(num_components, latent_dim, self.num_dims, self.floor, dtype)
+        self.latent_dim = int(latent_dim)
+        self.model = PPCAMixtureModel(num_components, latent_dim, self.num_dims, self._first_floor(floor), dtype)
         self.guide = MarginalGuide()
         self.config = self._plain("num_components", "latent_dim", "data_shape", "floor")
 

@@ -7,14 +7,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import pyro
 import torch
 from torch import Tensor
 
 from pyrovae.data import Observations
-from pyrovae.models.base import LatentVariableModel
+from pyrovae.models.base import LatentVariableModel, check_floor
+from pyrovae.models.floors import relative_floor
 from pyrovae.models.linear_algebra import chunk_rows
 
 Result = TypeVar("Result")
@@ -69,6 +70,9 @@ class TractableModel(LatentVariableModel, ABC):
 
     data_shape: tuple[int, ...]
     floor: float
+    relative_floor: ClassVar[float | None] = None  # ε over the mean variance of a dimension, where nobody gave one
+    floor_is_given: bool = True
+    in_units: ClassVar[tuple[str, ...]] = ()  # parameters of ``model`` in units of the data; the others have none
     smallest_chunk: int = 1  # data below which the sums of a chunk cost more to add up than to compute
 
     @cached_property
@@ -162,9 +166,43 @@ class TractableModel(LatentVariableModel, ABC):
         return []
 
     def _lift(self, lower: Self, floor: float) -> None:
+        self._hold_floor(floor)
+        self.floor_is_given = True
+
+    def _first_floor(self, floor: float | None) -> float:
+        """Hold ε as given or, until a fit knows the data, that of data of unit variance."""
+        self.floor_is_given = floor is not None
+        given: Any = self.relative_floor if floor is None else floor
+        self.floor = self.covariance_floor = check_floor(given)
+        return self.floor
+
+    def _plain(self, *names: str) -> dict[str, Any]:
+        plain = super()._plain(*names)
+        return plain if self.floor_is_given else {**plain, "floor": None}
+
+    def _hold_floor(self, floor: float) -> None:
         self.floor = self.model.floor = floor
+        if self.relative_floor is not None:
+            self.covariance_floor = floor
         if self.config is not None:
             self.config = {**self.config, "floor": floor}
+
+    def _floor_from(self, x: Tensor, weight: Tensor | None) -> None:
+        """Take ε from the data of a fit, unless it was given."""
+        if self.relative_floor is not None and not self.floor_is_given:
+            self._hold_floor(relative_floor(x, self.relative_floor, weight))
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        """With a floor that fits may set, ε is part of the state: the same parameters mean nothing under another."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.relative_floor is not None:
+            destination[f"{prefix}floor"] = torch.tensor(self.floor, dtype=torch.float64, device=self._like.device)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        floor = None if self.relative_floor is None else state_dict.pop(f"{prefix}floor", None)
+        if floor is not None and floor.item() != self.floor:
+            self._hold_floor(floor.item())
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     @contextmanager
     def unchanged(self) -> Iterator[None]:

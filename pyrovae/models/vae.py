@@ -177,6 +177,7 @@ class VAE(LatentVariableModel):
         else:
             self.model, self.guide = ConditionalVAEModel(decoder, latent_dim), ConditionalGuide(encoder)
         self.model.by_rows = self._needs_rows()
+        self.register_load_state_dict_post_hook(_describe_again)
         self.data_shape = tuple(output.event_shape)
         self._values = values_of(output)  # the constraint on one number
         self.support = support_of(self._values)
@@ -186,7 +187,7 @@ class VAE(LatentVariableModel):
         return not self._built[1] and needs_rows(self.decoder, self.latent_dim, self.num_classes)
 
     def _describe(self, likelihood: Likelihood) -> None:
-        """Record the likelihood of a decoder built here."""
+        """Record the likelihood of a decoder built here; its floor may come from data, or from a state."""
         self.covariance_floor = likelihood.covariance_floor
         if self.config is not None:
             described = {"kind": type(likelihood).__name__, **vars(likelihood)}
@@ -288,6 +289,12 @@ class VAE(LatentVariableModel):
                 squares = squares + errors.mean(0).flatten(1).sum(0)
         head.set(likelihood.with_variance(squares / len(inputs[0]), head.unit, 1e-6 * likelihood.least_variance))
         return tuned.eval()
+
+
+def _describe_again(vae: VAE, keys: Any) -> None:
+    """After a state is loaded, record its likelihood; a floor that was raised stays."""
+    if vae._built[1] and vae._head is not None:
+        vae._describe(vae._head.likelihood)
 
 
 def _check_parts(

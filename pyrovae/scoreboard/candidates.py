@@ -24,7 +24,7 @@ from pyrovae.fit.defaults import LARGE_NUMBERS
 from pyrovae.fit.verdict import BELOW
 from pyrovae.models.base import LatentVariableModel
 from pyrovae.models.defaults import build, default_latent_dim
-from pyrovae.models.floors import FLOOR, NOISE_FLOOR, relative_floor
+from pyrovae.models.floors import FLOOR, relative_floor
 
 FitFunction = Callable[[Any], FitResult]
 
@@ -165,8 +165,7 @@ class _Baselines:
         """Probabilistic PCA in closed form, by EM, and by SVI with the exact posterior as guide."""
         most = min(self.train.num_dims, len(self.train)) - 1
         dims = [latent_dim] if latent_dim is not None else [q for q in LATENT_DIMS if q <= most]
-        floor = relative_floor(self.train.x, NOISE_FLOOR)
-        candidates = [self.model("ppca", latent_dim=q, floor=floor) for q in dims]
+        candidates = [self.model("ppca", latent_dim=q) for q in dims]
         self.report(f"probabilistic PCA: closed form at {len(dims)} latent dimensions")
         best = self._best(candidates, self._closed_form, "probabilistic PCA: latent dimension {latent_dim}")
         self.fits[_filled("PPCA-{latent_dim}, closed form", best.model)] = best

@@ -32,8 +32,10 @@ def test_svi_runs_for_a_number_of_steps_whatever_the_number_of_data(kind):
 
 def test_the_learning_rate_of_a_linear_model_goes_with_the_units_of_the_data():
     small, large = (observations(scale=scale) for scale in (1.0, 10.0))
-    rates = [defaults.svi_options(PPCA(1, D), train)["lr"] for train in (small, large)]
-    assert rates[1] / rates[0] == pytest.approx(10)
+    options = [defaults.svi_options(PPCA(1, D), train) for train in (small, large)]
+    assert options[1]["unit"] / options[0]["unit"] == pytest.approx(10)
+    assert options[1]["lr"] == options[0]["lr"]
+    assert defaults.svi_options(PPCA(1, D), large, lr=0.1)["unit"] == 1
 
 
 def test_large_data_are_given_fewer_steps_and_less_exact_em(monkeypatch):

@@ -24,12 +24,6 @@ def test_every_kind_is_built_without_an_option(kind):
     assert model.config.get("num_components") in (None, 6)  # a tenth of the data
 
 
-@pytest.mark.parametrize("kind", ["gmm", "ppca", "fa", "ppca-mixture"])
-def test_default_floors_go_with_the_variance_of_the_data(kind):
-    small, large = (defaults.build(kind, observations(scale=scale)).floor for scale in (1.0, 10.0))
-    assert large / small == pytest.approx(100, rel=0.1)  # rounded to two digits
-
-
 @pytest.mark.parametrize("name", defaults.LIKELIHOODS)
 def test_every_likelihood_is_built_by_its_name(name):
     support = defaults.LIKELIHOODS[name].support

@@ -358,7 +358,7 @@ def test_start_finds_clusters_far_apart(seed):
     x = corners[labels] + torch.randn(100, 2, dtype=torch.float64)
     x = torch.cat([x, corners[3:].expand(20, 2)])  # the last cluster is the largest
     labels = torch.cat([labels, torch.full((20,), 3)])
-    gmm = GaussianMixture(4, 2)
+    gmm = GaussianMixture(4, 2, floor=1e-6)
     gmm.initialize(x)
     means = torch.stack([x[labels == k].mean(0) for k in range(4)])
     nearest = torch.cdist(gmm.means.detach(), means).argmin(1)

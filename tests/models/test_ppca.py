@@ -181,8 +181,8 @@ def test_amortized_guide_needs_data(ppca):
         ({"latent_dim": 1.5}, r"`latent_dim` must be a whole number"),
         ({"data_shape": (5, 5)}, r"`data_shape` must be \(D,\)"),
         ({"floor": 0.0}, r"`floor` must be a positive variance"),
-        ({"noise_variance": 1e-7}, r"`noise_variance` must be at least the floor, 1e-06, got 1e-07"),
-        ({"noise_variance": math.inf}, r"`noise_variance` must be at least the floor"),
+        ({"floor": 1e-6, "noise_variance": 1e-7}, r"`noise_variance` must be at least the floor, 1e-06, got 1e-07"),
+        ({"noise_variance": math.inf}, r"`noise_variance` must be a positive number, got inf"),
     ],
 )
 def test_arguments_out_of_range_are_refused(arguments, message):

@@ -120,3 +120,13 @@ def test_a_floor_that_nobody_gave_follows_the_data_of_each_fit_and_is_recorded(x
     )
     given = VAE(2, D, Gaussian("decoder", floor=0.5), hidden=(4,))
     assert fit.svi(given, x.float(), num_epochs=1).model.covariance_floor == 0.5
+
+
+def test_a_floor_from_the_data_goes_with_the_state_of_a_model(x):
+    fitted = fit.svi(VAE(2, D, Gaussian("decoder"), hidden=(4,)), 50 * x.float(), num_epochs=1).model
+    other = VAE(2, D, Gaussian("decoder"), hidden=(4,))
+    other.load_state_dict(fitted.state_dict())
+    z = torch.randn(5, 2)
+    assert torch.equal(other.decoder(z).stddev, fitted.decoder(z).stddev)
+    assert (other.covariance_floor, other.config) == (fitted.covariance_floor, fitted.config)
+    assert fitted.copy().covariance_floor == fitted.covariance_floor
