@@ -41,7 +41,7 @@ CASES = {
     "schedule of its own": (vae, fit.BetaELBO(fit.LinearWarmup(8)), {"compile": "graph"}),
     "running means": (vae_with_running_means, None, {"compile": "graph"}),
 }
-STARTS = {"two shards": {"num_restarts": 3}, "three shards": {"num_epochs": None, "num_steps": 5}}
+STARTS = {"graph": {"num_restarts": 3}, "three shards": {"num_epochs": None, "num_steps": 5}}
 
 
 def grey():
