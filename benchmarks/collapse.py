@@ -92,8 +92,6 @@ def planted() -> Iterator[tuple[str, str, VAE, DataSet, dict[str, Any]]]:
     digits, binary = data.load("digits"), data.load("digits", observations="binary")
     floor, asked = FLOOR * 0.07, "the objective asks for it"
     old = {"lr": 3e-3, "batch_size": 64, "schedule": "cosine", "num_epochs": 100}
-    white = torch.randn(2000, 10, generator=torch.Generator().manual_seed(0))
-    noise = DataSet("noise", *(Observations(part) for part in white.split((1200, 400, 400))))
     for scale in SCALES:
         twenty = {"elbo": fit.BetaELBO(20.0)}
         yield (
@@ -115,7 +113,6 @@ def planted() -> Iterator[tuple[str, str, VAE, DataSet, dict[str, Any]]]:
     yield "blind decoder", "ignores z", blind, digits, {}
     relu = VAE(8, 64, Gaussian("decoder", floor=floor), activation="relu")
     yield "the old recipe", "a linear model would use", relu, digits, old
-    yield "white noise", "best for these data", VAE(4, 10, Gaussian("shared", floor=0.004), hidden=(64,)), noise, {}
 
 
 def said(model: VAE, sized: DataSet, options: dict[str, Any]) -> tuple[fit.FitResult, str]:

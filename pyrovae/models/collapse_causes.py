@@ -22,6 +22,7 @@ from pyrovae.models.ppca import PPCA
 from pyrovae.models.sites import data_plate
 
 SMALLEST = 1e-12  # of a variance
+RARE = 0.1  # of the mean variance: that of a pixel that is on or off in nearly all images is taken to be this
 HELD_OUT = 5  # of so many data one is held out where there are no validation data
 
 
@@ -76,7 +77,10 @@ def _residuals(modelled: Any) -> tuple[Tensor, Tensor, bool] | None:
         data_first(site, each.expand_as(site["value"])).detach().flatten(1).double().cpu()
         for each in (site["value"], mean, variance)
     )
-    learned = variance.requires_grad and not site["fn"].support.is_discrete
+    discrete = site["fn"].support.is_discrete
+    if discrete:  # values that hardly ever occur would outweigh all others
+        spread = spread.clamp_min(RARE * spread.mean())
+    learned = variance.requires_grad and not discrete
     return (x - mean) / spread.sqrt().clamp_min(SMALLEST), spread, learned
 
 
