@@ -270,8 +270,8 @@ def test_factor_analysis_is_no_worse_than_scikit_learns(iris, latent_dim):
 
 def test_a_mixture_of_one_ppca_is_ppca():
     x = clustered(num_data=100)
-    best = fit.closed_form(PPCA(2, 3), x).model
-    mixture = fit.em(PPCAMixture(1, 2, 3), x, tolerance=1e-10, accelerate=True).model
+    best = fit.closed_form(PPCA(2, 3, floor=1e-6), x).model
+    mixture = fit.em(PPCAMixture(1, 2, 3, floor=1e-6), x, tolerance=1e-10, accelerate=True).model
     assert mixture.score(x) == pytest.approx(best.score(x), abs=1e-7)
     covariances = [
         (w @ w.T + noise * torch.eye(3, dtype=w.dtype)).detach()
@@ -308,9 +308,9 @@ def test_a_bernoulli_mixture_finds_the_classes_that_made_the_data():
 @pytest.mark.parametrize(
     ("model", "line"),
     [
-        (lambda: PPCA(1, 3), "the noise is at the floor, 1e-06"),
-        (lambda: FactorAnalysis(1, 3), "the noise of dimension [012] is at the floor, 1e-06"),
-        (lambda: PPCAMixture(2, 1, 3), "the noise of component [01] is at the floor, 1e-06"),
+        (lambda: PPCA(1, 3, floor=1e-6), "the noise is at the floor, 1e-06"),
+        (lambda: FactorAnalysis(1, 3, floor=1e-6), "the noise of dimension [012] is at the floor, 1e-06"),
+        (lambda: PPCAMixture(2, 1, 3, floor=1e-6), "the noise of component [01] is at the floor, 1e-06"),
         (lambda: BernoulliMixture(2, 3), "component [01] has the mass of 1 data"),
     ],
 )

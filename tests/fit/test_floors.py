@@ -18,7 +18,7 @@ MODELS = {
     "factor analysis": lambda **options: FactorAnalysis(1, D, **options),
     "one Gaussian": lambda **options: GaussianMixture(1, D, **options),
 }
-FITS = {"em": lambda model, x: fit.em(model, x), "svi": lambda model, x: fit.svi(model, x, num_epochs=20)}
+FITS = {"em": lambda model, x: fit.em(model, x), "svi": lambda model, x: fit.svi(model, x)}
 every_fit = pytest.mark.parametrize(
     ("name", "how"),
     [(name, how) for name in MODELS for how in FITS] + [("PPCA", "closed form"), ("one Gaussian", "closed form")],
@@ -51,12 +51,17 @@ def test_a_floor_left_out_is_that_of_the_data_and_recorded(name, how):
 @every_fit
 @pytest.mark.parametrize("seed", range(3))
 def test_fits_follow_the_units_and_the_origin_of_the_data(name, how, seed):
-    """Rounding is 2⁻⁵² of a datum, at 10⁶ about 1e-10 of a deviation; Adam and EM magnify it by less than 10⁴."""
+    """Rounding is 2⁻⁵² of a datum, at 10⁶ about 1e-10 of a deviation, which EM magnifies by less than 10⁴.
+
+    Adam makes whole steps of a gradient that is rounding, as that of a mean which starts at its best, so that fits by
+    SVI agree only as far as they converge.
+    """
+    near = 1e-2 if how == "svi" else 1e-6
     x = data_for(seed)
     plain, scaled, shifted = (fitted(how, MODELS[name](), data) for data in (x, 1000 * x, x + 1e6))
     jacobian = D * math.log(1000)
-    torch.testing.assert_close(scaled.log_prob(1000 * x) + jacobian, plain.log_prob(x), rtol=0, atol=1e-6)
-    torch.testing.assert_close(shifted.log_prob(x + 1e6), plain.log_prob(x), rtol=0, atol=1e-6)
+    torch.testing.assert_close(scaled.log_prob(1000 * x) + jacobian, plain.log_prob(x), rtol=0, atol=near)
+    torch.testing.assert_close(shifted.log_prob(x + 1e6), plain.log_prob(x), rtol=0, atol=near)
 
 
 @each_model
