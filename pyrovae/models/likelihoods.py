@@ -152,7 +152,7 @@ class Head(nn.Module):
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         """The floor is part of the state: the same parameters mean nothing under another."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if isinstance(self.likelihood, _Floored):
+        if isinstance(self.likelihood, _Floored) and self.likelihood.floor is not None:
             destination[f"{prefix}floor"] = torch.tensor(self.likelihood.least_variance, dtype=torch.float64)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
