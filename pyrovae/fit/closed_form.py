@@ -9,6 +9,7 @@ from pyrovae.data import Observations
 from pyrovae.engine.isolation import alone
 from pyrovae.fit.result import FitResult, Refit, nats
 from pyrovae.fit.sources import checked_weight
+from pyrovae.fit.units import warn_of_floor
 from pyrovae.models.tractable import TractableModel
 
 
@@ -50,6 +51,7 @@ def closed_form(
         x = fitted.as_input(observations)
         weight = checked_weight(sample_weight, len(x), x)
         fitted.maximum_likelihood(x, weight, **options)
+        warn_of_floor(fitted, x, observations)
         log_prob = fitted.score_samples(x).double()
     mean = log_prob.mean() if weight is None else (log_prob @ weight.double()) / weight.double().sum()
     return FitResult(

@@ -27,6 +27,7 @@ from pyrovae.fit.defaults import em_options
 from pyrovae.fit.result import ConvergenceWarning, DegeneracyWarning, DivergenceError, FitResult, Refit, nats, warn
 from pyrovae.fit.select import tied_for_best
 from pyrovae.fit.sources import Source, open_source
+from pyrovae.fit.units import warn_of_floor
 from pyrovae.models.tractable import TractableModel
 
 Statistics = dict[str, Tensor]
@@ -114,7 +115,9 @@ def em(
         for number in range(1, 2 if warm_start else num_restarts + 1):
             restarts.append(Ascent(model.copy(), source, group, number, bar))
             if not warm_start:
-                restarts[-1].initialize()
+                x = restarts[-1].initialize()
+                if number == 1:
+                    warn_of_floor(restarts[0].model, x, data)
             restarts[-1].ascend(accelerate, tolerance, max_iterations)
     eligible = [restart for restart in restarts if not restart.degeneracies] or restarts
     best = tied_for_best((restart.trace[-1], restart) for restart in eligible)[0][1]
@@ -174,10 +177,12 @@ class Ascent:
         self.converged = False
         self.degeneracies: list[str] = []
 
-    def initialize(self) -> None:
-        """Start from the data."""
-        self.model.initialize(*self.source.start())
+    def initialize(self) -> Tensor:
+        """Start from the data, and return those that were looked at."""
+        x, *weight = self.source.start()
+        self.model.initialize(x, *weight)
         self.group.copy_from_first(self.model)
+        return x
 
     def ascend(self, accelerate: bool, tolerance: float, max_iterations: int) -> None:
         """Alternate M and E steps until the rule is met; ``statistics`` are always those of the present parameters."""

@@ -19,6 +19,7 @@ from pyrovae.fit.optimizers import Schedule, in_units, make_optimizer, make_sche
 from pyrovae.fit.select import tied_for_best
 from pyrovae.fit.steps import make_step
 from pyrovae.fit.training import TrainingState, frozen_kept
+from pyrovae.fit.units import warn_of_floor
 from pyrovae.models.base import LatentVariableModel
 
 SHORT = 10  # a short run is one in so many of the epochs
@@ -106,7 +107,9 @@ class Run:
         if not plan.warm_start:
             model.forget_parameters()
             with frozen_kept(model):
-                model.initialize(plan.feed.start())
+                model.initialize(x := plan.feed.start())
+            if not is_short:
+                warn_of_floor(model, x, plan.feed.source)
         self.loss = BatchLoss(model, plan.feed, plan.elbo, plan.execution.precision)
         plan.group.copy_from_first(model)
         optimizer = make_optimizer(plan.optimizer, self.loss.parameters, float(plan.lr))

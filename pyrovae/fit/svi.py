@@ -24,7 +24,8 @@ from pyrovae.fit.result import FitResult, FitWarning, Refit, warn
 from pyrovae.fit.starts import Plan, Run, runs
 from pyrovae.fit.steps.backends import check_execution
 from pyrovae.fit.steps.captured import Stale
-from pyrovae.fit.training import NotFinite, offender_named, precise_enough, require_finite
+from pyrovae.fit.training import NotFinite, offender_named, require_finite
+from pyrovae.fit.units import precise_enough
 from pyrovae.fit.verdict import judged, watch
 from pyrovae.models.base import LatentVariableModel, check_model
 

@@ -14,17 +14,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from pyrovae.data import Observations
 from pyrovae.engine.seeding import random_states, set_random_states
 from pyrovae.fit.loss import sample_sites
 from pyrovae.fit.optimizers import UPKEEP, forget_negligible
-from pyrovae.fit.result import DivergenceError, FitResult, FitWarning, nats, warn
+from pyrovae.fit.result import DivergenceError, FitResult, nats
 from pyrovae.models.base import LatentVariableModel
 from pyrovae.models.sites import log_density
 
 FIRST_CHECK = 1000  # steps, so that a comparison, which takes as long as a few, is a small part of them
-MANY = 10_000  # data that show the size of all
-COARSE = 1e-3  # of a deviation: the rounding of data that changes a fit
 
 
 class NotFinite(Exception):
@@ -192,25 +189,6 @@ class TrainingState:
             elbo=self.best_elbo,
             **self.about,
         )
-
-
-def precise_enough(model: LatentVariableModel, observations: Observations) -> LatentVariableModel:
-    """The model, in float64 where float32 cannot tell the data apart: those that vary little about large numbers."""
-    x = observations.x[:MANY].flatten(1)
-    if x.dtype != torch.float64 or model._like.dtype != torch.float32 or model.support != "real":
-        return model
-    steps = torch.finfo(torch.float32).eps * x.abs().amax(0)
-    std = x.std(0, correction=0)
-    lost = (steps > COARSE * std) & (std > torch.finfo(torch.float64).eps * x.abs().amax(0))
-    if not lost.any():
-        return model
-    worst = int((steps / std).nan_to_num().argmax())
-    warn(
-        f"`data` vary by {std[worst]:.2g} about {x[:, worst].mean():.2g} in dimension {worst}, where float32 goes in "
-        f"steps of {steps[worst]:.2g}: the fit is in float64; subtract the mean first for one in float32.",
-        FitWarning,
-    )
-    return model.double()
 
 
 @contextmanager

@@ -84,6 +84,7 @@ class LatentVariableModel(nn.Module):
         decoded_floats: Numbers that p(x|z) holds for each datum, if more than x itself has; else None.
         covariance_floor: ε, if every Gaussian in p(x) is kept at Σ ⪰ ε I; None where p(x) is a mass, or has no such
             floor.
+        floor_is_given: Whether a fit keeps this ε; else it follows the data of each fit.
         config: The constructor's arguments as plain values, so that a saved model can be built again; None where
             modules of the user's own are part of it.
         takes_particles: Whether the programs are known to take many particles at once; else evaluators look.
@@ -98,6 +99,7 @@ class LatentVariableModel(nn.Module):
     is_density: bool = True
     decoded_floats: int | None = None
     covariance_floor: float | None = None
+    floor_is_given: bool = True
     config: dict[str, Any] | None = None
     takes_particles: bool = False
     _frozen: tuple[nn.Module, ...] = ()

@@ -71,7 +71,6 @@ class TractableModel(LatentVariableModel, ABC):
     data_shape: tuple[int, ...]
     floor: float
     relative_floor: ClassVar[float | None] = None  # ε over the mean variance of a dimension, where nobody gave one
-    floor_is_given: bool = True
     in_units: ClassVar[tuple[str, ...]] = ()  # parameters of ``model`` in units of the data; the others have none
     smallest_chunk: int = 1  # data below which the sums of a chunk cost more to add up than to compute
 

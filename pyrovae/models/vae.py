@@ -170,6 +170,7 @@ class VAE(LatentVariableModel):
             decoder = (MLPDecoder if network == "mlp" else ConvDecoder)(architecture, likelihood)
             self.is_density, self.decoded_floats = likelihood.is_density, likelihood.decoded_floats(math.prod(shape))
             self.config = architecture.plain() if self._built[0] else None
+            self.floor_is_given = getattr(likelihood, "floor", 0.0) is not None
             self._describe(likelihood)
         output = checked_output(encoder, decoder, latent_dim, shape, num_classes)  # lazy layers learn their sizes
         if num_classes is None:
@@ -217,7 +218,7 @@ class VAE(LatentVariableModel):
 
     def _lift(self, lower: Self, floor: float) -> None:
         """Clip the variances of p(x|z) at a higher floor; such a model cannot be saved."""
-        self.model.decoder, self.config = RaisedFloor(self.decoder, floor), None
+        self.model.decoder, self.config, self.floor_is_given = RaisedFloor(self.decoder, floor), None, True
 
     def initialize(self, x: Tensor) -> None:
         """Draw fresh weights for the networks built here, and start them at the data.

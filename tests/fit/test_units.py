@@ -1,0 +1,41 @@
+"""Data whose units a fit remarks on."""
+
+import pytest
+import torch
+
+from pyrovae import PPCA, VAE, Gaussian, GaussianMixture, data, fit
+
+D = 3
+
+
+@pytest.fixture
+def table():
+    """Columns of which the last varies by a ten-thousandth of the others."""
+    return torch.randn(200, D, dtype=torch.float64) * torch.tensor([1.0, 2.0, 1e-4])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda floor, x: fit.em(GaussianMixture(2, D, floor=floor), x, tolerance=0.01),
+        lambda floor, x: fit.closed_form(PPCA(1, D, floor=floor), x),
+        lambda floor, x: fit.svi(VAE(1, D, Gaussian("decoder", floor=floor), hidden=(4,)), x, num_steps=4),
+    ],
+    ids=["em", "closed form", "svi"],
+)
+def test_a_floor_that_follows_the_data_and_hides_a_column_is_remarked_on(make, table):
+    with pytest.warns(fit.FitWarning, match=r"`floor` follows .* 1 of 3 dimensions, .* of dimension 2, which the fit"):
+        make(None, table)
+    make(1e-10, table)  # the caller's own
+    make(None, table / table.std(0))
+
+
+def test_pixels_that_hardly_vary_get_no_remark():
+    train = data.load("digits", dequantize=False).train
+    assert train.x.var(0).min() < 4e-3 * train.x.var(0).mean()
+    fit.em(GaussianMixture(1, 64), train)
+
+
+def test_constant_columns_get_no_remark():
+    x = torch.randn(200, D, dtype=torch.float64) * torch.tensor([1.0, 2.0, 0.0])
+    fit.em(GaussianMixture(1, D), x)
