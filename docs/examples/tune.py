@@ -19,7 +19,6 @@ import optuna
 from optuna.trial import Trial, TrialState
 
 from pyrovae import VAE, Gaussian, GaussianMixture, data, evaluate, fit
-from pyrovae.models.floors import FLOOR, relative_floor
 
 DEFAULT = {"latent_dim": 8, "scale": "decoder", "num_layers": 2, "width": 256, "lr": 3e-3, "batch_size": 64}
 STEPS = 1700  # of every trial, as many as the default takes on these data
@@ -49,7 +48,7 @@ def fitted(parameters: dict[str, Any], digits: data.DataSet, steps: int, trial: 
     num_epochs = math.ceil(steps / math.ceil(len(digits.train) / parameters["batch_size"]))
     options = {name: parameters[name] for name in ("lr", "batch_size")}
     callback = None if trial is None else pruner(trial, digits.valid, num_epochs)
-    return fit.svi(vae, digits.train, valid=digits.valid, num_epochs=num_epochs, callback=callback, **options)
+    return fit.svi(vae, digits.train, valid=digits.valid, num_steps=steps, callback=callback, **options)
 
 
 def pruner(trial: Trial, valid: data.Observations, num_epochs: int) -> Callable[[int, VAE], None]:
@@ -99,7 +98,7 @@ def report(study: optuna.Study, digits: data.DataSet, steps: int) -> None:
     pruned = sum(trial.state == TrialState.PRUNED for trial in study.trials)
     print(f"{len(study.trials)} trials, {pruned} of them pruned; the best: {study.best_params}")
     print(f"ELBO on validation data: {study.best_value:.2f}, the default's {study.trials[0].value:.2f}")
-    gaussian = GaussianMixture(1, digits.train.data_shape, floor=relative_floor(digits.train.x, FLOOR))
+    gaussian = GaussianMixture(1, digits.train.data_shape)
     models = {
         "best": fitted(study.best_params, digits, steps).model,
         "default": fitted(DEFAULT, digits, steps).model,

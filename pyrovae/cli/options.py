@@ -65,7 +65,7 @@ def add_sizes(parser: argparse.ArgumentParser) -> None:
     help = "latent dimension; default: 8, 16 from 256 dimensions on; for PPCA, compare chooses it"
     add(group, "latent_dim", help, type=positive, metavar="L")
     add(group, "num_components", "mixture components; default: 10; compare chooses them", type=positive, metavar="K")
-    help = "passes of SVI over the training data; default: about 1,700 to 5,000 steps for a VAE"
+    help = "passes of SVI over the training data; by default 60, but 1,700 steps at least and 12,000 at most for a VAE"
     add(group, "num_epochs", help, type=positive, metavar="E")
 
 

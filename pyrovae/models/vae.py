@@ -234,7 +234,8 @@ class VAE(LatentVariableModel):
             self._head.start_at(x)
             self._describe(self._head.likelihood)
         if self._built[0]:
-            self.encoder.standardise.start_at(x, not self._built[1] or self._head.likelihood.each_has_unit)
+            encoder: Any = self.encoder
+            encoder.standardise.start_at(x, not self._built[1] or self._head.likelihood.each_has_unit)
 
     def as_input(self, data: Observations | Tensor, name: str = "x") -> Tensor:
         x = super().as_input(data, name)

@@ -71,7 +71,7 @@ def standard_fits(
         latent_dim: L of PPCA and of the autoencoders; by default chosen for PPCA, and 8 (or D − 1) for the
             autoencoders, 16 from 256 dimensions on.
         num_components: K; by default chosen.
-        num_epochs: Passes over the data for the autoencoders; by default as many as make about 1,700 to 5,000 steps.
+        num_epochs: Passes over the data for the autoencoders; by default as ``fit.svi`` takes.
         device: Where to compute.
         seed: Of every fit.
         progress: Show progress bars.
