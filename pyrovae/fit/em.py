@@ -236,6 +236,7 @@ class Ascent:
             with suppress(torch.linalg.LinAlgError):  # too far out
                 extrapolated = self.e_step()
                 if extrapolated["log_prob"] >= after_first["log_prob"]:
+                    self.model.match_guide()
                     return extrapolated
             vector_to_parameters(second, parameters)
         return self.e_step()

@@ -132,8 +132,7 @@ def linear_gain(train: Tensor, held_out: Tensor | None, latent_dim: int) -> Line
 
 def ignores_latents(model: LatentVariableModel, batch: Batch) -> bool:
     """Whether p(x|z) is the same whatever z is, and stays so with other parameters, which tells it from dead units."""
-    same = _same_at_other_latents(model, batch)
-    if not same:
+    if len(batch[0]) < 2 or not _same_at_other_latents(model, batch):  # one datum has no other's latents
         return False
     other = model.copy()
     with torch.no_grad(), seeded(0):

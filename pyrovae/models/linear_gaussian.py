@@ -205,7 +205,7 @@ class LinearGaussian(TractableModel):
         information = self.weight.T @ scaled
         return torch.linalg.cholesky(identity_like(information) + information)
 
-    def _start_guide(self) -> None:
+    def match_guide(self) -> None:
         """Set a linear guide to the exact posterior of the present parameters."""
         if isinstance(self.guide.encoder, LinearGaussianEncoder):
             self.guide.encoder.start_at(self.weight, self.mean, self._precision_tril(), self.noise_variance)
@@ -227,7 +227,7 @@ class LinearGaussian(TractableModel):
             scale = (variance / 2 / self.latent_dim).sqrt()
             self.model.weight.copy_(torch.randn_like(self.weight) * scale[:, None])
         self._set_noise(variance / 2)
-        self._start_guide()
+        self.match_guide()
 
     @torch.no_grad()
     def expected_statistics(self, x: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
@@ -271,7 +271,7 @@ class LinearGaussian(TractableModel):
         self.model.weight.copy_(extended[:, :-1])
         self.model.mean.add_(extended[:, -1])
         self._set_noise_from((statistics["squares"] - (extended * cross).sum(1)), observed)
-        self._start_guide()
+        self.match_guide()
 
     def _set_noise_from(self, residuals: Tensor, observed: Tensor) -> None:
         """Ψ from the summed squared residuals of every dimension, and how many they are."""

@@ -122,7 +122,7 @@ class PPCA(LinearGaussian):
         kept = (values[: self.latent_dim] - beta * noise).clamp_min(0).sqrt()
         self.model.mean.copy_(mean)
         self.model.weight.copy_(directions * kept)
-        self._start_guide()
+        self.match_guide()
 
     def _best_noise(self, values: Tensor, beta: float) -> Tensor:
         """The σ² ≥ ε of the highest objective, given all eigenvalues (D,) in descending order.

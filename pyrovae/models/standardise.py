@@ -1,5 +1,7 @@
 """Data in units of their own deviations, so that networks see numbers of about 1 whatever the units of x."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -24,18 +26,19 @@ class Standardise(nn.Module):
 
     def __init__(self, data_shape: tuple[int, ...]) -> None:
         super().__init__()
-        self.register_buffer("centre", torch.zeros(data_shape))
-        self.register_buffer("unit", torch.ones(data_shape))
+        self.data_shape = data_shape
+        self.register_buffer("centre", torch.zeros(math.prod(data_shape)))  # flat, as layers of flat images are
+        self.register_buffer("unit", torch.ones(math.prod(data_shape)))
 
     def forward(self, x: Tensor) -> Tensor:
         """x of shape (..., *data_shape)."""
-        return (x - self.centre) / self.unit
+        return (x - self.centre.view(self.data_shape)) / self.unit.view(self.data_shape)
 
     @torch.no_grad()
     def start_at(self, x: Tensor, each: bool) -> None:
         """Take centre and unit from data (N, *data_shape): for ``each`` dimension its own unit, or one for all."""
-        self.centre.copy_(x.double().mean(0))
-        self.unit.copy_(units(x.flatten(1), each).expand(self.unit.numel()).view_as(self.unit))
+        self.centre.copy_(x.flatten(1).double().mean(0))
+        self.unit.copy_(units(x.flatten(1), each).expand_as(self.unit))
 
 
 def units(x: Tensor, each: bool, least: float = 0.0) -> Tensor:

@@ -108,6 +108,9 @@ class TractableModel(LatentVariableModel, ABC):
         """Set the starting parameters from data ``x``, each counting for ``weight``, and torch's random state."""
         super().initialize(x)
 
+    def match_guide(self) -> None:
+        """After parameters were set from without: set a guide that is known for them, if the model has such a one."""
+
     def expected_statistics(self, x: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
         """E step: sums over data of the expected sufficient statistics, tensors by name.
 

@@ -53,7 +53,7 @@ def test_a_q_that_no_search_can_better_is_kept():
     """From the posterior itself, where the monitored ELBO of start and end differ by rounding at most."""
     torch.manual_seed(0)
     ppca = PPCA(2, 4, floor=0.3, encoder=LinearGaussianEncoder(4, 2, torch.float64))
-    ppca._start_guide()
+    ppca.match_guide()
     x, _ = ppca.sample(5)
     options = {"method": "optimized", "search": SearchOptions(max_steps=60), "num_particles": 50}
     found = evaluate.elbo_gap(ppca, x, "full", **options)

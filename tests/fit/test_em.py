@@ -281,7 +281,7 @@ def test_a_mixture_of_one_ppca_is_ppca():
         )
     ]
     torch.testing.assert_close(*covariances, rtol=1e-3, atol=1e-4)
-    start, single = PPCAMixture(1, 2, 3), PPCA(2, 3)
+    start, single = PPCAMixture(1, 2, 3, floor=1e-6), PPCA(2, 3, floor=1e-6)
     nn.init.normal_(single.weight)
     with torch.no_grad():
         start.model.weight.copy_(single.weight)

@@ -107,9 +107,9 @@ def test_a_linear_vae_keeps_the_directions_of_variance_above_beta_times_that_of_
         covariance = product + beta * sigma**2 * torch.eye(D, dtype=DOUBLE)
         return dist.MultivariateNormal(loc, covariance).log_prob(x).mean().item()
 
-    weight = head.loc.weight.detach()
+    weight = head.unit * head.loc.weight.detach()
     best = likelihood(torch.zeros(D, dtype=DOUBLE), (eigenvalues - beta * sigma**2).clamp_min(0).diag())
-    assert best - 0.05 < likelihood(head.loc.bias.detach(), weight @ weight.T) <= best + 1e-12
+    assert best - 0.05 < likelihood(head.unit * head.loc.bias.detach(), weight @ weight.T) <= best + 1e-12
     assert (torch.linalg.svdvals(weight).square() > 0.05).sum() == kept
 
 
@@ -428,7 +428,7 @@ def test_doubly_reparametrised_gradients_have_the_same_mean_and_less_noise(num_p
 @pytest.mark.parametrize("vectorize", [True, False], ids=["in one plate", "one by one"])
 def test_at_the_exact_posterior_the_doubly_reparametrised_gradient_of_q_is_zero(num_particles, vectorize, x):
     ppca = linear_ppca()
-    ppca._start_guide()
+    ppca.match_guide()
     options = {"vectorize_particles": vectorize}
     _, doubly = value_and_gradients(
         ImportanceWeightedELBO(num_particles, gradient="doubly_reparametrised", **options), ppca, x

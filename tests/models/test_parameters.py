@@ -18,6 +18,7 @@ from pyrovae.models import LatentVariableModel, Program
 
 D = 3
 FIT = {"warm_start": True, "progress": False, "schedule": "constant"}
+pytestmark = pytest.mark.filterwarnings("ignore:SVI ended in a degenerate fit.*the decoder ignores z")  # so it does
 
 
 def trivial(x, num_data):

@@ -35,7 +35,7 @@ def test_two_latents_are_drawn_as_regions_and_both_fit_in():
     ppca = random_ppca(2, encoder)
     x, _ = ppca.sample(8)
     with torch.no_grad():
-        ppca._start_guide()
+        ppca.match_guide()
         encoder.loc.bias.add_(2)
     figure = plots.posterior_contours(ppca, x, num_nodes=61, most=4)
     assert [axes.get_title() for axes in figure.axes] == [f"datum {n}" for n in range(4)]

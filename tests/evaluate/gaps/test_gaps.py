@@ -26,7 +26,7 @@ def detuned(kind=PPCA, seed=0):
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.5)
     with torch.no_grad():
-        model._start_guide()
+        model.match_guide()
         model.guide.encoder.log_diagonal.add_(math.log(1.3))
         model.guide.encoder.loc.bias.add_(0.2)
     return model

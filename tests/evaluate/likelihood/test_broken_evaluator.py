@@ -24,7 +24,7 @@ def ppca_near_its_posterior():
     torch.manual_seed(0)
     ppca = PPCA(2, 4, floor=0.5, encoder=LinearGaussianEncoder(4, 2, torch.float64))
     nn.init.normal_(ppca.model.weight, std=0.5)
-    ppca._start_guide()
+    ppca.match_guide()
     with torch.no_grad():
         ppca.guide.encoder.log_diagonal.add_(math.log(1.2))
     return ppca

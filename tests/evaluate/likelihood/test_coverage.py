@@ -35,14 +35,14 @@ def two_linear():
     """
     first = PPCA(2, 4, floor=0.5, encoder=LinearGaussianEncoder(4, 2, torch.float64))
     nn.init.normal_(first.model.weight, std=0.5)
-    first._start_guide()
+    first.match_guide()
     second = first.copy()
     with torch.no_grad():
         second.model.mean.fill_(0.3)
         covariance = first.weight @ first.weight.T + first.noise_variance * torch.eye(4)
         population = []
         for ppca in (first, second):
-            ppca._start_guide()
+            ppca.match_guide()
             ppca.guide.encoder.log_diagonal.add_(math.log(1.3))
             shift = ppca.mean @ torch.linalg.solve(covariance, ppca.mean)
             population.append(-0.5 * (4 * math.log(2 * math.pi * math.e) + covariance.logdet() + shift))

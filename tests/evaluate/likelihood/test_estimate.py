@@ -26,7 +26,7 @@ def detuned(shift=0.0, stretch=1.0):
     """PPCA of 8 latents in 20 dimensions, its q off the posterior by so much in the mean and the scale of each."""
     ppca = PPCA(8, 20, floor=0.1, encoder=LinearGaussianEncoder(20, 8, torch.float64))
     nn.init.normal_(ppca.model.weight)
-    ppca._start_guide()
+    ppca.match_guide()
     with torch.no_grad():
         ppca.guide.encoder.loc.bias.add_(shift)
         ppca.guide.encoder.log_diagonal.add_(math.log(stretch))
