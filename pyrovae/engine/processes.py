@@ -42,7 +42,8 @@ class ProcessGroup:
     def copy_from_first(self, module: nn.Module) -> None:
         """Give a module the state that it has in the process of rank 0."""
         if self.distributed:
-            state = module.state_dict()
+            device = next((each.device for each in module.parameters()), torch.device("cpu"))
+            state = {name: each.to(device) for name, each in module.state_dict().items()}  # a floor is on the CPU
             for each in state.values():
                 torch.distributed.broadcast(each, src=0)
             module.load_state_dict(state)  # what is no parameter or buffer, such as a floor, was copied

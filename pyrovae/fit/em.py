@@ -114,8 +114,8 @@ def em(
         source = open_source(model, data, sample_weight, chunk_size, execution.memory_budget, group)
         for number in range(1, 2 if warm_start else num_restarts + 1):
             restarts.append(Ascent(model.copy(), source, group, number, bar))
-            if not warm_start:
-                warn_of_floor(restarts[-1].model, restarts[-1].initialize(), data)
+            x = next(source.chunks())[0] if warm_start else restarts[-1].initialize()
+            warn_of_floor(restarts[-1].model, x, data)
             restarts[-1].ascend(accelerate, tolerance, max_iterations)
     eligible = [restart for restart in restarts if not restart.degeneracies] or restarts
     best = tied_for_best((restart.trace[-1], restart) for restart in eligible)[0][1]

@@ -98,18 +98,19 @@ class Run:
         step: What :func:`~pyrovae.fit.steps.make_step` makes.
         state: What changes in the course of the training.
         checked: The state when graphs had last been seen to be right.
+        diverged: Whether a loss of a short run was not finite, which ends it.
     """
 
     def __init__(self, plan: Plan, start: int = 0, is_short: bool = False, restarts: Sequence[float] = ()) -> None:
-        self.plan, self.start, self.is_short = plan, start, is_short
+        self.plan, self.start, self.is_short, self.diverged = plan, start, is_short, False
         self.num_epochs = math.ceil(plan.num_epochs / SHORT) if is_short else plan.num_epochs
         model = plan.model.copy()
         if not plan.warm_start:
             model.forget_parameters()
             with frozen_kept(model):
-                model.initialize(x := plan.feed.start())
-            if not is_short:
-                warn_of_floor(model, x, plan.feed.source)
+                model.initialize(plan.feed.start())
+        if not is_short:
+            warn_of_floor(model, plan.feed.observations.x, plan.feed.source)
         self.loss = BatchLoss(model, plan.feed, plan.elbo, plan.execution.precision)
         plan.group.copy_from_first(model)
         optimizer = make_optimizer(plan.optimizer, self.loss.parameters, float(plan.lr))
@@ -123,7 +124,8 @@ class Run:
     @property
     def goes_on(self) -> bool:
         """Whether another epoch is to come."""
-        return self.state.epoch < self.num_epochs and not self.state.is_out_of(self.plan.stop_after)
+        is_over = self.diverged or self.state.epoch >= self.num_epochs
+        return not (is_over or self.state.is_out_of(self.plan.stop_after))
 
     @property
     def is_due(self) -> bool:
@@ -170,7 +172,7 @@ def runs(plan: Plan) -> Iterator[Run]:
     for start in range(plan.num_restarts if plan.num_restarts > 1 else 0):
         begin(start)
         yield (run := Run(plan, start, is_short=True))
-        scored.append((plan.group.gathered(run.state.best_elbo)[0], start))
+        scored.append((plan.group.gathered(-math.inf if run.diverged else run.state.best_elbo)[0], start))
     best = tied_for_best(scored)[0][1] if scored else 0
     begin(best)
     yield Run(plan, best, restarts=[elbo for elbo, _ in scored])

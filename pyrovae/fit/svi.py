@@ -82,7 +82,8 @@ def svi(
             10 at least, which saves time where a model overfits.  A number as large as the epochs stops nothing.
         num_restarts: Starts to try.  Each has draws of its own, and runs a tenth of the epochs, at least one, of the
             same schedule.  The best by the ELBO on ``valid``, or without it by that of the last epoch, is then trained
-            from its start to the end; of those within rounding (1e-9, relative) the first.
+            from its start to the end; of those within rounding (1e-9, relative) the first.  One that
+            diverges has an ELBO of minus infinity.
         warm_start: Start from the parameters of ``model`` rather than from ``model.initialize(data)``.
         device: Where to compute; by default where the model is.
         callback: Called as ``callback(epoch, model)`` after every epoch and its validation, the epoch counted from 1,
@@ -143,6 +144,9 @@ def svi(
                     if inputs:
                         state.valid_trace.append(validate(run))
                 except NotFinite as error:
+                    if run.is_short:  # the others go on
+                        run.diverged = True
+                        continue
                     advice = f"lower `lr` = {plan.lr:g}, or raise the likelihood's floor"
                     raise state.diverged(f"{error}; {advice}.") from error.__cause__
                 except Stale as error:

@@ -9,7 +9,7 @@ from pyrovae.models.base import LatentVariableModel
 
 MANY = 10_000  # data that show the size of all
 COARSE = 1e-3  # of a deviation: the rounding of data that changes a fit
-CONSTANT = 1e-12  # of the mean variance: a dimension that does not vary
+CONSTANT = 1e-28  # of the mean variance: rounding of a rotation, say, in a dimension that does not vary
 
 
 def precise_enough(model: LatentVariableModel, observations: Observations) -> LatentVariableModel:
@@ -35,22 +35,26 @@ def warn_of_floor(model: LatentVariableModel, x: Tensor, data: object) -> None:
     """Warn of a floor that nobody gave, and that is above all that a dimension varies.
 
     It follows the mean variance, which suits dimensions in one unit.  Pixels are, and some of an image hardly vary.
+    Where nothing varies, or at a warm start of a model that no fit has given a floor, it follows nothing.
 
     Args:
-        model: Started at the data.
-        x: These data, (N, ...), as the model takes them.
+        model: Started.
+        x: Its data, (N, ...), as the model takes them.
         data: What the caller gave.
     """
     if model.floor_is_given or model.covariance_floor is None or getattr(data, "image_shape", None) is not None:
         return
+    x = x.flatten(1)
     mean = x.double().nanmean(0)
-    variance = (x.double() - mean).square().nanmean(0).flatten()
-    below = (variance < model.covariance_floor) & (variance > CONSTANT * variance.mean())
+    variance = (x.double() - mean).square().nanmean(0)
+    rounding = (8 * torch.finfo(x.dtype).eps * x.nan_to_num().abs().amax(0).double()).square()
+    varies = (variance > rounding) & (variance > CONSTANT * variance.nanmean())
+    below = (variance < model.covariance_floor) & varies
     if below.any():
         least = int(variance.where(below, torch.inf).argmin())
         warn(
-            f"`floor` follows the mean variance of a dimension and is {model.covariance_floor:g}, above the variance "
-            f"of {int(below.sum())} of {len(below)} dimensions, {variance[least]:.2g} of dimension {least}, which the "
-            "fit cannot resolve; standardise data whose dimensions have different units, or give `floor`.",
+            f"`floor` was not given and is {model.covariance_floor:g}, above the variance of {int(below.sum())} of "
+            f"{len(below)} dimensions, {variance[least]:.2g} of dimension {least}, which the fit cannot resolve; "
+            "standardise data whose dimensions have different units, or give `floor`.",
             FitWarning,
         )

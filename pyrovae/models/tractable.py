@@ -198,13 +198,18 @@ class TractableModel(LatentVariableModel, ABC):
         """With a floor that fits may set, ε is part of the state: the same parameters mean nothing under another."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if self.relative_floor is not None:
-            destination[f"{prefix}floor"] = torch.tensor(self.floor, dtype=torch.float64, device=self._like.device)
+            destination[f"{prefix}floor"] = torch.tensor(self.floor, dtype=torch.float64)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: Any, strict: bool, missing: list[str], *args: Any
+    ) -> None:
+        """A state of an earlier release has no floor; a floor given to this model is then taken to be its own."""
         floor = None if self.relative_floor is None else state_dict.pop(f"{prefix}floor", None)
         if floor is not None and floor.item() != self.floor:
             self._hold_floor(floor.item())
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        if floor is None and not self.floor_is_given:
+            missing.append(f"{prefix}floor")
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, *args)
 
     @contextmanager
     def unchanged(self) -> Iterator[None]:

@@ -206,8 +206,8 @@ class VAE(LatentVariableModel):
 
     @property
     def _head(self) -> Any:
-        """The last layer of a decoder built here; None of another."""
-        return getattr(self.decoder, "head", None)
+        """The last layer of a decoder built here, whose floor may have been raised; None of another."""
+        return getattr(self.decoder.decoder if isinstance(self.decoder, RaisedFloor) else self.decoder, "head", None)
 
     def _floored_variances(self, data: Observations | Tensor) -> Tensor:
         inputs = self.program_inputs(data)
@@ -232,7 +232,7 @@ class VAE(LatentVariableModel):
                 redraw_parameters(module)
         if self._built[1]:
             self._head.start_at(x)
-            self._describe(self._head.likelihood)
+            _describe_again(self)
         if self._built[0]:
             encoder: Any = self.encoder
             encoder.standardise.start_at(x, not self._built[1] or self._head.likelihood.each_has_unit)
@@ -293,9 +293,9 @@ class VAE(LatentVariableModel):
         return tuned.eval()
 
 
-def _describe_again(vae: VAE, keys: Any) -> None:
-    """After a state is loaded, record its likelihood; a floor that was raised stays."""
-    if vae._built[1] and vae._head is not None:
+def _describe_again(vae: VAE, keys: Any = None) -> None:
+    """After a start or the load of a state, record the likelihood; a floor that was raised stays."""
+    if vae._built[1] and not isinstance(vae.decoder, RaisedFloor):
         vae._describe(vae._head.likelihood)
 
 

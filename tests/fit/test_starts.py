@@ -209,6 +209,27 @@ def test_the_best_start_is_trained_to_the_end(lucky, with_valid, x, start_seeds,
         assert_same(result, fitted(gmm, x, **options))
 
 
+class Diverging(Lucky):
+    """Starts where log p(x) is minus infinity, but for the lucky seeds."""
+
+    def initialize(self, x, weight=None):
+        super().initialize(x, weight)
+        if torch.initial_seed() not in Lucky.seeds:
+            with torch.no_grad():
+                self.model.means.fill_(1e200)
+
+
+@pytest.mark.parametrize("lucky", [0, 1, 2])
+def test_a_start_that_diverges_leaves_the_others(lucky, x, start_seeds, monkeypatch):
+    monkeypatch.setattr(Lucky, "seeds", (start_seeds[lucky],))
+    result = fitted(Diverging(3, D, floor=0.01), x, num_epochs=3, num_restarts=3, execution=Execution(compile=False))
+    assert [math.isfinite(elbo) for elbo in result.restarts] == [start == lucky for start in range(3)]
+    assert result.kept.endswith(f", start {lucky + 1} of 3")
+    monkeypatch.setattr(Lucky, "seeds", ())
+    with pytest.raises(fit.DivergenceError, match="at step 1"):
+        fitted(Diverging(3, D, floor=0.01), x, num_epochs=3, num_restarts=3, execution=Execution(compile=False))
+
+
 def test_restarts_are_the_same_for_a_seed_and_others_for_another(x):
     vae = small_vae()
     first, second, other = (fitted(vae, x, num_epochs=2, num_restarts=3, seed=seed) for seed in (1, 1, 2))

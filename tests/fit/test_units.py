@@ -24,8 +24,10 @@ def table():
     ids=["em", "closed form", "svi"],
 )
 def test_a_floor_that_follows_the_data_and_hides_a_column_is_remarked_on(make, table):
-    with pytest.warns(fit.FitWarning, match=r"`floor` follows .* 1 of 3 dimensions, .* of dimension 2, which the fit"):
+    with pytest.warns(fit.FitWarning, match=r"`floor` was not given .* 1 of 3 dimensions, .* of dimension 2, which"):
         make(None, table)
+    with pytest.warns(fit.FitWarning, match=r"`floor` was not given .* 1 of 3 dimensions"):
+        make(None, table * torch.tensor([1e5, 1e5, 1.0]))  # an income beside a rate of interest
     make(1e-10, table)  # the caller's own
     make(None, table / table.std(0))
 
@@ -39,3 +41,20 @@ def test_pixels_that_hardly_vary_get_no_remark():
 def test_constant_columns_get_no_remark():
     x = torch.randn(200, D, dtype=torch.float64) * torch.tensor([1.0, 2.0, 0.0])
     fit.em(GaussianMixture(1, D), x)
+
+
+@pytest.mark.parametrize(
+    "warm",
+    [
+        lambda floor, x: fit.em(PPCA(1, D, floor=floor), x, warm_start=True),
+        lambda floor, x: fit.svi(
+            VAE(1, D, Gaussian("decoder", floor=floor), hidden=(4,)), x, num_steps=4, warm_start=True
+        ),
+    ],
+    ids=["em", "svi"],
+)
+def test_a_warm_start_says_that_the_floor_of_a_model_without_data_hides_them(warm):
+    x = torch.randn(200, D, dtype=torch.float64) * torch.tensor([1.0, 2.0, 3.0]) * 1e-4
+    with pytest.warns(fit.FitWarning, match="`floor` was not given .* 3 of 3 dimensions"):
+        warm(None, x)
+    warm(1e-12, x)

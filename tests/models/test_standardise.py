@@ -130,3 +130,11 @@ def test_a_floor_from_the_data_goes_with_the_state_of_a_model(x):
     assert torch.equal(other.decoder(z).stddev, fitted.decoder(z).stddev)
     assert (other.covariance_floor, other.config) == (fitted.covariance_floor, fitted.config)
     assert fitted.copy().covariance_floor == fitted.covariance_floor
+
+
+def test_a_model_of_a_raised_floor_is_fitted_under_it(x):
+    raised = fit.svi(VAE(2, D, Gaussian("decoder"), hidden=(4,)), x.float(), num_epochs=1).model.with_floor(50.0)
+    again = fit.svi(raised, 3 * x.float(), num_epochs=1).model
+    assert (again.covariance_floor, again.config) == (50.0, None)
+    assert again.decoder(torch.zeros(1, 2)).variance.min() >= 50.0 * (1 - 1e-6)
+    torch.testing.assert_close(again.encoder.standardise.centre, 3 * x.float().mean(0))
