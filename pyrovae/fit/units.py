@@ -9,23 +9,27 @@ from pyrovae.models.base import LatentVariableModel
 
 MANY = 10_000  # data that show the size of all
 COARSE = 1e-3  # of a deviation: the rounding of data that changes a fit
+LARGEST = 1e15  # deviation whose square float32 holds with room for sums
 CONSTANT = 1e-28  # of the mean variance: rounding of a rotation, say, in a dimension that does not vary
 
 
 def precise_enough(model: LatentVariableModel, observations: Observations) -> LatentVariableModel:
-    """The model, in float64 where float32 cannot tell the data apart: those that vary little about large numbers."""
-    x = observations.x[:MANY].flatten(1)
-    if x.dtype != torch.float64 or model._like.dtype != torch.float32 or model.support != "real":
+    """The model, in float64 where float32 cannot tell the data apart, or cannot hold their variance."""
+    x = observations.x[:MANY].flatten(1).double()
+    if model._like.dtype != torch.float32 or model.support != "real" or not observations.x.is_floating_point():
         return model
-    steps = torch.finfo(torch.float32).eps * x.abs().amax(0)
-    std = x.std(0, correction=0)
-    lost = (steps > COARSE * std) & (std > torch.finfo(torch.float64).eps * x.abs().amax(0))
-    if not lost.any():
+    size, std = x.abs().amax(0), x.std(0, correction=0)
+    varies = std > torch.finfo(observations.x.dtype).eps * size
+    steps = torch.finfo(torch.float32).eps * size
+    lost = varies & (steps > COARSE * std) & (observations.x.dtype == torch.float64)
+    beyond = varies & ((std > LARGEST) | (std < 1 / LARGEST))
+    if not (lost | beyond).any():
         return model
-    worst = int((steps / std).nan_to_num().argmax())
+    worst = int((lost | beyond).double().argmax())
+    where = f"in steps of {steps[worst]:.2g}" if lost[worst] else f"in squares of 1/{LARGEST**2:g} to {LARGEST**2:g}"
     warn(
-        f"`data` vary by {std[worst]:.2g} about {x[:, worst].mean():.2g} in dimension {worst}, where float32 goes in "
-        f"steps of {steps[worst]:.2g}: the fit is in float64; subtract the mean first for one in float32.",
+        f"`data` vary by {std[worst]:.2g} about {x[:, worst].mean():.2g} in dimension {worst}, where float32 goes "
+        f"{where}: the fit is in float64; subtract the mean, or rescale, for one in float32.",
         FitWarning,
     )
     return model.double()
@@ -49,6 +53,8 @@ def warn_of_floor(model: LatentVariableModel, x: Tensor, data: object) -> None:
     variance = (x.double() - mean).square().nanmean(0)
     rounding = (8 * torch.finfo(x.dtype).eps * x.nan_to_num().abs().amax(0).double()).square()
     varies = (variance > rounding) & (variance > CONSTANT * variance.nanmean())
+    if not varies.any():
+        warn(f"`data` do not vary, so that no `floor` can follow them: it is {model.covariance_floor:g}.", FitWarning)
     below = (variance < model.covariance_floor) & varies
     if below.any():
         least = int(variance.where(below, torch.inf).argmin())

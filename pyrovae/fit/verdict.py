@@ -16,6 +16,7 @@ from pyrovae.fit.training import TrainingState
 from pyrovae.models.collapse import NEGLIGIBLE, Batch, latent_kl
 from pyrovae.models.collapse_causes import Residuals, ignores_latents, linear_gain, residuals
 from pyrovae.models.reference import independent_bernoullis, one_gaussian
+from pyrovae.models.tractable import TractableModel
 
 FEWEST = 300  # steps; in fewer, latents of a sound fit have been seen not to be in use yet
 DATA, BATCHES = 1000, 16  # that the KL is looked at on at the end, at most
@@ -133,20 +134,11 @@ def reason(train: Residuals, held_out: Residuals | None, latent_dim: int, beta: 
 
 def _warn_of_score(result: FitResult, state: TrainingState, loss: BatchLoss, batch_size: int, valid: Tensor) -> None:
     """Warn if the ELBO on validation data is below log p of a closed form, by more than the margin."""
-    model, x = result.model, loss.feed.observations.x.flatten(1)
-    x = x[:: math.ceil(len(x) / MOST_DATA)].double()
     of_fit = 6 * state.num_steps * batch_size * sum(each.numel() for each in state.parameters)
-    of_closed_form = 2 * len(x) * x.shape[1] ** 2 + x.shape[1] ** 3
-    asked = model.num_classes is None and model.is_density and not hasattr(model, "log_prob")
-    if not asked or result.elbo is None or (model.support == "real" and of_closed_form > SHARE * of_fit):
+    found = _closed_form(result.model, loss.feed.observations.x.flatten(1), SHARE * of_fit)
+    if found is None or result.elbo is None:
         return
-    if model.support == "boolean":
-        name, reference, advice = "independent Bernoullis", independent_bernoullis(x), ""
-    elif model.support == "real" and x.shape[1] <= MOST_DIMS:
-        name, reference = "one Gaussian", one_gaussian(x, model.covariance_floor)
-        advice = 'Gaussian("decoder") as the likelihood, '
-    else:
-        return
+    name, reference, advice = found
     with torch.no_grad():
         log_p = reference.log_prob(valid.double())
     error = (log_p.std() / math.sqrt(len(log_p))).item() if len(log_p) > 1 else math.inf
@@ -156,3 +148,22 @@ def _warn_of_score(result: FitResult, state: TrainingState, loss: BatchLoss, bat
             f"{log_p.mean().item():.2f}; try {advice}more latents, more steps, or `num_restarts`.",
             FitWarning,
         )
+
+
+def _closed_form(model: Any, x: Tensor, most: float) -> tuple[str, TractableModel, str] | None:
+    """What a learned model is to beat, by name, and what else to try; None where nothing is comparable or cheap.
+
+    Args:
+        model: That was fitted.
+        x: Its training data, (N, D).
+        most: Arithmetic that it may take.
+    """
+    if model.num_classes is not None or not model.is_density or hasattr(model, "log_prob"):
+        return None
+    x = x[:: math.ceil(len(x) / MOST_DATA)].double()
+    num_data, num_dims = x.shape
+    if model.support == "boolean":
+        return "independent Bernoullis", independent_bernoullis(x), ""
+    if model.support != "real" or num_dims > MOST_DIMS or 2 * num_data * num_dims**2 + num_dims**3 > most:
+        return None
+    return "one Gaussian", one_gaussian(x, model.covariance_floor), 'Gaussian("decoder") as the likelihood, '

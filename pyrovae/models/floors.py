@@ -18,7 +18,7 @@ from pyrovae.models.linear_algebra import chunk_rows
 
 FLOOR = 4e-3  # of a covariance or a decoder's variance where nobody chose, relative to the mean variance of a dimension
 NOISE_FLOOR = 1e-6  # of the noise of linear models, relative too
-LEAST_VARIANCE = 1e-12  # of data that do not vary
+ROUNDING = 1e-15  # of the size of data: a deviation that is none
 # All of them times ε:
 AT_FLOOR = 1.1  # up to here a variance is at the floor
 ON_FLOOR = 1.001  # up to here it is the floor itself, but for rounding
@@ -29,7 +29,7 @@ VARIES = 10.0  # data that vary by more than this have no need of the floor
 def relative_floor(x: Tensor, relative: float, weight: Tensor | None = None) -> float:
     """So many times the mean variance of a dimension of data (N, ...), to two digits, so that a reported floor is ε.
 
-    Each datum counts for ``weight`` (N,).  Data that do not vary are taken to have a variance of 1e-12.
+    Each datum counts for ``weight`` (N,).  Data that do not vary are taken to have a variance of 1.
     """
     return two_digits(relative * mean_variance(x, weight))
 
@@ -40,10 +40,15 @@ def two_digits(floor: float) -> float:
 
 
 def mean_variance(x: Tensor, weight: Tensor | None = None) -> float:
-    """The mean over dimensions of the variance of data (N, ...), at least 1e-12; NaN is a value not observed."""
+    """The mean over dimensions of the variance of data (N, ...), or 1 if none varies; NaN is a value not observed."""
     mean, _ = _moments(x.flatten(1), weight, torch.zeros((), dtype=torch.float64, device=x.device))
     _, variance = _moments(x.flatten(1), weight, mean)
-    return variance.mean().clamp_min(LEAST_VARIANCE).item()
+    return variance_or_one(variance.mean().item(), mean)
+
+
+def variance_or_one(variance: float, mean: Tensor) -> float:
+    """A mean variance, or 1 where it is that of rounding, about means (D,)."""
+    return variance if variance > ROUNDING**2 * mean.double().square().mean().item() else 1.0
 
 
 def _moments(x: Tensor, weight: Tensor | None, shift: Tensor) -> tuple[Tensor, Tensor]:

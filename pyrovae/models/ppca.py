@@ -8,7 +8,7 @@ from torch.nn.functional import normalize, pad
 
 from pyrovae.engine.checks import check_positive
 from pyrovae.models.base import Missing
-from pyrovae.models.floors import LEAST_VARIANCE, NOISE_FLOOR, ON_FLOOR, degenerate, two_digits
+from pyrovae.models.floors import NOISE_FLOOR, ON_FLOOR, degenerate, two_digits, variance_or_one
 from pyrovae.models.linear_algebra import chunk_rows, first_largest, symmetric_product
 from pyrovae.models.linear_gaussian import LinearGaussian
 
@@ -116,7 +116,7 @@ class PPCA(LinearGaussian):
         check_positive("beta", beta)
         mean, values, directions = _spectrum(x, weight, self.latent_dim)
         if not self.floor_is_given:
-            self._hold_floor(two_digits(NOISE_FLOOR * max(LEAST_VARIANCE, values.sum().item() / self.num_dims)))
+            self._hold_floor(two_digits(NOISE_FLOOR * variance_or_one(values.sum().item() / self.num_dims, mean)))
         noise = self.noise_variance.double() if self.noise_is_given else self._best_noise(values, beta)
         self._set_noise(noise)
         kept = (values[: self.latent_dim] - beta * noise).clamp_min(0).sqrt()
