@@ -51,7 +51,7 @@ def closed_form(
         x = fitted.as_input(observations)
         weight = checked_weight(sample_weight, len(x), x)
         fitted.maximum_likelihood(x, weight, **options)
-        warn_of_floor(fitted, x, observations)
+        warn_of_floor(fitted, observations)
         log_prob = fitted.score_samples(x).double()
     mean = log_prob.mean() if weight is None else (log_prob @ weight.double()) / weight.double().sum()
     return FitResult(

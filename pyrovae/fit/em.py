@@ -115,7 +115,7 @@ def em(
         for number in range(1, 2 if warm_start else num_restarts + 1):
             restarts.append(Ascent(model.copy(), source, group, number, bar))
             x = next(source.chunks())[0] if warm_start else restarts[-1].initialize()
-            warn_of_floor(restarts[-1].model, x, data)
+            warn_of_floor(restarts[-1].model, data, x)
             restarts[-1].ascend(accelerate, tolerance, max_iterations)
     eligible = [restart for restart in restarts if not restart.degeneracies] or restarts
     best = tied_for_best((restart.trace[-1], restart) for restart in eligible)[0][1]

@@ -110,7 +110,7 @@ class Run:
             with frozen_kept(model):
                 model.initialize(plan.feed.start())
         if not is_short:
-            warn_of_floor(model, plan.feed.observations.x, plan.feed.source)
+            warn_of_floor(model, plan.feed.source)
         self.loss = BatchLoss(model, plan.feed, plan.elbo, plan.execution.precision)
         plan.group.copy_from_first(model)
         optimizer = make_optimizer(plan.optimizer, self.loss.parameters, float(plan.lr))

@@ -1,5 +1,7 @@
 """Units of data in which a fit would go wrong without a word: what it does about them, or says."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -35,7 +37,7 @@ def precise_enough(model: LatentVariableModel, observations: Observations) -> La
     return model.double()
 
 
-def warn_of_floor(model: LatentVariableModel, x: Tensor, data: object) -> None:
+def warn_of_floor(model: LatentVariableModel, data: Any, x: Tensor | None = None) -> None:
     """Warn of a floor that nobody gave, and that is above all that a dimension varies.
 
     It follows the mean variance, which suits dimensions in one unit.  Pixels are, and some of an image hardly vary.
@@ -43,12 +45,12 @@ def warn_of_floor(model: LatentVariableModel, x: Tensor, data: object) -> None:
 
     Args:
         model: Started.
-        x: Its data, (N, ...), as the model takes them.
         data: What the caller gave.
+        x: Some of them, (N, ...), as the model takes them; by default the first.
     """
     if model.floor_is_given or model.covariance_floor is None or getattr(data, "image_shape", None) is not None:
         return
-    x = x.flatten(1)
+    x = (model.as_input(data[:MANY]) if x is None else x).flatten(1)
     mean = x.double().nanmean(0)
     variance = (x.double() - mean).square().nanmean(0)
     rounding = (8 * torch.finfo(x.dtype).eps * x.nan_to_num().abs().amax(0).double()).square()

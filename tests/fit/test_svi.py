@@ -708,6 +708,7 @@ def test_modules_in_torchscript_train_as_those_in_python(script, compile, x):
 
 @pytest.mark.parametrize(("num_data", "batch_size"), [(21, 20), (1, 128), (9, 4)])
 @pytest.mark.parametrize("compile", [False, "graph"])
+@pytest.mark.filterwarnings("ignore:`data` do not vary")
 def test_a_batch_of_one_datum_under_batch_norm_is_named(num_data, batch_size, compile, x):
     vae = vae_with(nn.Sequential(nn.Linear(D, 8), nn.BatchNorm1d(8), nn.Linear(8, 4)))
     step = math.ceil(num_data / batch_size)
@@ -723,6 +724,7 @@ def test_batch_norm_counts_the_batches_of_the_fit_and_no_others(x):
 
 
 @pytest.mark.parametrize("valid", [False, True])
+@pytest.mark.filterwarnings("ignore:`data` do not vary")
 def test_one_datum_is_fitted(valid, x):
     result = fit.svi(small_vae(), x[:1], valid=x[:1] if valid else None, num_epochs=2)
     assert math.isfinite(result.elbo)
