@@ -24,9 +24,7 @@ from pyrovae.models.base import LatentVariableModel
 
 SHORT = 10  # a short run is one in so many of the epochs
 LEAST_PATIENCE = 10  # epochs
-LENIENT = (
-    2  # patience is one in so many of the epochs where nobody chose; one cycle was seen to gain after 0.43 of them
-)
+LENIENT = 2  # patience is one in so many of the epochs; one cycle was seen to gain again after 0.43 of them
 
 
 @dataclass(frozen=True, eq=False)
