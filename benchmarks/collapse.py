@@ -91,7 +91,6 @@ def planted() -> Iterator[tuple[str, str, VAE, DataSet, dict[str, Any]]]:
     """What is to collapse, by name, and a word of the reason."""
     digits, binary = data.load("digits"), data.load("digits", observations="binary")
     floor, asked = FLOOR * 0.07, "the objective asks for it"
-    old = {"lr": 3e-3, "batch_size": 64, "schedule": "cosine", "num_epochs": 100}
     for scale in SCALES:
         twenty = {"elbo": fit.BetaELBO(20.0)}
         yield (
@@ -111,8 +110,6 @@ def planted() -> Iterator[tuple[str, str, VAE, DataSet, dict[str, Any]]]:
     yield "sigma 10", f"{asked}.*lower sigma", VAE(8, 64, Gaussian(10.0), hidden=(64,)), digits, {}
     blind = VAE(8, encoder=OwnEncoder(8, 64), decoder=OwnDecoder(8, 64, ignores=True))
     yield "blind decoder", "ignores z", blind, digits, {}
-    relu = VAE(8, 64, Gaussian("decoder", floor=floor), activation="relu")
-    yield "the old recipe", "a linear model would use", relu, digits, old
 
 
 def said(model: VAE, sized: DataSet, options: dict[str, Any]) -> tuple[fit.FitResult, str]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from pyrovae.data import Observations
+from pyrovae.models.architecture import FEW_DIMS
 from pyrovae.models.base import LatentVariableModel
 from pyrovae.models.floors import mean_variance
 from pyrovae.models.tractable import TractableModel
@@ -45,7 +46,8 @@ def svi_options(model: LatentVariableModel, train: Observations, **given: Any) -
     """
     large, most = is_large(train), None
     if not isinstance(model, TractableModel):
-        options: dict[str, Any] = {"batch_size": 256 if large else 64, "lr": 3e-3, "schedule": "one_cycle"}
+        lr = 3e-3 if train.num_dims >= FEW_DIMS else 6e-3  # the network is then shallow by default
+        options: dict[str, Any] = {"batch_size": 256 if large else 64, "lr": lr, "schedule": "one_cycle"}
         passes = 60 * len(train) // (given.get("batch_size") or options["batch_size"])
         num_steps, most = min(max(1700, passes), 12_000), 400
     elif _is_mixture(model):

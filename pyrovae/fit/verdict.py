@@ -13,7 +13,7 @@ from pyrovae.engine.seeding import seeded
 from pyrovae.fit.loss import BatchLoss
 from pyrovae.fit.result import DegeneracyWarning, FitResult, FitWarning, warn
 from pyrovae.fit.training import TrainingState
-from pyrovae.models.collapse import NEGLIGIBLE, Batch, latent_kl
+from pyrovae.models.collapse import NEGLIGIBLE, NEGLIGIBLE_TOGETHER, Batch, latent_kl
 from pyrovae.models.collapse_causes import Residuals, ignores_latents, linear_gain, residuals
 from pyrovae.models.reference import independent_bernoullis, one_gaussian
 from pyrovae.models.tractable import TractableModel
@@ -56,7 +56,7 @@ def judged(
         if state.num_steps < FEWEST:
             return result
         if kl is not None and is_collapsed(kl):
-            line = _collapse(result.model, len(kl), state, loss, batches, valid)
+            line = _collapse(result.model, kl, state, loss, batches, valid)
             warn(f"SVI ended in a degenerate fit: {line}.", DegeneracyWarning)
             return replace(result, degeneracies=(*result.degeneracies, line))
         if valid and _weight_of_kl(loss) == 1:
@@ -65,8 +65,8 @@ def judged(
 
 
 def is_collapsed(kl: Tensor | None) -> bool:
-    """Whether every unit carries next to nothing."""
-    return kl is not None and bool((kl < NEGLIGIBLE).all())
+    """Whether every unit carries next to nothing, or all of them do together."""
+    return kl is not None and bool((kl < NEGLIGIBLE).all() or kl.sum() < NEGLIGIBLE_TOGETHER)
 
 
 def _batches(loss: BatchLoss, batch_size: int, most: int) -> list[Batch]:
@@ -86,9 +86,13 @@ def _weight_of_kl(loss: BatchLoss) -> float:
 
 
 def _collapse(
-    model: Any, latent_dim: int, state: TrainingState, loss: BatchLoss, batches: list[Batch], valid: Sequence[Tensor]
+    model: Any, kl: Tensor, state: TrainingState, loss: BatchLoss, batches: list[Batch], valid: Sequence[Tensor]
 ) -> str:
     """That the posterior collapsed, since when, and why."""
+    latent_dim, is_none = len(kl), bool((kl < NEGLIGIBLE).all())
+    carried, almost = f"of {latent_dim} latents carry under {NEGLIGIBLE:g}", ""
+    if not is_none:
+        carried, almost = f"latents together carry {kl.sum():.2g}", "almost "
     since = "" if state.collapsed_since is None else f" since epoch {state.collapsed_since} of {state.epoch}"
     found = residuals(model, batches)
     if ignores_latents(model, batches[0]):
@@ -98,10 +102,8 @@ def _collapse(
     else:
         held_out = residuals(model, [tuple(each[:DATA] for each in valid)]) if valid else None
         why = reason(found, held_out, latent_dim, _weight_of_kl(loss))
-    return (
-        f"posterior collapsed: {latent_dim} of {latent_dim} latents carry under {NEGLIGIBLE:g} nats{since}; log p is "
-        f"that of p(x) without latents; {why}"
-    )
+    without = f"log p is {almost}that of p(x) without latents"
+    return f"posterior collapsed: {latent_dim} {carried} nats{since}; {without}; {why}"
 
 
 def reason(train: Residuals, held_out: Residuals | None, latent_dim: int, beta: float) -> str:

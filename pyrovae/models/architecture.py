@@ -1,5 +1,6 @@
 """The architecture of an autoencoder in a few plain values, and what it is by default."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -21,6 +22,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 # The default architecture: hidden widths, channels of convolutions, and the activation.
 DEFAULT_HIDDEN = (256, 256)
+FEW_DIMS = 64  # below it one hidden layer: two lose 1 to 2 nats on tables of 10 and 30 columns (benchmarks/tuning.py)
 FIRST_CHANNELS, MOST_CHANNELS = 32, 256
 SMALLEST = 8  # sides from which the default stack of convolutions halves once more
 DEFAULT_ACTIVATION = "silu"
@@ -72,7 +74,9 @@ class Architecture:
         """Widths or channels of the encoder's layers."""
         if self.hidden is not None:
             return tuple(self.hidden)
-        return DEFAULT_HIDDEN if self.network == "mlp" else default_channels(self.data_shape)
+        if self.network == "conv":
+            return default_channels(self.data_shape)
+        return DEFAULT_HIDDEN if math.prod(self.data_shape) >= FEW_DIMS else DEFAULT_HIDDEN[:1]
 
     @property
     def num_labels(self) -> int:

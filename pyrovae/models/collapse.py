@@ -27,6 +27,7 @@ from pyrovae.models.sites import data_plate
 
 ROUNDING = 1e-12  # of an eigenvalue, in units of the largest
 NEGLIGIBLE = 0.01  # nats, that a unit carries nothing below
+NEGLIGIBLE_TOGETHER = 0.1  # nats, that all units together carry nothing below
 DRAWS = 10  # of each q(z|x) whose KL has no closed form
 
 Batch = tuple[Tensor, ...]  # what the programs are called with

@@ -110,7 +110,8 @@ class VAE(LatentVariableModel):
         likelihood: p(x|z) of the decoder built here: ``Gaussian(...)`` (the default), ``Bernoulli()``, or another of
             :mod:`pyrovae.models.likelihoods`.
         hidden: Widths of the encoder's hidden layers, channels of a convolutional one; the decoder has them in reverse.
-            By default (256, 256), and for convolutions 32, 64, … until a side is shorter than 8.
+            By default (256, 256), (256,) below 64 dimensions, and for convolutions 32, 64, … until a side is
+            shorter than 8.
         activation: One of ``"relu"``, ``"tanh"``, ``"elu"``, ``"gelu"``, ``"silu"``, ``"softplus"``.
         network: ``"mlp"``, or ``"conv"`` for images, ``data_shape`` (channels, height, width).
         posterior: q: a Gaussian of ``"diag"`` or ``"full"`` covariance.

@@ -365,7 +365,7 @@ def test_divergence_names_the_parameter_and_carries_the_last_good_result(validat
     valid = x if validated else None
     good = fit.svi(small_vae(), x, valid=valid, num_epochs=2, batch_size=100, schedule="constant")
     message = (
-        r"the loss is not finite at step 3: parameter 'model\.decoder\.head\.loc\.bias' is not; lower `lr` = 0\.003"
+        r"the loss is not finite at step 3: parameter 'model\.decoder\.head\.loc\.bias' is not; lower `lr` = 0\.006"
     )
     calls = 2 * (3 if validated else 2) + 1  # an epoch of one batch: its step, the check of it, the validation
     with pytest.raises(fit.DivergenceError, match=message) as caught:
