@@ -1,5 +1,6 @@
 """EM on Dask and on Spark, by the scripts of docs/examples, with workers on this machine: the fit of one process."""
 
+import ast
 import importlib.util
 import os
 import shutil
@@ -60,6 +61,17 @@ def dying_in_the_third_call(data, folder):
 
     data.over = dies
     return data
+
+
+@pytest.mark.parametrize("name", ["fit_on_dask", "fit_on_spark"])
+def test_the_page_is_python_and_names_what_there_is(name):
+    blocks = (ROOT / "docs" / "how_to" / f"{name}.md").read_text().split("```python\n")[1:]
+    nodes = [node for block in blocks for node in ast.walk(ast.parse(block.partition("```")[0]))]
+    named = {
+        (each.value.id, each.attr) for each in nodes if isinstance(each, ast.Attribute) and hasattr(each.value, "id")
+    }
+    assert all(hasattr(fit, attribute) for owner, attribute in named if owner == "fit")
+    assert ("fit", "Parts") in named
 
 
 # ------------------------------------------------------------------------------------------------- Dask

@@ -1,6 +1,7 @@
 """What runs on the worker that has a part of the data: it reads the part, and computes on it."""
 
 import math
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,7 +77,13 @@ def _reading() -> Iterator[None]:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """A block in which torch computes in one thread: there is a worker for every processor, and sums are the same."""
+    """A block in which torch computes in one thread, as there is a worker for every processor.
+
+    Their number is one for a process; so among the threads of one, nothing is set.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     number = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -110,7 +117,7 @@ def _numbers(name: str, data: Any) -> Tensor | np.ndarray:
         return data
     if hasattr(data, "iloc"):  # of pandas
         for column, kind in (data if hasattr(data, "columns") else data.to_frame()).dtypes.items():
-            if kind.kind not in NUMBERS:
+            if kind.kind not in NUMBERS and len(data):  # an empty table knows no types
                 raise TypeError(
                     f"`{name}` must hold numbers, got {kind} in column {column!r}; drop it, or convert it by "
                     "astype(float)."

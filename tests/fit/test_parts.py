@@ -3,6 +3,7 @@
 import importlib.util
 import pickle
 import random
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +137,11 @@ def test_a_part_may_have_any_form(form, x):
     assert_same(fit.em(GaussianMixture(2, D), parts_of(pieces), **OPTIONS), fit.em(GaussianMixture(2, D), x, **OPTIONS))
 
 
+def test_an_empty_table_has_no_types(x):
+    pieces = [pd.DataFrame(columns=list("abcd")), pd.DataFrame(x.numpy(), columns=list("abcd")), []]
+    assert_same(fit.em(GaussianMixture(2, D), parts_of(pieces), **OPTIONS), fit.em(GaussianMixture(2, D), x, **OPTIONS))
+
+
 def test_what_is_masked_is_missing(x):
     x[[3, 60], 1] = torch.nan
     model = GaussianMixture(2, D, missing="nan")
@@ -170,6 +176,17 @@ def test_a_worker_uses_one_thread_and_leaves_torch_as_it_was(x, monkeypatch):
     fit.em(model, fit.Parts(lambda function: map(function, range(1), [x])), max_iterations=1)
     assert seen[0::2] == [1] * (len(seen) // 2)
     assert seen[1::2] == [7] * (len(seen) // 2)
+
+
+@pytest.mark.parametrize("name", shared.MODELS)
+def test_workers_may_be_threads_of_this_process(name):
+    """No worker waits for the fit, which waits for it; and the number of torch's threads stays."""
+    x, model, before = shared.data_for(name), shared.MODELS[name](), torch.get_num_threads()
+    with ThreadPoolExecutor(3) as pool:
+        data = fit.Parts(lambda function: pool.map(function, range(len(CUTS)), cut(x), timeout=60))
+        found = fit.em(model, data, **OPTIONS)
+    assert torch.get_num_threads() == before
+    assert_same(found, fit.em(model, x, **OPTIONS))
 
 
 def failing(error):
