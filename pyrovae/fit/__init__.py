@@ -13,6 +13,7 @@ from pyrovae.fit.objectives import (
     ImportanceWeightedELBO as ImportanceWeightedELBO,
     LinearWarmup as LinearWarmup,
 )
+from pyrovae.fit.parts import Parts as Parts
 from pyrovae.fit.result import (
     ConvergenceWarning as ConvergenceWarning,
     DegeneracyWarning as DegeneracyWarning,
@@ -22,4 +23,5 @@ from pyrovae.fit.result import (
 )
 from pyrovae.fit.select import Selection as Selection, select as select
 from pyrovae.fit.steps.captured import CompiledELBO as CompiledELBO, CompiledLoss as CompiledLoss
+from pyrovae.fit.sums import expected_statistics as expected_statistics, merge as merge
 from pyrovae.fit.svi import svi as svi

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from pyrovae.data import Observations
+from pyrovae.fit.parts import Parts
 from pyrovae.models.architecture import FEW_DIMS
 from pyrovae.models.base import LatentVariableModel
 from pyrovae.models.floors import mean_variance
@@ -74,7 +75,7 @@ def _unit(train: Observations) -> float:
 def is_large(data: Any) -> bool:
     """Whether data are so many that a fit to all of them is cut short; an iterable of batches does not say."""
     x = data.x if isinstance(data, Observations) else data
-    return isinstance(x, torch.Tensor | np.ndarray) and math.prod(x.shape) > LARGE_NUMBERS
+    return isinstance(x, torch.Tensor | np.ndarray | Parts) and math.prod(x.shape) > LARGE_NUMBERS
 
 
 def _is_mixture(model: TractableModel) -> bool:

@@ -24,19 +24,19 @@ from pyrovae.engine.processes import ProcessGroup
 from pyrovae.engine.progress import progress_bar
 from pyrovae.engine.seeding import seeded
 from pyrovae.fit.defaults import em_options
+from pyrovae.fit.parts import Parts
 from pyrovae.fit.result import ConvergenceWarning, DegeneracyWarning, DivergenceError, FitResult, Refit, nats, warn
 from pyrovae.fit.select import tied_for_best
 from pyrovae.fit.sources import Source, open_source
+from pyrovae.fit.sums import Statistics
 from pyrovae.fit.units import warn_of_floor
 from pyrovae.models.tractable import TractableModel
-
-Statistics = dict[str, Tensor]
 
 
 @keywords_moved(execution=Execution)
 def em(
     model: TractableModel,
-    data: Observations | Tensor | np.ndarray | Iterable[Any],
+    data: Observations | Tensor | np.ndarray | Parts | Iterable[Any],
     *,
     sample_weight: Tensor | None = None,
     tolerance: float | None = None,
@@ -61,8 +61,8 @@ def em(
     Args:
         model: A model with ``initialize``, ``expected_statistics`` and ``maximize``; it is left as it was.
         data: N data: Observations or a tensor; a numpy array, memory-mapped too (``np.load(..., mmap_mode="r")``), of
-            which only a chunk at a time is in memory; or any iterable of batches that can be gone through once for
-            every iteration (a DataLoader, say).
+            which only a chunk at a time is in memory; any iterable of batches that can be gone through once for every
+            iteration (a DataLoader, say); or :class:`~pyrovae.fit.Parts` on the workers of a cluster.
         sample_weight: What each datum counts for, shape (N,): a weight of 2 is that datum twice.
         tolerance: On the mean log-likelihood, nats per datum; by default 1e-6, and 1e-3 for a tensor or an array of
             more than four million numbers.
@@ -114,7 +114,7 @@ def em(
         source = open_source(model, data, sample_weight, chunk_size, execution.memory_budget, group)
         for number in range(1, 2 if warm_start else num_restarts + 1):
             restarts.append(Ascent(model.copy(), source, group, number, bar))
-            x = next(source.chunks())[0] if warm_start else restarts[-1].initialize()
+            x = source.first() if warm_start else restarts[-1].initialize()
             warn_of_floor(restarts[-1].model, data, x)
             restarts[-1].ascend(accelerate, tolerance, max_iterations)
     eligible = [restart for restart in restarts if not restart.degeneracies] or restarts
@@ -200,11 +200,8 @@ class Ascent:
 
     def e_step(self) -> Statistics:
         """The sums over all data: those of the chunks, added up in float64, of this process and of the others."""
-        total: Statistics = {}
         with self.model.unchanged():
-            for x, weight in self.source.chunks():
-                for name, value in self.model.expected_statistics(x, weight).items():
-                    total[name] = total[name].add_(value) if name in total else value.detach().clone()
+            total = self.source.statistics(self.model)
         if missing := [name for name in ("log_prob", "count") if name not in total]:
             raise TypeError(
                 f"`model` must give {missing[0]!r} among its expected_statistics, got {', '.join(total) or 'nothing'}; "

@@ -2,6 +2,7 @@
 
 import math
 import mmap
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -12,13 +13,14 @@ from torch import Tensor
 
 from pyrovae.data import Observations, Space
 from pyrovae.engine.processes import ALONE, ProcessGroup
+from pyrovae.fit.parts import Parts, PartsSource, one_of_each
+from pyrovae.fit.sums import Statistics, as_weight, merge
+from pyrovae.fit.workers import Chunk
 from pyrovae.models.linear_algebra import chunk_rows
 from pyrovae.models.tractable import TractableModel
 
 START_FLOATS = 2**24  # numbers of data outside of memory, 128 MiB, from which a fit starts
 WINDOW_BYTES = 2**22  # of a mapped file that are in memory at once while single rows are picked out of it
-
-Chunk = tuple[Tensor, Tensor | None]
 
 
 class Limits(NamedTuple):
@@ -28,7 +30,23 @@ class Limits(NamedTuple):
     start_rows: int | None
 
 
-class Rows:
+class Chunks(ABC):
+    """Data that a fit goes through in chunks, once for every E step."""
+
+    @abstractmethod
+    def chunks(self) -> Iterator[Chunk]:
+        """The data of this process, and what each counts for or None, as the model takes them."""
+
+    def statistics(self, model: TractableModel) -> Statistics:
+        """The E step: the sums of all chunks."""
+        return merge(model.expected_statistics(x, weight) for x, weight in self.chunks())
+
+    def first(self) -> Tensor:
+        """Some data, the first."""
+        return next(self.chunks())[0]
+
+
+class Rows(Chunks):
     """Data that can be read at any rows: a tensor, or an array in memory or in a file.
 
     Args:
@@ -62,7 +80,6 @@ class Rows:
         self.weight = checked_weight(sample_weight, self.count, read(slice(0, 1)))
 
     def chunks(self) -> Iterator[Chunk]:
-        """The data of this process, and what each counts for or None, as the model takes them."""
         rank, number = self.group.rank, self.group.number
         first, last = rank * self.count // number, (rank + 1) * self.count // number
         for begin in range(first, last, self.limits.rows):
@@ -73,17 +90,15 @@ class Rows:
         number = self.limits.start_rows
         if number is None or self.count <= number:
             return self._at(slice(0, self.count))
-        # one at random from each of as many equal parts
-        parts = torch.arange(number, dtype=torch.float64) + torch.rand(number, dtype=torch.float64)
-        return self._at((parts * (self.count / number)).long().clamp_max(self.count - 1))
+        return self._at(one_of_each(number, self.count))
 
     def _at(self, at: Any) -> Chunk:
         return self.read(at), None if self.weight is None else self.weight[at]
 
 
 @dataclass(frozen=True, eq=False)
-class Batches:
-    """Batches that come in any size; a batch is a tensor, an array, or a tuple that begins with one.
+class Batches(Chunks):
+    """Batches of any size, each process's own; a batch is a tensor, an array, or a tuple that begins with one.
 
     Attributes:
         model: The model that takes them.
@@ -100,7 +115,6 @@ class Batches:
     space: Space = field(default_factory=Space)
 
     def chunks(self) -> Iterator[Chunk]:
-        """As :meth:`Rows.chunks`, of batches that are each process's own."""
         for batch in self._tensors():
             yield from ((chunk, None) for chunk in batch.split(self.rows))
 
@@ -132,12 +146,12 @@ class Batches:
             )
 
 
-Source = Rows | Batches
+Source = Rows | Batches | PartsSource
 
 
 def open_source(
     model: TractableModel,
-    data: Observations | Tensor | np.ndarray | Iterable[Any],
+    data: Observations | Tensor | np.ndarray | Parts | Iterable[Any],
     sample_weight: Tensor | None = None,
     rows: int | None = None,
     memory_budget: int | None = None,
@@ -167,7 +181,14 @@ def open_source(
         limits = Limits(limits.rows, start_rows)
         return Rows(_reader(model, data), data.shape, sample_weight, limits, group, Space())
     if sample_weight is not None:
-        raise ValueError("`sample_weight` needs data with an order, a tensor or an array, got batches.")
+        hint = "parts; give them with the data, fit.Parts(..., weighted=True)" if isinstance(data, Parts) else "batches"
+        raise ValueError(f"`sample_weight` needs data with an order, a tensor or an array, got {hint}.")
+    if isinstance(data, Parts):
+        if group.distributed:
+            raise ValueError(
+                "`distributed` shares out rows among processes, but fit.Parts has workers of its own; leave it out."
+            )
+        return PartsSource(model, data, limits.rows, start_rows)
     if not isinstance(data, Iterable) or isinstance(data, Iterator):
         raise TypeError(
             f"`data` must be Observations, a tensor, an array or an iterable that can be gone through many times, "
@@ -229,12 +250,5 @@ def checked_weight(sample_weight: Tensor | None, count: int, like: Tensor) -> Te
     """
     if sample_weight is None:
         return None
-    weight = torch.as_tensor(sample_weight)
-    if weight.shape != (count,):
-        raise ValueError(f"`sample_weight` must have shape ({count},), one entry a datum, got {tuple(weight.shape)}.")
-    if not torch.isfinite(weight).all() or (weight < 0).any() or not weight.sum() > 0:
-        raise ValueError(
-            "`sample_weight` must be finite and not negative, with a positive sum, "
-            f"got values in [{weight.min().item():g}, {weight.max().item():g}]."
-        )
-    return (weight.double() * (count / weight.double().sum())).to(like)
+    weight = as_weight(sample_weight, count)
+    return (weight * (count / weight.sum())).to(like)

@@ -233,8 +233,8 @@ class LinearGaussian(TractableModel):
     def expected_statistics(self, x: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
         """E step: the sums of (x−μ)², (x−μ)E[z̃]ᵀ and E[z̃z̃ᵀ], where z̃ = (z, 1) carries the mean along.
 
-        With missing values all of them, and the count of data, are kept for every dimension, over the data in which it
-        was observed.
+        In a model of missing values all of them, and the count of data, are kept for every dimension, over the data in
+        which it was observed; for complete data, too, so that they can be added to others.
         """
         inferred = self._infer(x)
         deviations, log_prob = inferred.deviations, inferred.log_prob.double()
@@ -244,6 +244,8 @@ class LinearGaussian(TractableModel):
         if seen is None:
             second = (counted.T @ extended).double()
             second[:-1, :-1] += counted[:, -1].sum() * inferred.covariance().double()
+            if self.missing == "nan":
+                second = second.expand(self.num_dims, -1, -1)
             observed = counted[:, -1].double().sum().expand(self.num_dims)
         else:
             each = counted[:, :, None] * extended[:, None]
