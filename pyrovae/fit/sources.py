@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import Observations, Space
+from pyrovae.data.weights import as_weight
 from pyrovae.engine.processes import ALONE, ProcessGroup
 from pyrovae.models.linear_algebra import chunk_rows
 from pyrovae.models.tractable import TractableModel
@@ -229,12 +230,5 @@ def checked_weight(sample_weight: Tensor | None, count: int, like: Tensor) -> Te
     """
     if sample_weight is None:
         return None
-    weight = torch.as_tensor(sample_weight)
-    if weight.shape != (count,):
-        raise ValueError(f"`sample_weight` must have shape ({count},), one entry a datum, got {tuple(weight.shape)}.")
-    if not torch.isfinite(weight).all() or (weight < 0).any() or not weight.sum() > 0:
-        raise ValueError(
-            "`sample_weight` must be finite and not negative, with a positive sum, "
-            f"got values in [{weight.min().item():g}, {weight.max().item():g}]."
-        )
-    return (weight.double() * (count / weight.double().sum())).to(like)
+    weight = as_weight(sample_weight, count)
+    return (weight * (count / weight.sum())).to(like)

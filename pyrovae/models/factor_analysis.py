@@ -10,6 +10,9 @@ from pyrovae.models.linear_gaussian import LinearGaussian
 class FactorAnalysis(LinearGaussian):
     """Factor analysis, exact likelihood and posterior: probabilistic PCA with a noise variance for every dimension.
 
+    With more latents than Ledermann's bound, (D − L)² < D + L, neither W nor Ψ is unique, and BIC and AIC count the
+    parameters of one full Gaussian: see ``num_free_parameters``.
+
     Args:
         latent_dim: L, from 0 (independent Gaussians) to D − 1.
         data_shape: ``(D,)``.

@@ -117,9 +117,17 @@ class LinearGaussian(TractableModel):
 
     @property
     def num_free_parameters(self) -> int:
-        """D L − L(L−1)/2 for W up to rotation, D for μ, and those of Ψ."""
+        """D for μ; for the covariance D L − L(L−1)/2 of W up to rotation and those of Ψ, or D(D+1)/2 if that is less.
+
+        Factor analysis with more latents than Ledermann's bound, (D − L)² < D + L, is saturated: its set of Gaussians
+        has the dimension of all of them, and counts as one full Gaussian does.
+
+        Reference:
+            Drton, Sturmfels and Sullivant (2007), Algebraic factor analysis: tetrads, pentads and beyond.
+        """
         rotations = self.latent_dim * (self.latent_dim - 1) // 2
-        return self.num_dims * self.latent_dim - rotations + self.num_dims + self.model.noise_factor.numel()
+        of_covariance = self.num_dims * self.latent_dim - rotations + self.model.noise_factor.numel()
+        return self.num_dims + min(of_covariance, self.num_dims * (self.num_dims + 1) // 2)
 
     def _floored_variances(self, data: Observations | Tensor) -> Tensor:
         """The eigenvalues of WWᵀ + σ²I or, where the noise has a variance for each dimension, those of Ψ."""
