@@ -24,7 +24,7 @@ def as_weight(sample_weight: Any, count: int) -> Tensor:
         raise ValueError(f"`sample_weight` must have shape ({count},), one entry a datum, got {tuple(weight.shape)}.")
     if not torch.isfinite(weight).all() or (weight < 0).any() or not weight.sum() > 0:
         raise ValueError(
-            "`sample_weight` must be finite and not negative, with a positive sum, "
+            "`sample_weight` must be finite and not negative, and not all of them zero, "
             f"got values in [{weight.min().item():g}, {weight.max().item():g}]."
         )
     return weight.double()

@@ -9,7 +9,7 @@ from torch.nn.functional import normalize, pad
 from pyrovae.engine.checks import check_positive
 from pyrovae.models.base import Missing
 from pyrovae.models.floors import NOISE_FLOOR, ON_FLOOR, degenerate, two_digits, variance_or_one
-from pyrovae.models.linear_algebra import chunk_rows, first_largest, symmetric_product
+from pyrovae.models.linear_algebra import chunk_rows, first_largest, signed, symmetric_product
 from pyrovae.models.linear_gaussian import LinearGaussian
 
 MOST_LOST = 100.0  # squared mean over variance up to which moments about zero lose two digits of sixteen, at most
@@ -121,7 +121,7 @@ class PPCA(LinearGaussian):
         self._set_noise(noise)
         kept = (values[: self.latent_dim] - beta * noise).clamp_min(0).sqrt()
         self.model.mean.copy_(mean)
-        self.model.weight.copy_(directions * kept)
+        self.model.weight.copy_(signed(directions) * kept)
         self.match_guide()
 
     def _best_noise(self, values: Tensor, beta: float) -> Tensor:

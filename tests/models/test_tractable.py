@@ -410,10 +410,10 @@ def assert_same_fit(result, expected, tolerance=1e-9):
     [
         (torch.ones(11), r"`sample_weight` must have shape \(12,\), one entry a datum, got \(11,\)"),
         (torch.ones(12, 1), r"`sample_weight` must have shape \(12,\), one entry a datum, got \(12, 1\)"),
-        (torch.tensor([-1.0] + 11 * [1]), r"`sample_weight` must be finite and not negative, with a positive sum"),
+        (torch.tensor([-1.0] + 11 * [1]), r"`sample_weight` must be finite and not negative, and not all of them zero"),
         (torch.tensor([math.nan] + 11 * [1]), r"`sample_weight` must be finite and not negative"),
         (torch.tensor([math.inf] + 11 * [1]), r"`sample_weight` must be finite and not negative"),
-        (torch.zeros(12), r"`sample_weight` must be finite and not negative, with a positive sum"),
+        (torch.zeros(12), r"`sample_weight` must be finite and not negative, and not all of them zero"),
     ],
 )
 @pytest.mark.parametrize("method", [fit.em, fit.closed_form])
