@@ -21,6 +21,7 @@ from pyrovae.models.linear_algebra import identity_like
 from pyrovae.models.linear_posterior import LinearPosterior
 from pyrovae.models.missing import column_means, fill_columns
 from pyrovae.models.networks import LinearGaussianEncoder
+from pyrovae.models.sklearn_bridge import floor_below
 from pyrovae.models.stored import LowRankOfModel
 from pyrovae.models.tractable import TractableModel, derived
 
@@ -97,6 +98,17 @@ class LinearGaussian(TractableModel):
         self.guide = exact_guide(self) if encoder is None else AmortizedGuide(encoder)
         if encoder is None:
             self.config = self._plain("latent_dim", "data_shape", "floor", "missing")
+
+    @classmethod
+    @torch.no_grad()
+    def _holding(cls, weight: Tensor, mean: Tensor, noise_variance: Tensor) -> Self:
+        """A model with these parameters, of their type, under a floor that changes none."""
+        num_dims, latent_dim = weight.shape
+        model = cls(latent_dim, num_dims, floor_below(weight, noise_variance), dtype=weight.dtype)
+        model.model.weight.copy_(weight)
+        model.model.mean.copy_(mean)
+        model._set_noise(noise_variance)
+        return model
 
     # ------------------------------------------------------------------------------------------------- parameters
 

@@ -21,7 +21,7 @@ class Estimator(BaseEstimator):
     A subclass names its arguments, builds its model (``_model``) and fits it (``_fit_model``).
     """
 
-    shown: ClassVar[tuple[str, ...]] = ()  # what of the fitted model is an attribute here, with an underscore at its end
+    shown: ClassVar[tuple[str, ...]] = ()  # attributes of the fitted model that it has, too, with an underscore
     least_features: ClassVar[int] = 1
     latent_dim: int | None
     random_state: Any

@@ -76,8 +76,8 @@ class GaussianMixture(MixtureEstimator):
         self.random_state = random_state
 
     def _model(self, x: Tensor) -> Any:
-        options: dict[str, Any] = {"start": self.start, "missing": self.missing}
-        return models.GaussianMixture(self.num_components, x.shape[1], self.covariance, self.floor, **options)
+        options: dict[str, Any] = {"covariance": self.covariance, "start": self.start, "missing": self.missing}
+        return models.GaussianMixture(self.num_components, x.shape[1], floor=self.floor, **options)
 
 
 class PPCAMixture(MixtureEstimator):
