@@ -29,7 +29,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """``pyrovae.plots``, imported when it is first asked for, because matplotlib takes its time."""
-    if name == "plots":
-        return importlib.import_module("pyrovae.plots")
+    """``plots`` and ``sklearn``, imported when first asked for: matplotlib and scikit-learn take their time."""
+    if name in ("plots", "sklearn"):
+        return importlib.import_module(f"pyrovae.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

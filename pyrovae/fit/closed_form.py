@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from pyrovae.data import Observations
+from pyrovae.data.weights import weighted_sum
 from pyrovae.engine.isolation import alone
 from pyrovae.fit.result import FitResult, Refit, nats
 from pyrovae.fit.sources import checked_weight
@@ -52,12 +53,12 @@ def closed_form(
         weight = checked_weight(sample_weight, len(x), x)
         fitted.maximum_likelihood(x, weight, **options)
         warn_of_floor(fitted, observations)
-        log_prob = fitted.score_samples(x).double()
-    mean = log_prob.mean() if weight is None else (log_prob @ weight.double()) / weight.double().sum()
+        log_prob = fitted.score_samples(x)
+    total, count = weighted_sum(log_prob, weight)
     return FitResult(
         model=fitted,
         method="closed form",
-        trace=nats([mean.item()]),
+        trace=nats([total / count]),
         objective="log p(x)",
         converged=True,
         seconds=time.perf_counter() - start,

@@ -38,6 +38,7 @@ def select(
     data: Observations | Tensor,
     *,
     criterion: Literal["log_likelihood", "bic", "aic"] = "log_likelihood",
+    sample_weight: Tensor | None = None,
     progress: bool | None = None,
 ) -> Selection:
     """Fit every candidate, and keep the one that gives validation data the highest exact likelihood (or the best BIC).
@@ -50,10 +51,12 @@ def select(
         fit_function: Fits one, e.g. ``lambda model: fit.em(model, train)``.
         data: Validation data; for ``"bic"`` and ``"aic"`` the data that ``fit_function`` fits to.
         criterion: ``"log_likelihood"`` (higher is better), ``"bic"`` or ``"aic"`` (lower is better).
+        sample_weight: What each datum of ``data`` counts for in the criterion, shape (N,).  ``fit_function`` gives its
+            fit the weights itself: ``lambda model: fit.em(model, train, sample_weight=weight)``.
         progress: Show a progress bar; by default one appears after a second.
 
     Raises:
-        ValueError: If there is no candidate, or no such criterion.
+        ValueError: If there is no candidate, or no such criterion, or the weights do not fit the data.
 
     Example:
         >>> import torch
@@ -66,14 +69,27 @@ def select(
     if not candidates:
         raise ValueError("`candidates` must hold at least one model, got none.")
     check_choice("criterion", criterion, ("log_likelihood", "bic", "aic"))
+    name = "score" if criterion == "log_likelihood" else criterion
+    weighted = {} if sample_weight is None else {"sample_weight": sample_weight}
     scores: list[float] = []
     leading: list[tuple[float, FitResult]] = []
     for candidate in progress_bar(candidates, desc="choosing", unit="model", progress=progress):
         result = fit_function(candidate)
         model: Any = result.model
-        scores.append(model.score(data) if criterion == "log_likelihood" else getattr(model, criterion)(data))
+        _check_weighted_alike(result, criterion, sample_weight)
+        scores.append(getattr(model, name)(data, **weighted))
         leading = tied_for_best([*leading, (scores[-1] if criterion == "log_likelihood" else -scores[-1], result)])
     return Selection(leading[0][1], tuple(scores))
+
+
+def _check_weighted_alike(result: FitResult, criterion: str, sample_weight: Any) -> None:
+    """BIC and AIC are of the data of the fit, so that they count as much there."""
+    weighted = getattr(result.refit, "arguments", {}).get("sample_weight") is not None
+    if criterion != "log_likelihood" and weighted and sample_weight is None:
+        raise ValueError(
+            f'`sample_weight` must be given for `criterion` "{criterion}", as it was to the fit, got None; '
+            "pass the same weights to select."
+        )
 
 
 def tied_for_best(scored: Iterable[tuple[float, T]]) -> list[tuple[float, T]]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import Observations, Space
+from pyrovae.data.weights import as_weight
 from pyrovae.engine.processes import ALONE, ProcessGroup
 from pyrovae.fit.parts import Parts, PartsSource, one_of_each
 from pyrovae.fit.sums import Statistics, as_weight, merge

@@ -85,8 +85,15 @@ class BernoulliMixture(Mixture):
 
     @property
     def num_free_parameters(self) -> int:
-        """K − 1 weights and K D probabilities."""
-        return self.num_components - 1 + self.num_components * self.num_dims
+        """K − 1 weights and K D probabilities, or the 2^D − 1 of all distributions over D bits if that is less.
+
+        Those of K = 3 over D = 4 bits are one less, 13: three classes of four bits are not identified.
+
+        Reference:
+            Goodman (1974), Exploratory latent structure analysis using both identifiable and unidentifiable models.
+        """
+        counted = self.num_components - 1 + self.num_components * self.num_dims
+        return min(counted - ((self.num_components, self.num_dims) == (3, 4)), 2**self.num_dims - 1)
 
     @derived
     def _log_odds(self) -> tuple[Tensor, Tensor]:

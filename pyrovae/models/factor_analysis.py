@@ -1,14 +1,23 @@
 """Factor analysis: z ~ Normal(0, I), x ~ Normal(Wz + μ, Ψ), with Ψ diagonal and every variance at least ε."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from pyrovae.models.floors import ON_FLOOR, degenerate
 from pyrovae.models.linear_gaussian import LinearGaussian
+from pyrovae.models.sklearn_bridge import factor_estimator, factor_parameters
+
+if TYPE_CHECKING:
+    import sklearn.decomposition
 
 
 class FactorAnalysis(LinearGaussian):
     """Factor analysis, exact likelihood and posterior: probabilistic PCA with a noise variance for every dimension.
+
+    With more latents than Ledermann's bound, (D − L)² < D + L, neither W nor Ψ is unique, and BIC and AIC count the
+    parameters of one full Gaussian: see ``num_free_parameters``.
 
     Args:
         latent_dim: L, from 0 (independent Gaussians) to D − 1.
@@ -32,6 +41,20 @@ class FactorAnalysis(LinearGaussian):
     """
 
     noise_is_shared = False
+
+    @classmethod
+    def from_sklearn(cls, estimator: "sklearn.decomposition.FactorAnalysis") -> "FactorAnalysis":
+        """The model that a fitted ``sklearn.decomposition.FactorAnalysis`` holds.
+
+        Raises:
+            TypeError: If it is another estimator.
+            ValueError: If it is not fitted.
+        """
+        return cls._holding(*factor_parameters(estimator))
+
+    def to_sklearn(self) -> "sklearn.decomposition.FactorAnalysis":
+        """A fitted ``sklearn.decomposition.FactorAnalysis`` with these parameters; its ``n_iter_`` is 0."""
+        return factor_estimator(self.weight, self.mean, self.noise_variance)
 
     def _set_noise_from(self, residuals: Tensor, observed: Tensor) -> None:
         self._set_noise(torch.where(observed > 0, residuals / observed.clamp_min(1e-300), self.noise_variance))

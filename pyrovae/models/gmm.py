@@ -20,7 +20,7 @@ from pyrovae.models.covariances import FORMS, Diagonal, Full
 from pyrovae.models.floors import FAR_BELOW, FLOOR, degenerate
 from pyrovae.models.guides import AmortizedGuide, MarginalGuide
 from pyrovae.models.mixture import Mixture, MixtureModel
-from pyrovae.models.sklearn_bridge import estimator_of, parameters_of
+from pyrovae.models.sklearn_bridge import check_density, estimator_of, mixture_parameters
 from pyrovae.models.starts import Clusters, checked_start
 from pyrovae.models.tractable import derived
 
@@ -164,14 +164,28 @@ class GaussianMixture(Mixture):
 
         Args:
             estimator: A fitted estimator.
-            floor: ε; by default the estimator's ``reg_covar``.
+            floor: ε, to which smaller eigenvalues are lifted; by default the estimator's ``reg_covar``, and if that is
+                0 one that lifts nothing.
+
+        Raises:
+            TypeError: If it is another estimator, such as a ``BayesianGaussianMixture``, whose p(z|x) is that of no
+                Gaussian mixture.
+            ValueError: If it is not fitted, or its density is not that of the parameters that it shows.
         """
-        floor = estimator.reg_covar if floor is None else floor
-        return cls.from_parameters(*parameters_of(estimator), estimator.covariance_type, floor)
+        weights, means, covariances, own_floor = mixture_parameters(estimator)
+        given = own_floor if floor is None else floor
+        mixture = cls.from_parameters(weights, means, covariances, estimator.covariance_type, given)
+        if floor is None:
+            check_density(mixture.score_samples(mixture.means), estimator, mixture.means.detach())
+        return mixture
 
     @torch.no_grad()
     def to_sklearn(self) -> "sklearn.mixture.GaussianMixture":
-        """A fitted ``sklearn.mixture.GaussianMixture`` with these parameters, as numpy arrays on the CPU."""
+        """A fitted ``sklearn.mixture.GaussianMixture`` with these parameters, as numpy arrays on the CPU.
+
+        It has seen no data: ``n_iter_`` is 0, ``lower_bound_`` −∞, and ``converged_`` True, as ``warm_start`` asks.
+        Its ``reg_covar`` is the floor, which a further fit by scikit-learn adds to every variance.
+        """
         return estimator_of(self.weights, self.model.gaussians(), self.covariance)
 
     # ------------------------------------------------------------------------------------------------- parameters

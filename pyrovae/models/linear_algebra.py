@@ -47,3 +47,9 @@ def symmetric_product(a: Tensor, b: Tensor) -> Tensor:
         result[start:stop, :stop] = a[start:stop] @ b[:stop].T
         result[:start, start:stop] = result[start:stop, :start].T
     return result
+
+
+def signed(vectors: Tensor) -> Tensor:
+    """Vectors, the columns of (D, L), with the sign that makes the largest entry of each positive."""
+    largest = vectors.gather(0, first_largest(vectors.abs(), 0)[None])
+    return vectors * torch.where(largest < 0, -1.0, 1.0).to(vectors)

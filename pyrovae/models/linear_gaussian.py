@@ -21,6 +21,7 @@ from pyrovae.models.linear_algebra import identity_like
 from pyrovae.models.linear_posterior import LinearPosterior
 from pyrovae.models.missing import column_means, fill_columns
 from pyrovae.models.networks import LinearGaussianEncoder
+from pyrovae.models.sklearn_bridge import floor_below
 from pyrovae.models.stored import LowRankOfModel
 from pyrovae.models.tractable import TractableModel, derived
 
@@ -98,6 +99,17 @@ class LinearGaussian(TractableModel):
         if encoder is None:
             self.config = self._plain("latent_dim", "data_shape", "floor", "missing")
 
+    @classmethod
+    @torch.no_grad()
+    def _holding(cls, weight: Tensor, mean: Tensor, noise_variance: Tensor) -> Self:
+        """A model with these parameters, of their type, under a floor that changes none."""
+        num_dims, latent_dim = weight.shape
+        model = cls(latent_dim, num_dims, floor_below(weight, noise_variance), dtype=weight.dtype)
+        model.model.weight.copy_(weight)
+        model.model.mean.copy_(mean)
+        model._set_noise(noise_variance)
+        return model
+
     # ------------------------------------------------------------------------------------------------- parameters
 
     @property
@@ -117,9 +129,17 @@ class LinearGaussian(TractableModel):
 
     @property
     def num_free_parameters(self) -> int:
-        """D L − L(L−1)/2 for W up to rotation, D for μ, and those of Ψ."""
+        """D for μ; for the covariance D L − L(L−1)/2 of W up to rotation and those of Ψ, or D(D+1)/2 if that is less.
+
+        Factor analysis with more latents than Ledermann's bound, (D − L)² < D + L, is saturated: its set of Gaussians
+        has the dimension of all of them, and counts as one full Gaussian does.
+
+        Reference:
+            Drton, Sturmfels and Sullivant (2007), Algebraic factor analysis: tetrads, pentads and beyond.
+        """
         rotations = self.latent_dim * (self.latent_dim - 1) // 2
-        return self.num_dims * self.latent_dim - rotations + self.num_dims + self.model.noise_factor.numel()
+        of_covariance = self.num_dims * self.latent_dim - rotations + self.model.noise_factor.numel()
+        return self.num_dims + min(of_covariance, self.num_dims * (self.num_dims + 1) // 2)
 
     def _floored_variances(self, data: Observations | Tensor) -> Tensor:
         """The eigenvalues of WWᵀ + σ²I or, where the noise has a variance for each dimension, those of Ψ."""

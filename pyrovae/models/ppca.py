@@ -1,6 +1,7 @@
 """Probabilistic principal component analysis: z ~ Normal(0, I), x ~ Normal(Wz + μ, σ²I), with σ² ≥ ε."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -9,8 +10,12 @@ from torch.nn.functional import normalize, pad
 from pyrovae.engine.checks import check_positive
 from pyrovae.models.base import Missing
 from pyrovae.models.floors import NOISE_FLOOR, ON_FLOOR, degenerate, two_digits, variance_or_one
-from pyrovae.models.linear_algebra import chunk_rows, first_largest, symmetric_product
+from pyrovae.models.linear_algebra import chunk_rows, first_largest, signed, symmetric_product
 from pyrovae.models.linear_gaussian import LinearGaussian
+from pyrovae.models.sklearn_bridge import pca_parameters
+
+if TYPE_CHECKING:
+    import sklearn.decomposition
 
 MOST_LOST = 100.0  # squared mean over variance up to which moments about zero lose two digits of sixteen, at most
 
@@ -71,6 +76,19 @@ class PPCA(LinearGaussian):
         if self.config is not None:
             self.config["noise_variance"] = noise_variance
 
+    @classmethod
+    def from_sklearn(cls, estimator: "sklearn.decomposition.PCA") -> "PPCA":
+        """The model whose log p(x) is the score of a fitted ``sklearn.decomposition.PCA``.
+
+        It is not the maximum of the likelihood, which ``fit.closed_form`` gives: PCA divides by N − 1, and for N < D it
+        averages the noise over N − L directions in place of D − L.
+
+        Raises:
+            TypeError: If it is another estimator.
+            ValueError: If it is not fitted, or leaves no noise.
+        """
+        return cls._holding(*pca_parameters(estimator))
+
     @property
     def num_free_parameters(self) -> int:
         """D L − L(L−1)/2 for W up to rotation, D for μ, 1 for σ² unless it is given."""
@@ -121,7 +139,7 @@ class PPCA(LinearGaussian):
         self._set_noise(noise)
         kept = (values[: self.latent_dim] - beta * noise).clamp_min(0).sqrt()
         self.model.mean.copy_(mean)
-        self.model.weight.copy_(directions * kept)
+        self.model.weight.copy_(signed(directions) * kept)
         self.match_guide()
 
     def _best_noise(self, values: Tensor, beta: float) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import Observations
+from pyrovae.data.weights import as_weight, weighted_sum
 from pyrovae.models.base import LatentVariableModel, check_floor
 from pyrovae.models.floors import relative_floor
 from pyrovae.models.linear_algebra import chunk_rows
@@ -228,18 +229,52 @@ class TractableModel(LatentVariableModel, ABC):
         """:meth:`log_prob` under scikit-learn's name: exact log p(x), shape (N,), nats per datum, without gradients."""
         return self.log_prob(x)
 
-    def score(self, x: Observations | Tensor) -> float:
-        """Mean exact log-likelihood, nats per datum; higher is better."""
-        return self.score_samples(x).double().mean().item()
+    def score(self, x: Observations | Tensor, sample_weight: Tensor | None = None) -> float:
+        """Mean exact log-likelihood, nats per datum; higher is better.
 
-    def bic(self, x: Observations | Tensor) -> float:
-        """Bayesian information criterion on ``x``, as in scikit-learn: lower is better."""
-        log_likelihood = self.score_samples(x).double()
-        return -2 * log_likelihood.sum().item() + self._free_parameters() * math.log(len(log_likelihood))
+        Args:
+            x: N data.
+            sample_weight: What each datum counts for, shape (N,): a weight of 2 is that datum twice.
+        """
+        total, count = self._log_likelihood(x, sample_weight)
+        return total / count
 
-    def aic(self, x: Observations | Tensor) -> float:
-        """Akaike information criterion on ``x``, as in scikit-learn: lower is better."""
-        return -2 * self.score_samples(x).double().sum().item() + 2 * self._free_parameters()
+    def bic(self, x: Observations | Tensor, sample_weight: Tensor | None = None) -> float:
+        """Bayesian information criterion on ``x``, as in scikit-learn: lower is better.
+
+        −2 Σ w log p(x) + (free parameters) log Σ w: with weights, N is their sum.
+
+        Args:
+            x: N data.
+            sample_weight: What each datum counts for, shape (N,): a weight of 2 is that datum twice.
+
+        Raises:
+            ValueError: If the weights are not such numbers, or are shares that sum to 1.
+        """
+        total, count = self._log_likelihood(x, sample_weight, of_data=True)
+        return -2 * total + self._free_parameters() * math.log(count)
+
+    def aic(self, x: Observations | Tensor, sample_weight: Tensor | None = None) -> float:
+        """Akaike information criterion on ``x``, as in scikit-learn: lower is better.
+
+        Args, Raises: As for :meth:`bic`.
+        """
+        total, _ = self._log_likelihood(x, sample_weight, of_data=True)
+        return -2 * total + 2 * self._free_parameters()
+
+    def _log_likelihood(
+        self, x: Observations | Tensor, sample_weight: Tensor | None, of_data: bool = False
+    ) -> tuple[float, float]:
+        """Σ w log p(x) and Σ w, which must be a number of data where it is taken for one."""
+        values = self.score_samples(x)
+        weight = None if sample_weight is None else as_weight(sample_weight, len(values))
+        total, count = weighted_sum(values, weight)
+        if of_data and weight is not None and len(values) > 1 and count < 1 + 1e-6 and (weight < 1 - 1e-6).all():
+            raise ValueError(
+                f"`sample_weight` must sum to the number of data that x stands for, got a sum of {count:g}, which "
+                "makes the criterion that of one datum; multiply the weights by that number."
+            )
+        return total, count
 
     def _free_parameters(self) -> int:
         if (number := self.num_free_parameters) is None:
