@@ -6,8 +6,9 @@ model sees.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,6 +24,8 @@ OBSERVATIONS: dict[str | None, Any] = {"boolean": "binary", "integer": "integer"
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 ROUNDING = 1e-5  # relative, of the magnitude of data in float32 that were brought to a view and back
 BLOCK = 1024  # data looked at together
+MANY = 10_000  # rows that are known again
+DIGEST = 6  # bytes of each
 TUPLES = ("image_shape", "sizes", "names", "ranges")
 
 
@@ -45,6 +48,8 @@ class Provenance:
         space: What the model sees.
         names: What the D columns are called, or None.
         ranges: Smallest and largest value of every column of the training data in the reference space; None for images.
+        digests: Of up to 10,000 rows of the training data, as the model sees them, by which they are known again; None
+            for images.
 
     Example:
         >>> digits = data.load("digits", transform="logit")
@@ -64,6 +69,7 @@ class Provenance:
     space: Space
     names: tuple[str, ...] | None = None
     ranges: tuple[tuple[float, ...], ...] | None = None
+    digests: str | None = None
 
     @classmethod
     def of(cls, dataset: DataSet, name: str, *, seed: int, max_images: int | None = None) -> Self:
@@ -86,6 +92,7 @@ class Provenance:
             space=test.space,
             names=train.names,
             ranges=None if train.image_shape or train.space.support != "real" else _ranges(train),
+            digests=None if train.image_shape or train.resample else "".join(_digests(train.x[_evenly(len(train))])),
         )
 
     def load(self, name: str | None = None) -> DataSet:
@@ -117,6 +124,13 @@ class Provenance:
             for each, called in ((self.space, self.name), (space, name))
         )
         return own == other
+
+    def known_rows(self, seen: Observations) -> int | None:
+        """How many rows are among those of the training data that are known again; None where none is known."""
+        if self.digests is None:
+            return None
+        known = {self.digests[start : start + 2 * DIGEST] for start in range(0, len(self.digests), 2 * DIGEST)}
+        return sum(each in known for each in _digests(seen.x))
 
     def seen(self, part: Observations) -> Observations:
         """Data of the kind of these as the model sees them, whatever their file is called."""
@@ -155,6 +169,16 @@ class Provenance:
 def in_reference(x: Tensor, space: Space) -> Tensor:
     """``x`` as seen in a space, brought back to the reference; float64, on the CPU."""
     return space.transform.inv(x.detach().to("cpu", torch.float64))
+
+
+def _digests(x: Tensor) -> Iterator[str]:
+    """A digest of every row."""
+    return (blake2b(row.tobytes(), digest_size=DIGEST).hexdigest() for row in x.detach().cpu().flatten(1).numpy())
+
+
+def _evenly(length: int) -> Tensor:
+    """At most MANY indices, evenly spread."""
+    return torch.linspace(0, length - 1, min(length, MANY), dtype=torch.float64).round().long()
 
 
 def _ranges(data: Observations) -> tuple[tuple[float, ...], ...]:

@@ -80,7 +80,9 @@ def score_rows(model: LatentVariableModel, data: Observations | Tensor, *, seed:
     likelihood = log_likelihood(model, observations, seed=seed, **{**bound, **({"method": "auto"} if exact else {})})
     given = model.num_classes is not None
     name = f"log_p{'_given_y' if given else ''}{'' if exact else '_bound'}"
-    columns: Columns = {"datum": torch.arange(len(observations))} if observations.rows is None else {"row": observations.rows}
+    columns: Columns = (
+        {"datum": torch.arange(len(observations))} if observations.rows is None else {"row": observations.rows}
+    )
     columns[name] = likelihood.values.double().cpu() + observations.log_abs_det.cpu()
     if not exact:
         columns[f"{name}_se"] = likelihood.standard_error
@@ -146,10 +148,13 @@ def _sentences(name: str, likelihood: LogLikelihood, data: Observations, given: 
     meaning = likelihood.meaning.replace("log p(x)", "log p(x|y)" if given else "log p(x)")
     view, missing = data.space.transform_name, int(data.x.isnan().flatten(1).any(1).sum())
     brought = "" if view == "as it is" else f", brought back from the view of the model ({view})"
-    said = [f"{name}: {meaning[0].lower()}{meaning[1:-1]}; nats, in the space {data.space.reference!r}{brought}."]
+    units = f"nats, in the units of {data.space.reference!r}{brought}"
+    said = [f"{name}: {meaning[0].lower()}{meaning[1:-1]}; {units}."]
     said += [likelihood.doubt] if likelihood.doubt else []
     if missing:
-        said.append(f"Values are missing in {missing} of {len(data)} rows: log p(x) there is that of the observed ones.")
+        said.append(
+            f"Values are missing in {missing} of {len(data)} rows: log p(x) there is that of the observed ones."
+        )
         if not _is_affine(data.space.transform):
             said.append(f"They are not imputed: the view of the model ({view}) does not keep means.")
     return said

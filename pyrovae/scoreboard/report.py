@@ -53,8 +53,8 @@ def to_html(
     """The whole report as HTML, which refers to nothing outside of itself.
 
     It holds the table and what its figures are, standard errors in their parts, what floors have made, the pictures,
-    and for every bound the ten data with the highest Pareto k̂: images as such, other data as rows of numbers; each by its row in the file, or its
-    index.
+    and for every bound the ten data with the highest Pareto k̂, by row of the file or index: images as such, other data
+    as rows of numbers.
 
     Args:
         board: Rows, the best first, and the data that they are of.
