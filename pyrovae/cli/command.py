@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 import pyrovae
-from pyrovae.cli import compare, evaluate, fit, sample
+from pyrovae.cli import compare, evaluate, fit, sample, score
 from pyrovae.cli.options import device_of, one_line
 from pyrovae.fit import FitWarning
 
@@ -18,7 +18,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="pyrovae", description=pyrovae.__doc__)
     parser.add_argument("--version", action="version", version=f"pyrovae {pyrovae.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (compare, fit, evaluate, sample):
+    for command in (compare, fit, evaluate, score, sample):
         command.add_to(commands)
     return parser
 

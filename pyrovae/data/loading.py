@@ -110,8 +110,9 @@ def load(
 
     generator = torch.Generator().manual_seed(seed)
     indices = _split(source, split, num_valid, generator)
-    x, space = _observed(source, observations, dequantize, dtype, generator)
-    whole = Observations(x, source.labels, space, image_shape=source.image_shape)
+    x, space = observed(source, observations, dequantize, dtype, generator)
+    rows = None if source.names is None else torch.arange(1, 1 + len(x))
+    whole = Observations(x, source.labels, space, image_shape=source.image_shape, names=source.names, rows=rows)
     parts = [whole[index].to(dtype) for index in indices]
     if resample:
         grey, _ = _grey(replace(source, x=source.x[indices[0]]))
@@ -192,7 +193,7 @@ def _sizes(source: Source, num_valid: int | None) -> tuple[int, int, int]:
     return num_train, num_valid, num_test
 
 
-def _observed(
+def observed(
     source: Source, observations: str, dequantize: bool, dtype: torch.dtype, generator: torch.Generator
 ) -> tuple[Tensor, Space]:
     """All data as ``observations`` says, and their space."""

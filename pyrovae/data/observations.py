@@ -65,6 +65,8 @@ class Observations:
         image_shape: (channels, height, width) where a datum is an image, else None; for pictures.
         resample: If True, ``x`` holds Bernoulli probabilities (grey values in [0, 1]), and every :meth:`draw` returns
             a fresh binary sample of them ("dynamic binarization").
+        names: What the D columns are called, or None.
+        rows: The row of each datum in its file, int64 (N,), counted from 1 without the header; or None.
 
     Example:
         >>> data = Observations(torch.zeros(3, 2, dtype=torch.float64), labels=torch.tensor([0, 1, 1]))
@@ -78,12 +80,14 @@ class Observations:
     log_abs_det: Tensor = None  # type: ignore[assignment]  # filled in below
     image_shape: tuple[int, ...] | None = None
     resample: bool = False
+    names: tuple[str, ...] | None = None
+    rows: Tensor | None = None
 
     def __post_init__(self) -> None:
         _check_dims("x", self.x)
         if self.log_abs_det is None:
             object.__setattr__(self, "log_abs_det", torch.zeros(len(self.x), dtype=torch.float64, device=self.x.device))
-        for name, value in (("labels", self.labels), ("log_abs_det", self.log_abs_det)):
+        for name, value in (("labels", self.labels), ("log_abs_det", self.log_abs_det), ("rows", self.rows)):
             if value is not None and value.shape != (len(self.x),):
                 raise ValueError(
                     f"`{name}` must have shape ({len(self.x)},), one entry a datum, got {tuple(value.shape)}."
@@ -99,6 +103,7 @@ class Observations:
             x=self.x[index],
             labels=None if self.labels is None else self.labels[index],
             log_abs_det=self.log_abs_det[index],
+            rows=None if self.rows is None else self.rows[index],
         )
 
     @property
@@ -110,6 +115,19 @@ class Observations:
     def num_dims(self) -> int:
         """Number of observed dimensions D."""
         return math.prod(self.data_shape)
+
+    @property
+    def column_names(self) -> list[str]:
+        """What the D columns are called: by name, or x[0], x[1], …"""
+        return [f"x[{d}]" for d in range(self.num_dims)] if self.names is None else list(self.names)
+
+    def column(self, d: int) -> str:
+        """What a column is called in a sentence: ``'alcohol'``, in quotation marks, or ``dimension 0``."""
+        return f"dimension {d}" if self.names is None else repr(self.names[d])
+
+    def datum(self, n: int) -> str:
+        """What a datum is called: by its row in the file, or its index."""
+        return f"datum {n}" if self.rows is None else f"row {int(self.rows[n])} of the file"
 
     def draw(self, index: Tensor | None = None) -> Tensor:
         """What one use of the data sees: ``x`` (at ``index``), binarized afresh if ``resample`` is set.

@@ -6,8 +6,9 @@ model sees.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,13 +17,20 @@ from torch import Tensor
 from torch.distributions import AffineTransform, ComposeTransform, Transform
 
 from pyrovae import data
-from pyrovae.data import DataSet, Space
+from pyrovae.data import DataSet, Observations, Space
 from pyrovae.data.loading import Logit
 
 OBSERVATIONS: dict[str | None, Any] = {"boolean": "binary", "integer": "integer", "real": "continuous"}
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 ROUNDING = 1e-5  # relative, of the magnitude of data in float32 that were brought to a view and back
 BLOCK = 1024  # data looked at together
+MANY = 10_000  # rows that are known again
+DIGEST = 6  # bytes of each
+TUPLES = ("image_shape", "sizes", "names", "ranges")
+
+
+class OtherDataError(ValueError):
+    """Data are not those that a model was fitted to."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,10 @@ class Provenance:
         sizes: Numbers of data to train, validate and test.
         magnitude: Mean of |x| over the test data in the reference space: other data of the same name are told by it.
         space: What the model sees.
+        names: What the D columns are called, or None.
+        ranges: Smallest and largest value of every column of the training data in the reference space; None for images.
+        digests: Of up to 10,000 rows of the training data, as the model sees them, by which they are known again; None
+            for images.
 
     Example:
         >>> digits = data.load("digits", transform="logit")
@@ -55,6 +67,9 @@ class Provenance:
     sizes: tuple[int, ...]
     magnitude: float
     space: Space
+    names: tuple[str, ...] | None = None
+    ranges: tuple[tuple[float, ...], ...] | None = None
+    digests: str | None = None
 
     @classmethod
     def of(cls, dataset: DataSet, name: str, *, seed: int, max_images: int | None = None) -> Self:
@@ -64,7 +79,7 @@ class Provenance:
             dataset: The data set.
             name, seed, max_images: As they were given to ``data.load``.
         """
-        test = dataset.test
+        test, train = dataset.test, dataset.train
         return cls(
             name=name,
             seed=seed,
@@ -72,42 +87,60 @@ class Provenance:
             dtype=str(test.x.dtype).removeprefix("torch."),
             image_shape=test.image_shape,
             sizes=tuple(0 if part is None else len(part) for part in dataset),
-            magnitude=sum(in_reference(x, test.space).abs().sum().item() for x in test.x.split(BLOCK)) / test.x.numel(),
+            magnitude=sum(in_reference(x, test.space).abs().nansum().item() for x in test.x.split(BLOCK))
+            / test.x.numel(),
             space=test.space,
+            names=train.names,
+            ranges=None if train.image_shape or train.space.support != "real" else _ranges(train),
+            digests=None if train.image_shape or train.resample else "".join(_digests(train.x[_evenly(len(train))])),
         )
 
     def load(self, name: str | None = None) -> DataSet:
         """The data again, as the model sees them.
 
         Args:
-            name: Where they are now, if they are a file that was moved; the file's name must be the same.
+            name: Where they are now, if they are a file that was moved or renamed.
 
         Raises:
-            ValueError: If they are other data.
+            OtherDataError: If they are other data.
             FileNotFoundError: If they are not there.
         """
         name = self.name if name is None else name
-        if Path(name).name != Path(self.name).name:
-            raise ValueError(
-                f"`name` must be {Path(self.name).name!r}, the data that the model was fitted to, got {name!r}; no "
-                "Jacobian joins the spaces of different data: fit a model to these."
-            )
         observations, dtype = OBSERVATIONS[self.space.support], DTYPES[self.dtype]
         loaded = data.load(name, observations=observations, max_images=self.max_images, seed=self.seed, dtype=dtype)
         found = Provenance.of(loaded, name, seed=self.seed)
-        same = found.space.comparable_with(self.space) and found.sizes == self.sizes
+        same = self.is_of_kind(found.space, name) and found.sizes == self.sizes and self.names in (None, found.names)
         if not (same and math.isclose(found.magnitude, self.magnitude, rel_tol=ROUNDING)):
-            raise ValueError(
+            raise OtherDataError(
                 f"`name` must lead to the data that the model was fitted to, {self._described()}, got "
                 f"{found._described()}; fit a model to these."
             )
-        return DataSet(loaded.name, *(part and part.in_space(self.space) for part in loaded))
+        return DataSet(loaded.name, *(part and self.seen(part) for part in loaded))
+
+    def is_of_kind(self, space: Space, name: str) -> bool:
+        """Whether values of another file, of a space of that name, are of the kind of these: levels, noise and all."""
+        own, other = (
+            (each.reference.removeprefix(Path(called).name), each.support, each.levels)
+            for each, called in ((self.space, self.name), (space, name))
+        )
+        return own == other
+
+    def known_rows(self, seen: Observations) -> int | None:
+        """How many rows are among those of the training data that are known again; None where none is known."""
+        if self.digests is None:
+            return None
+        known = {self.digests[start : start + 2 * DIGEST] for start in range(0, len(self.digests), 2 * DIGEST)}
+        return sum(each in known for each in _digests(seen.x))
+
+    def seen(self, part: Observations) -> Observations:
+        """Data of the kind of these as the model sees them, whatever their file is called."""
+        return replace(part, space=replace(part.space, reference=self.space.reference)).in_space(self.space)
 
     def to_plain(self) -> dict[str, Any]:
         """Strings, numbers and lists only."""
         space = {**vars(self.space), "transform": _steps(self.space.transform)}
-        shape = self.image_shape and list(self.image_shape)
-        return {**vars(self), "image_shape": shape, "sizes": list(self.sizes), "space": space}
+        tuples = {name: _lists(getattr(self, name)) for name in TUPLES}
+        return {**vars(self), **tuples, "space": space}
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Self:
@@ -118,8 +151,8 @@ class Provenance:
         """
         try:
             space = Space(**{**plain["space"], "transform": _transform(plain["space"]["transform"])})
-            shape = plain["image_shape"] and tuple(plain["image_shape"])
-            provenance = cls(**{**plain, "space": space, "image_shape": shape, "sizes": tuple(plain["sizes"])})
+            tuples = {name: _tuples(plain[name]) for name in TUPLES if name in plain}
+            provenance = cls(**{**plain, "space": space, **tuples})
             if provenance.space.support not in OBSERVATIONS or provenance.dtype not in DTYPES:
                 raise ValueError(f"{provenance.space.support}, {provenance.dtype}")
         except (KeyError, TypeError, ValueError) as error:
@@ -136,6 +169,31 @@ class Provenance:
 def in_reference(x: Tensor, space: Space) -> Tensor:
     """``x`` as seen in a space, brought back to the reference; float64, on the CPU."""
     return space.transform.inv(x.detach().to("cpu", torch.float64))
+
+
+def _digests(x: Tensor) -> Iterator[str]:
+    """A digest of every row."""
+    return (blake2b(row.tobytes(), digest_size=DIGEST).hexdigest() for row in x.detach().cpu().flatten(1).numpy())
+
+
+def _evenly(length: int) -> Tensor:
+    """At most MANY indices, evenly spread."""
+    return torch.linspace(0, length - 1, min(length, MANY), dtype=torch.float64).round().long()
+
+
+def _ranges(data: Observations) -> tuple[tuple[float, ...], ...]:
+    """Smallest and largest value of every column in the reference space."""
+    x = in_reference(data.x, data.space)
+    lowest, highest = x.nan_to_num(nan=math.inf).amin(0), x.nan_to_num(nan=-math.inf).amax(0)
+    return tuple(lowest.tolist()), tuple(highest.tolist())
+
+
+def _lists(value: Any) -> Any:
+    return [_lists(each) for each in value] if isinstance(value, tuple) else value
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(each) for each in value) if isinstance(value, list | tuple) else value
 
 
 TRANSFORMS = {"affine": AffineTransform, "logit": Logit}

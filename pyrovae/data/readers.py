@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -50,6 +50,7 @@ class Source:
     parts: tuple[int, ...]
     held_out: int | None = None
     ordered: bool = False
+    names: tuple[str, ...] | None = None
 
 
 def cache_folder() -> Path:
@@ -159,8 +160,8 @@ def read(name: str | Path, root: str | Path | None) -> Source:
     return KNOWN[name](places(root)) if name in KNOWN else own_file(name, root)
 
 
-def own_file(name: str | Path, root: str | Path | None) -> Source:
-    """The user's .npy, .npz or .csv."""
+def own_file(name: str | Path, root: str | Path | None, columns: Sequence[str] | None = None) -> Source:
+    """The user's .npy, .npz or .csv; of a table these columns alone, in this order, if they are given."""
     path = Path(root or "").expanduser() / Path(name).expanduser()
     readers = {".npy": _npy, ".npz": _npz, ".csv": _csv}
     reader = readers.get(path.suffix.lower())
@@ -171,7 +172,7 @@ def own_file(name: str | Path, root: str | Path | None) -> Source:
         )
     if not path.is_file():
         raise FileNotFoundError(f"`name` must be a file that exists, got {str(path)!r} (looked for from {Path.cwd()}).")
-    return reader(path)
+    return reader(path) if columns is None or reader is not _csv else _csv(path, columns)
 
 
 def _npy(path: Path) -> Source:
@@ -194,10 +195,17 @@ def _npz(path: Path) -> Source:
     )
 
 
-def _csv(path: Path) -> Source:
+def _csv(path: Path, columns: Sequence[str] | None = None) -> Source:
     """A table of numbers, and perhaps a column of labels, which may be words."""
     with reading(path, "a table of numbers between commas"):
         names, table = _table(path)
+    if columns is not None:
+        if lost := [name for name in columns if name not in names]:
+            raise ValueError(
+                f"`name` must have the columns that the model was fitted to, got {str(path)!r} without "
+                f"{', '.join(map(repr, lost))}."
+            )
+        table, names = table[[names.index(name) for name in columns]], list(columns)
     is_label = [name.lower() in LABELS for name in names]
     if sum(is_label) > 1:
         raise ValueError(
@@ -210,7 +218,8 @@ def _csv(path: Path) -> Source:
             f"`name` must be a table of numbers, got {bad!r} in {names[column]!r} of {str(path)!r}; a column "
             "called label, labels, class, target or y in the header may hold words."
         )
-    return _own(path, [table.to_numpy(np.float64)], None if label is None else [label])
+    source = _own(path, [table.to_numpy(np.float64)], None if label is None else [label])
+    return replace(source, names=tuple(name for name, is_one in zip(names, is_label, strict=True) if not is_one))
 
 
 def _table(path: Path) -> tuple[list[str], Any]:

@@ -60,6 +60,7 @@ from pyrovae.evaluate.likelihood.quadrature import (
 )
 from pyrovae.evaluate.likelihood.sandwich import Sandwich as Sandwich, sandwich as sandwich
 from pyrovae.evaluate.likelihood.table import likelihood_table as likelihood_table
+from pyrovae.evaluate.row_scores import RowScores as RowScores, score_rows as score_rows
 from pyrovae.evaluate.samples.classifier import train_classifier as train_classifier
 from pyrovae.evaluate.samples.criticism import (
     PredictiveCheck as PredictiveCheck,

@@ -155,5 +155,10 @@ def wrapped(text: str, width: int) -> str:
     return textwrap.fill(text, width).replace("$", r"\$")  # a name is no formula
 
 
+def short(name: str, most: int = 24) -> str:
+    """A column's name beside others: its beginning, if it is long."""
+    return wrapped(name if len(name) <= most else f"{name[: most - 1]}…", most)
+
+
 def number(value: float) -> str:
     return "n/a" if math.isnan(value) else f"{value:,.2f}".replace("-", "−")

@@ -76,7 +76,7 @@ def posterior_contours(
     for n, axes in enumerate(panels):
         p, q = exact.log_density[..., n].double().cpu(), by_guide[..., n].double().cpu()
         draw(axes, p, q, exact.z[..., n, :].cpu())
-        axes.set_title(f"datum {n}", fontsize=NORMAL)
+        axes.set_title(shown.datum(n), fontsize=NORMAL)
     inside = "" if draw is _curves else f"; regions of {', '.join(f'{m:.0%}' for m in reversed(MASSES))} of the mass"
     headline(figure, f"p(z|x) by quadrature, filled; q(z|x), dashed{inside}")
     return figure

@@ -23,12 +23,14 @@ from pyrovae.plots.common import (
     label,
     legend_below,
     principal_axes,
+    short,
     tidy,
     wrapped,
 )
 from pyrovae.plots.images import Gallery, Row, seen_from
 
 SAMPLES = "samples, x ~ p(x|z)"
+NAMED = 2  # columns in the name of an axis
 
 
 def samples(
@@ -107,10 +109,22 @@ def _projection(data: Observations) -> tuple[Callable[[Tensor], Tensor], list[st
     """What takes data to the one or two coordinates that are drawn, and the labels of both axes."""
     view = "" if data.space.transform_name == "as it is" else f" ({data.space.transform_name})"
     if data.num_dims <= 2:
-        return lambda x: x, [f"$x_1${view}", "density" if data.num_dims == 1 else f"$x_2${view}"]
+        names = ["$x_1$", "$x_2$"] if data.names is None else map(short, data.names)
+        return lambda x: x, [*(f"{name}{view}" for name in names), "density"][:2]
     centre, directions, shares = principal_axes(data.x.flatten(1).to("cpu", torch.float64))
-    labels = [f"axis {i + 1} of the data{view}\n({share:.0%} of variance)" for i, share in enumerate(shares)]
+    labels = [
+        f"axis {i + 1} of the data{view}\n({share:.0%} of variance{_mostly(data, directions[:, i])})"
+        for i, share in enumerate(shares)
+    ]
     return lambda x: (x - centre) @ directions, labels
+
+
+def _mostly(data: Observations, direction: Tensor) -> str:
+    """The columns with the largest part in an axis, by name, if they have names."""
+    if data.names is None:
+        return ""
+    largest = direction.abs().argsort(descending=True, stable=True)[:NAMED].tolist()
+    return f"; mostly {', '.join(short(data.names[d]) for d in largest)}"
 
 
 def _points(axes: Axes, real: Tensor, x: Tensor, low: Tensor, high: Tensor) -> None:

@@ -61,7 +61,7 @@ def evaluate_model(
     name: str,
     model: LatentVariableModel,
     data: Observations,
-    train: Observations,
+    train: Observations | None,
     *,
     gaps: Family | None = None,
     latents: bool = False,
@@ -75,7 +75,7 @@ def evaluate_model(
         name: What the row is called.
         model: Any model.
         data: Held-out data.
-        train: Training data, for what collapse asks of them.
+        train: Training data, for what collapse asks of them; None if they are not at hand.
         gaps: Split log p(x) − ELBO by the best q of this covariance.
         latents: Say what z holds.
         seed: Of all draws.
@@ -97,7 +97,7 @@ def evaluate_model(
         _add_gap(found, _gap(model, held_out, gaps, row.estimate, seed=seed, progress=progress))
     if latents:
         _add_information(found, evaluate.latent_information(model, held_out, seed=seed))
-        if all(is_continuous(q) for q in posteriors(model, held_out[:1])):
+        if train is not None and all(is_continuous(q) for q in posteriors(model, held_out[:1])):
             collapse = evaluate.collapse_report(model, train)
             meaning, number = "units that a linear model of the same σ would use", collapse.linear.num_active
             figures.append(Figure("linear_num_active", meaning, number, unit="count"))

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.data.observations import MASSES
+from pyrovae.data.observations import MASSES, Observations
 from pyrovae.data.provenance import Provenance, in_reference
 from pyrovae.engine.files import written_whole
 from pyrovae.models.base import LatentVariableModel
@@ -62,7 +62,8 @@ class Generated:
     def _write_table(self, path: Path) -> None:
         import pandas as pd
 
-        table = pd.DataFrame(self.x.numpy(), columns=[f"{self.stem}_{d + 1}" for d in range(self.x.shape[1])])
+        table = pd.DataFrame(self.x.numpy(), columns=Observations(self.x, names=self.provenance.names).column_names)
+        table.insert(0, f"pyrovae_{self.stem}", range(1, 1 + len(table)))  # earlier output is known by it
         if self.labels is not None:
             table["label"] = self.labels.numpy()
         table.to_csv(path, index=False)

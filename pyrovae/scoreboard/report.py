@@ -53,7 +53,8 @@ def to_html(
     """The whole report as HTML, which refers to nothing outside of itself.
 
     It holds the table and what its figures are, standard errors in their parts, what floors have made, the pictures,
-    and for every bound the ten data with the highest Pareto k̂, by index: images as such, other data as rows of numbers.
+    and for every bound the ten data with the highest Pareto k̂, by row of the file or index: images as such, other data
+    as rows of numbers.
 
     Args:
         board: Rows, the best first, and the data that they are of.
@@ -79,6 +80,7 @@ def to_html(
         at_floor=[row.name for row in floored if row.at_floor],
         threshold=evaluate.k_hat_threshold(tails[0].num_particles) if tails else None,
         worst=[(row, _worst(row, data, are_images)) for row in tails],
+        columns=data.column_names[:MOST_NUMBERS],
         are_images=are_images,
         pictures=[(CAPTIONS.get(name, name), _uri(png)) for name, png in pictures.items()],
         details=details,
@@ -86,12 +88,13 @@ def to_html(
 
 
 def _worst(row: Row, data: Observations, are_images: bool) -> list[tuple[Any, ...]]:
-    """The data with the highest k̂: index, k̂, log p(x), ESS, and the picture or the numbers of each."""
+    """The data with the highest k̂: which it is, k̂, log p(x), ESS, and the picture or the numbers of each."""
     if not (worst := row.worst()):
         return []
     x = in_reference(data.x[worst], data.space).flatten(1)
     found = (values[worst].tolist() for values in (row.estimate.k_hat, row.log_prob, row.estimate.ess))
-    return list(zip(worst, *found, _images(x, data) if are_images else x[:, :MOST_NUMBERS].tolist(), strict=True))
+    names = map(data.datum, worst)
+    return list(zip(names, *found, _images(x, data) if are_images else x[:, :MOST_NUMBERS].tolist(), strict=True))
 
 
 def _images(x: Tensor, data: Observations) -> list[str]:

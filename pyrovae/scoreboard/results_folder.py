@@ -23,14 +23,14 @@ from pyrovae.scoreboard.table import to_dataframe
 
 DRAWN_NUMBERS = 4_000_000  # of a model's draws of z in its ArviZ file, about
 MARK = "scoreboard.json"  # a folder that holds it is earlier output, and may be replaced
-EVALUATION = "pyrovae evaluation, version 1"
+EVALUATION, SCORES = "pyrovae evaluation, version 1", "pyrovae scores, version 1"
 MARKS = {  # a file that has one of these in its beginning is earlier output, and may be replaced
     ".pt": (model_file.FORMAT.encode(),),
-    ".json": (f'"format": "{EVALUATION}"'.encode(),),
+    ".json": tuple(f'"format": "{each}"'.encode() for each in (EVALUATION, SCORES)),
     ".html": (f'content="{report.GENERATOR}"'.encode(),),
     ".png": (b"Software\0pyrovae",),
     ".npz": (b"pyrovae_space.npy",),
-    ".csv": (b"sample_1", b"mean_1"),
+    ".csv": (b"pyrovae_sample,", b"pyrovae_mean,", b"row,log_p", b"sample_1,", b"mean_1,"),  # the first cells
 }
 BEGINNING = 2**16  # bytes
 
@@ -82,7 +82,8 @@ def check_file(out: str | Path, *suffixes: str) -> Path:
     if out.exists():
         with out.open("rb") as file:
             beginning = file.read(BEGINNING)
-        if not any(mark in beginning for mark in MARKS[suffix]):
+        marked = beginning.startswith if suffix == ".csv" else beginning.__contains__
+        if not any(map(marked, MARKS[suffix])):
             raise ValueError(
                 f"`out` must be new or earlier output, got {str(out)!r}, which is another file; name another."
             )
