@@ -13,6 +13,8 @@ import torch
 from pyrovae import data
 from pyrovae.data import DataSet
 from pyrovae.data.provenance import Provenance
+from pyrovae.data.table_form import is_table
+from pyrovae.data.tables import TableOptions
 from pyrovae.evaluate import AISOptions
 from pyrovae.io import model_file
 
@@ -47,7 +49,10 @@ def add(group: Any, name: str, help: str, **keywords: Any) -> None:
 def add_data(parser: argparse.ArgumentParser) -> None:
     """DATA and how it is read."""
     group = parser.add_argument_group("data")
-    help = "digits (default), mnist, fashion_mnist, kmnist, binarized_mnist, frey, celeba, or a .csv, .npy or .npz file"
+    help = (
+        "digits (default), mnist, fashion_mnist, kmnist, binarized_mnist, frey, celeba, or a file: a table (.csv, "
+        ".tsv, .txt, compressed or not), .npy or .npz"
+    )
     group.add_argument("data", nargs="?", default="digits", metavar="DATA", help=help)
     help = (
         "grey pixels dequantised with uniform noise (a density), binarized or as the integers that they are (a mass); "
@@ -56,6 +61,15 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     add(group, "observations", help, choices=("continuous", "binary", "integer"))
     help = "what models see; densities are brought back by log|det J|; default: standardize for tables, else none"
     add(group, "transform", help, choices=("none", "logit", "standardize"))
+    add(
+        group,
+        "label",
+        "of a table, the column of labels; default: one called label, class, target or y",
+        metavar="COLUMN",
+    )
+    add(group, "drop", "of a table, columns to leave out", nargs="+", default=(), metavar="COLUMN")
+    help = "of a table, what to do about missing cells: refuse, keep them (for gmm, ppca and fa), or drop their rows"
+    add(group, "missing", help, choices=("error", "nan", "drop"), default="error")
     add(group, "max_images", "of celeba, whose whole set takes 20 GB", type=positive, metavar="N")
 
 
@@ -111,15 +125,16 @@ def reporter(options: argparse.Namespace) -> Callable[[str], None]:
 
 def load(options: argparse.Namespace, **more: Any) -> DataSet:
     """The data set asked for; tables are standardised unless told otherwise, because their columns have units."""
-    table = Path(options.data).suffix.lower() == ".csv" and options.observations != "binary"
+    table = is_table(Path(options.data)) and options.observations != "binary"
     transform: Any = options.transform or ("standardize" if table else "none")
-    given = picked(options, "observations", "max_images", "seed")
+    given = picked(options, "observations", "max_images", "seed", "label", "drop", "missing")
     return data.load(options.data, transform=None if transform == "none" else transform, **given, **more)
 
 
 def provenance_of(options: argparse.Namespace, dataset: DataSet) -> Provenance:
     """What is written beside a model that was fitted to these data."""
-    return Provenance.of(dataset, options.data, seed=options.seed, max_images=options.max_images)
+    table = TableOptions(options.label, tuple(options.drop), options.missing)
+    return Provenance.of(dataset, options.data, seed=options.seed, max_images=options.max_images, table=table)
 
 
 def saved_provenance(path: str) -> Provenance:
@@ -144,7 +159,8 @@ def describe(dataset: DataSet) -> str:
     sizes = f"{len(train):,} train, {len(valid or ()):,} validation, {len(test):,} test"
     view = train.space.transform_name
     bars = "" if view == "as it is" else " (progress bars show nats in this view)"
-    return f"{dataset.name}: {sizes}, D = {train.num_dims}; view: {view}{bars}"
+    about = f"{dataset.name}: {dataset.about}\n" if dataset.about else ""
+    return f"{about}{dataset.name}: {sizes}, D = {train.num_dims}; view: {view}{bars}"
 
 
 def set_threads(threads: int | None, num_numbers: int) -> None:

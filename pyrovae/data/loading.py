@@ -20,6 +20,7 @@ from pyrovae.data import readers
 from pyrovae.data.celeba import celeba
 from pyrovae.data.observations import DataSet, Observations, Space, as_observations
 from pyrovae.data.readers import Source
+from pyrovae.data.tables import Missing, TableOptions
 from pyrovae.engine.checks import check_choice
 
 PIXEL_ROWS = 4096  # images made continuous together
@@ -38,7 +39,10 @@ def load(
     max_images: int | None = None,
     seed: int = 0,
     root: str | Path | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
+    label: str | None = None,
+    drop: Sequence[str] = (),
+    missing: Missing = "error",
 ) -> DataSet:
     r"""Load a data set, split into train, valid and test, each datum flat.
 
@@ -55,10 +59,10 @@ def load(
     a path               as the file says     60/20/20 %, random; or the parts of an .npz
     ===================  ===================  ==========================================================================
 
-    A file of one's own is a .csv (header optional; a column called label, labels, class, target or y gives labels), an
-    .npy array, or an .npz with ``x`` (and ``labels``), or with ``train``, ``test`` and perhaps ``valid`` (and
-    ``train_labels`` …).  Arrays of shape (N, H, W) or (N, C, H, W) are images.  Those of type uint8 are pixels of 256
-    levels (of zeros and ones only, or bool: binary data); all others are taken as given.
+    A file of one's own is a table of numbers (.csv, .tsv or .txt, compressed or not; separator, decimal comma, encoding
+    and header are found), an .npy array, or an .npz with ``x`` (and ``labels``), or with ``train``, ``test`` and
+    perhaps ``valid`` (and ``train_labels`` …).  Arrays of shape (N, H, W) or (N, C, H, W) are images.  Those of type
+    uint8 are pixels of 256 levels (of zeros and ones only, or bool: binary data); all others are taken as given.
 
     Args:
         name: A data set of the table, or a path.
@@ -78,11 +82,21 @@ def load(
         seed: Of the split, the noise and the binarization; the global random state is neither used nor changed.
         root: Folder with the files; by default the environment variable PYROVAE_DATA.  The cache folder
             (PYROVAE_CACHE, or pyrovae under XDG_CACHE_HOME or ~/.cache) is looked in next, and takes downloads.
-        dtype: torch.float32 or torch.float64.
+        dtype: torch.float32 or torch.float64; by default float64 for tables, whose numbers may need it, and float32.
+        label: Of a table, the column of labels.  By default one called label, labels, class, target or y that holds a
+            few classes, words or whole numbers.
+        drop: Of a table, columns to leave out.
+        missing: Of a table, what to do about missing cells: ``"error"``; ``"nan"`` keeps them as NaN, for models that
+            take missing values; ``"drop"`` drops their rows.
 
     Returns:
         The data set: ``train``, ``valid`` and ``test`` are Observations of shape (N, D), disjoint, with labels where
-        there are any and ``image_shape`` where the data are images.
+        there are any and ``image_shape`` where the data are images.  ``about`` says what was read of a table, and what
+        was left out and why.
+
+    Warns:
+        TableWarning: If columns of a table are constant, zeros and ones, look like an id or hold a code for missing
+            values.
 
     Raises:
         ValueError: If the name or an option is unknown, options do not go together, or a file cannot be read.
@@ -103,16 +117,18 @@ def load(
     check_choice("observations", observations, (None, "continuous", "binary", "integer"))
     check_choice("transform", transform, (None, "logit", "standardize"))
     check_choice("split", split, (None, "random", "contiguous"))
-    check_choice("dtype", dtype, (torch.float32, torch.float64))
-    source = _read(name, root, max_images)
+    check_choice("dtype", dtype, (None, torch.float32, torch.float64))
+    if isinstance(drop, str):
+        raise TypeError(f"`drop` must be a list of names of columns, got {drop!r}; write [{drop!r}].")
+    source = _read(name, root, max_images, TableOptions(label, tuple(drop), missing))
+    dtype = dtype or (torch.float32 if source.names is None else torch.float64)
     observations = observations or ("binary" if source.levels == 2 else "continuous")
     _check_combination(source, observations, transform, resample)
 
     generator = torch.Generator().manual_seed(seed)
     indices = _split(source, split, num_valid, generator)
     x, space = observed(source, observations, dequantize, dtype, generator)
-    rows = None if source.names is None else torch.arange(1, 1 + len(x))
-    whole = Observations(x, source.labels, space, image_shape=source.image_shape, names=source.names, rows=rows)
+    whole = Observations(x, source.labels, space, image_shape=source.image_shape, names=source.names, rows=source.rows)
     parts = [whole[index].to(dtype) for index in indices]
     if resample:
         grey, _ = _grey(replace(source, x=source.x[indices[0]]))
@@ -121,15 +137,15 @@ def load(
         view, view_name = _logit(x, alpha) if transform == "logit" else _standardize(parts[0].x)
         parts = [part.transformed(view, view_name) for part in parts]
     train, valid, test = parts
-    return DataSet(source.name, train, valid if len(valid) else None, test)
+    return DataSet(source.name, train, valid if len(valid) else None, test, source.about)
 
 
-def _read(name: str | Path, root: str | Path | None, max_images: int | None) -> Source:
+def _read(name: str | Path, root: str | Path | None, max_images: int | None, table: TableOptions) -> Source:
     if name == "celeba":
         return celeba(readers.places(root), max_images)
     if max_images is not None:
         raise ValueError(f"`max_images` must be None for {str(name)!r}, got {max_images}; it is for 'celeba' alone.")
-    return readers.read(name, root)
+    return readers.read(name, root, table)
 
 
 def _check_combination(source: Source, observations: str, transform: str | None, resample: bool) -> None:
@@ -211,7 +227,9 @@ def _continuous(
 ) -> tuple[Tensor, Space]:
     """All data as points of a real space; pixels in the type asked for, converted in blocks to save memory."""
     if source.levels is None:
-        as_observations(source.x.to(dtype), source.name)
+        as_observations(
+            source.x.to(dtype), source.name, allow_nan=source.names is not None
+        )  # which read_table has seen
         return source.x, Space(f"{source.name}, as given", "real")
     x = torch.empty(source.x.shape, dtype=dtype)
     top = source.levels - 1
@@ -275,15 +293,18 @@ def _logit(x: Tensor, alpha: float) -> tuple[Transform, str]:
 
 
 def _check_unit_interval(x: Tensor, argument: str, expected: str, got: str) -> None:
-    if x.min() < 0 or x.max() > 1:
+    if ((x < 0) | (x > 1)).any():
+        known = x[~x.isnan()]
         raise ValueError(
-            f"`{argument}` must be {expected} for values outside [0, 1], got {got} with values from {x.min():g} to "
-            f"{x.max():g}; rescale them."
+            f"`{argument}` must be {expected} for values outside [0, 1], got {got} with values from {known.min():g} to "
+            f"{known.max():g}; rescale them."
         )
 
 
 def _standardize(x: Tensor) -> tuple[Transform, str]:
     """(x − mean) / std per dimension, std = 1 where a dimension is constant, and its name."""
-    std, mean = torch.std_mean(x.double(), 0, correction=0)
-    std = torch.where(x.amin(0) == x.amax(0), 1.0, std)
+    x = x.double()
+    mean = x.nanmean(0)
+    std = (x - mean).square().nanmean(0).sqrt()
+    std = torch.where(((x == x[:1]) | x.isnan()).all(0) | (std == 0), 1.0, std)
     return ComposeTransform([AffineTransform(-mean, 1.0), AffineTransform(0.0, 1 / std)]), "standardized"

@@ -1,6 +1,7 @@
 """Rows of another file in the columns that a model was fitted to: found by name, in the same units, seen alike."""
 
 import warnings
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -9,6 +10,8 @@ from pyrovae.data import DataSet, Observations
 from pyrovae.data.loading import observed
 from pyrovae.data.provenance import DTYPES, MANY, OBSERVATIONS, OtherDataError, Provenance
 from pyrovae.data.readers import own_file
+from pyrovae.data.table_form import is_table
+from pyrovae.data.tables import WHOLE, TableOptions
 
 FEW = 10  # rows whose spread says nothing
 NARROW = 0.01  # of the range of the training data: less looks like another unit
@@ -32,7 +35,8 @@ def new_rows(provenance: Provenance, name: str) -> Observations:
     Warns:
         OffRangeWarning: If they do not look like the training data.
     """
-    source = own_file(name, None, columns=provenance.names)
+    table = TableOptions(missing="nan") if is_table(Path(name)) else WHOLE
+    source = own_file(name, None, table, provenance.names)
     generator, dtype = torch.Generator().manual_seed(provenance.seed), DTYPES[provenance.dtype]
     x, space = observed(source, OBSERVATIONS[provenance.space.support], True, dtype, generator)
     if not provenance.is_of_kind(space, name):
@@ -46,7 +50,7 @@ def new_rows(provenance: Provenance, name: str) -> Observations:
         space,
         image_shape=provenance.image_shape,
         names=provenance.names,
-        rows=torch.arange(1, 1 + len(x)),
+        rows=source.rows,
     )
     if provenance.ranges is not None:
         low, high = torch.tensor(provenance.ranges, dtype=torch.float64)

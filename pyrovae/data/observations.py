@@ -10,10 +10,12 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import ComposeTransform, Transform, identity_transform
 
+from pyrovae.data.arrays import gathered, is_dataset, numbers
 from pyrovae.engine.seeding import seeded
 
 Support = Literal["boolean", "integer", "real"]
@@ -233,13 +235,14 @@ class Observations:
 class DataSet:
     """One data set, split: ``train`` to fit, ``valid`` to choose (None if asked for), ``test`` to report.
 
-    Iterates in that order.
+    Iterates in that order.  ``about`` says what was read of a table, and what was left out and why.
     """
 
     name: str
     train: Observations
     valid: Observations | None
     test: Observations
+    about: str = ""
 
     def __iter__(self):  # type: ignore[no-untyped-def]
         return iter((self.train, self.valid, self.test))
@@ -252,25 +255,33 @@ def _check_dims(name: str, x: Tensor) -> None:
         )
 
 
-def as_observations(data: Observations | Tensor, name: str = "data", *, allow_nan: bool = False) -> Observations:
+def _observed(data: Any, name: str) -> Observations:
+    """What is given in any form."""
+    labels = None
+    if is_dataset(data):
+        data, labels = gathered(data, name)
+    x = data if isinstance(data, Tensor) else torch.from_numpy(np.array(numbers(data, name)))
+    _check_dims(name, x)
+    columns = getattr(data, "columns", None)
+    return Observations(x, labels, names=None if columns is None else tuple(map(str, columns)))
+
+
+def as_observations(data: Any, name: str = "data", *, allow_nan: bool = False) -> Observations:
     """Check data once, at the public boundary, and give them the one form that everything below expects.
 
     Args:
-        data: Observations, or a tensor of shape (N, *data_shape).
+        data: Observations, or a tensor of shape (N, *data_shape); an array, of which what is masked is missing; a
+            pandas table, whose columns keep their names; a list of rows; a Dataset or DataLoader, gone through once,
+            with labels where whole numbers come beside the data.
         name: How the caller's argument is called in messages.
         allow_nan: Whether a NaN may stand for a missing value.
 
     Raises:
-        TypeError: If it is neither, or not floating point.
+        TypeError: If it is none of these, or a tensor that is not floating point.
         ValueError: If it is empty, or holds NaN or infinite values.
     """
-    if isinstance(data, Tensor):
-        _check_dims(name, data)
-        data = Observations(data)
     if not isinstance(data, Observations):
-        raise TypeError(
-            f"`{name}` must be Observations or a torch.Tensor, got {type(data).__name__}; use torch.as_tensor."
-        )
+        data = _observed(data, name)
     if not data.x.is_floating_point():
         raise TypeError(
             f"`{name}` must be of a floating-point type, got {data.x.dtype}; convert it with x.to(torch.float64)."

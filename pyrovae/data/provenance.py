@@ -19,6 +19,7 @@ from torch.distributions import AffineTransform, ComposeTransform, Transform
 from pyrovae import data
 from pyrovae.data import DataSet, Observations, Space
 from pyrovae.data.loading import Logit
+from pyrovae.data.tables import WHOLE, TableOptions
 
 OBSERVATIONS: dict[str | None, Any] = {"boolean": "binary", "integer": "integer", "real": "continuous"}
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -50,6 +51,7 @@ class Provenance:
         ranges: Smallest and largest value of every column of the training data in the reference space; None for images.
         digests: Of up to 10,000 rows of the training data, as the model sees them, by which they are known again; None
             for images.
+        table: What of a table was read.
 
     Example:
         >>> digits = data.load("digits", transform="logit")
@@ -70,14 +72,18 @@ class Provenance:
     names: tuple[str, ...] | None = None
     ranges: tuple[tuple[float, ...], ...] | None = None
     digests: str | None = None
+    table: TableOptions = WHOLE
 
     @classmethod
-    def of(cls, dataset: DataSet, name: str, *, seed: int, max_images: int | None = None) -> Self:
+    def of(
+        cls, dataset: DataSet, name: str, *, seed: int, max_images: int | None = None, table: TableOptions = WHOLE
+    ) -> Self:
         """What there is to say of a data set that ``data.load`` has given.
 
         Args:
             dataset: The data set.
             name, seed, max_images: As they were given to ``data.load``.
+            table: What of a table was read.
         """
         test, train = dataset.test, dataset.train
         return cls(
@@ -91,6 +97,7 @@ class Provenance:
             / test.x.numel(),
             space=test.space,
             names=train.names,
+            table=table,
             ranges=None if train.image_shape or train.space.support != "real" else _ranges(train),
             digests=None if train.image_shape or train.resample else "".join(_digests(train.x[_evenly(len(train))])),
         )
@@ -107,7 +114,8 @@ class Provenance:
         """
         name = self.name if name is None else name
         observations, dtype = OBSERVATIONS[self.space.support], DTYPES[self.dtype]
-        loaded = data.load(name, observations=observations, max_images=self.max_images, seed=self.seed, dtype=dtype)
+        options: dict[str, Any] = {**vars(self.table), "max_images": self.max_images}
+        loaded = data.load(name, observations=observations, seed=self.seed, dtype=dtype, **options)
         found = Provenance.of(loaded, name, seed=self.seed)
         same = self.is_of_kind(found.space, name) and found.sizes == self.sizes and self.names in (None, found.names)
         if not (same and math.isclose(found.magnitude, self.magnitude, rel_tol=ROUNDING)):
@@ -115,7 +123,8 @@ class Provenance:
                 f"`name` must lead to the data that the model was fitted to, {self._described()}, got "
                 f"{found._described()}; fit a model to these."
             )
-        return DataSet(loaded.name, *(part and self.seen(part) for part in loaded))
+        train, valid, test = (part and self.seen(part) for part in loaded)
+        return DataSet(loaded.name, train, valid, test, loaded.about)
 
     def is_of_kind(self, space: Space, name: str) -> bool:
         """Whether values of another file, of a space of that name, are of the kind of these: levels, noise and all."""
@@ -140,7 +149,8 @@ class Provenance:
         """Strings, numbers and lists only."""
         space = {**vars(self.space), "transform": _steps(self.space.transform)}
         tuples = {name: _lists(getattr(self, name)) for name in TUPLES}
-        return {**vars(self), **tuples, "space": space}
+        table = {**vars(self.table), "drop": list(self.table.drop)}
+        return {**vars(self), **tuples, "space": space, "table": table}
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Self:
@@ -152,7 +162,9 @@ class Provenance:
         try:
             space = Space(**{**plain["space"], "transform": _transform(plain["space"]["transform"])})
             tuples = {name: _tuples(plain[name]) for name in TUPLES if name in plain}
-            provenance = cls(**{**plain, "space": space, **tuples})
+            table = plain.get("table", {})
+            options = TableOptions(**{**table, "drop": tuple(table.get("drop", ()))})
+            provenance = cls(**{**plain, "space": space, "table": options, **tuples})
             if provenance.space.support not in OBSERVATIONS or provenance.dtype not in DTYPES:
                 raise ValueError(f"{provenance.space.support}, {provenance.dtype}")
         except (KeyError, TypeError, ValueError) as error:

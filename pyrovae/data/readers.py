@@ -5,7 +5,6 @@ is drawn.  Heavy readers (torchvision, scipy.io, pandas, scikit-learn) are impor
 """
 
 import contextlib
-import csv
 import http.client
 import io
 import os
@@ -22,8 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyrovae.data.table_columns import LABELS
+from pyrovae.data.table_form import is_table
+from pyrovae.data.tables import WHOLE, TableOptions, read_table
+
 TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
-LABELS = ("label", "labels", "class", "target", "y")
 PARTS = ("train", "valid", "test")
 
 
@@ -39,6 +41,9 @@ class Source:
         image_shape: (channels, height, width), or None for a table.
         parts: Sizes of the parts it comes in: (N,), (train, test) or (train, valid, test).
         held_out: Number of test data to hold out of a source in one part, or None for a fifth of them.
+        names: Of the columns of a table.
+        rows: The row in the file of each datum, counted from 1 without the header, shape (N,).
+        about: What was read of a table and what was not, in a line.
         ordered: Whether splits are contiguous by default (a video, an established split).
     """
 
@@ -51,6 +56,8 @@ class Source:
     held_out: int | None = None
     ordered: bool = False
     names: tuple[str, ...] | None = None
+    rows: Tensor | None = None
+    about: str = ""
 
 
 def cache_folder() -> Path:
@@ -155,24 +162,34 @@ KNOWN: dict[str | Path, Callable[[Sequence[Path]], Source]] = {
 }
 
 
-def read(name: str | Path, root: str | Path | None) -> Source:
+def read(name: str | Path, root: str | Path | None, options: TableOptions = WHOLE) -> Source:
     """The source called ``name``: a known data set but CelebA, or a path."""
-    return KNOWN[name](places(root)) if name in KNOWN else own_file(name, root)
+    if name not in KNOWN:
+        return own_file(name, root, options)
+    if options != WHOLE:
+        raise ValueError(f"`label`, `drop` and `missing` must be left out for {name!r}, which is no table.")
+    return KNOWN[name](places(root))
 
 
-def own_file(name: str | Path, root: str | Path | None, columns: Sequence[str] | None = None) -> Source:
-    """The user's .npy, .npz or .csv; of a table these columns alone, in this order, if they are given."""
+def own_file(
+    name: str | Path, root: str | Path | None, options: TableOptions = WHOLE, columns: Sequence[str] | None = None
+) -> Source:
+    """The user's .npy, .npz or table; of a table these columns alone, in this order, if they are given."""
     path = Path(root or "").expanduser() / Path(name).expanduser()
-    readers = {".npy": _npy, ".npz": _npz, ".csv": _csv}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
+    reader = {".npy": _npy, ".npz": _npz}.get(path.suffix.lower())
+    if reader is None and not is_table(path):
         known = ", ".join(map(str, KNOWN))
         raise ValueError(
-            f"`name` must be one of {known}, celeba, or a path to a .npy, .npz or .csv file, got {name!r}."
+            f"`name` must be one of {known}, celeba, or a path to a .csv, .tsv or .txt table (.gz, .bz2, .xz or .zip), "
+            f"a .npy or a .npz file, got {name!r}."
         )
     if not path.is_file():
         raise FileNotFoundError(f"`name` must be a file that exists, got {str(path)!r} (looked for from {Path.cwd()}).")
-    return reader(path) if columns is None or reader is not _csv else _csv(path, columns)
+    if reader is None:
+        return _table(path, options, columns)
+    if options != WHOLE:
+        raise ValueError(f"`label`, `drop` and `missing` must be left out for {path.name!r}, which is no table.")
+    return reader(path)
 
 
 def _npy(path: Path) -> Source:
@@ -195,58 +212,10 @@ def _npz(path: Path) -> Source:
     )
 
 
-def _csv(path: Path, columns: Sequence[str] | None = None) -> Source:
-    """A table of numbers, and perhaps a column of labels, which may be words."""
-    with reading(path, "a table of numbers between commas"):
-        names, table = _table(path)
-    if columns is not None:
-        if lost := [name for name in columns if name not in names]:
-            raise ValueError(
-                f"`name` must have the columns that the model was fitted to, got {str(path)!r} without "
-                f"{', '.join(map(repr, lost))}."
-            )
-        table, names = table[[names.index(name) for name in columns]], list(columns)
-    is_label = [name.lower() in LABELS for name in names]
-    if sum(is_label) > 1:
-        raise ValueError(
-            f"`name` must be a table with at most one column of labels, got {sum(is_label)} in {str(path)!r}."
-        )
-    label = table.pop(is_label.index(True)).to_numpy() if any(is_label) else None
-    for column, cells in table.select_dtypes(exclude=["number", "bool"]).items():
-        bad = next((cell for cell in cells if not _is_number(cell)), cells.dtype)
-        raise ValueError(
-            f"`name` must be a table of numbers, got {bad!r} in {names[column]!r} of {str(path)!r}; a column "
-            "called label, labels, class, target or y in the header may hold words."
-        )
-    source = _own(path, [table.to_numpy(np.float64)], None if label is None else [label])
-    return replace(source, names=tuple(name for name, is_one in zip(names, is_label, strict=True) if not is_one))
-
-
-def _table(path: Path) -> tuple[list[str], Any]:
-    """Names of the columns, and a pandas table of the rest.
-
-    The first line is a header if it has no number in it, or names a column of labels.
-    """
-    import pandas as pd
-
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        first = [cell.strip() for cell in next(csv.reader(file), [])]
-    header = not any(map(_is_number, first)) or any(cell.lower() in LABELS for cell in first)
-    table = pd.read_csv(path, header=None, skiprows=int(header), low_memory=False, skipinitialspace=True)
-    names = first if header else [f"column {i + 1}" for i in range(len(first))]
-    if "" in names:
-        raise ValueError("a column without a name in the header; an index is no datum: write it with index=False")
-    if len(names) != table.shape[1]:
-        raise ValueError(f"{len(names)} names, but {table.shape[1]} columns")
-    return names, table
-
-
-def _is_number(cell: Any) -> bool:
-    try:
-        float(cell)
-    except (TypeError, ValueError):
-        return False
-    return True
+def _table(path: Path, options: TableOptions = WHOLE, columns: Sequence[str] | None = None) -> Source:
+    found = read_table(path, options, columns)
+    source = _own(path, [found.x], None if found.labels is None else [found.labels])
+    return replace(source, names=found.names, rows=torch.from_numpy(found.rows), about=found.about)
 
 
 def _own(path: Path, parts: Sequence[np.ndarray], labels: Sequence[np.ndarray] | None = None) -> Source:

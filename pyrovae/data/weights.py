@@ -7,12 +7,14 @@ import torch
 from torch import Tensor
 
 
-def as_weight(sample_weight: Any, count: int) -> Tensor:
+def as_weight(sample_weight: Any, count: int, name: str = "sample_weight", *, positive: bool = True) -> Tensor:
     """Weights (N,) in float64, as they are.
 
     Args:
         sample_weight: One number a datum: a tensor, an array, a column, a list.
         count: N.
+        name: Of the argument.
+        positive: Whether some datum must count for something.
 
     Raises:
         ValueError: If there is not one finite, non-negative number a datum.
@@ -21,10 +23,10 @@ def as_weight(sample_weight: Any, count: int) -> Tensor:
     if not isinstance(weight, Tensor):  # a masked weight is none
         weight = torch.tensor(np.ma.asarray(sample_weight, np.float64).filled(np.nan))
     if weight.shape != (count,):
-        raise ValueError(f"`sample_weight` must have shape ({count},), one entry a datum, got {tuple(weight.shape)}.")
-    if not torch.isfinite(weight).all() or (weight < 0).any() or not weight.sum() > 0:
+        raise ValueError(f"`{name}` must have shape ({count},), one entry a datum, got {tuple(weight.shape)}.")
+    if not torch.isfinite(weight).all() or (weight < 0).any() or (positive and not weight.sum() > 0):
         raise ValueError(
-            "`sample_weight` must be finite and not negative, and not all of them zero, "
+            f"`{name}` must be finite and not negative{', and not all of them zero' if positive else ''}, "
             f"got values in [{weight.min().item():g}, {weight.max().item():g}]."
         )
     return weight.double()

@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
-from pyrovae.data import Observations, Space
+from pyrovae.data import Observations, Space, as_observations
 from pyrovae.data.weights import as_weight
 from pyrovae.engine.processes import ALONE, ProcessGroup
 from pyrovae.fit.parts import Parts, PartsSource, one_of_each
-from pyrovae.fit.sums import Statistics, as_weight, merge
+from pyrovae.fit.sums import Statistics, merge
 from pyrovae.fit.workers import Chunk
 from pyrovae.models.linear_algebra import chunk_rows
 from pyrovae.models.tractable import TractableModel
@@ -173,6 +174,8 @@ def open_source(
         ValueError: If they do not fit the model, or the weights not the data.
     """
     limits = _limits(model, rows, memory_budget)
+    if hasattr(data, "iloc") or isinstance(data, np.ma.MaskedArray | Dataset) or _is_rows(data):
+        data = as_observations(data, allow_nan=model.missing == "nan")
     if isinstance(data, Observations | Tensor):
         observations, like = model.checked(data, "data"), model._like
         x = observations.x if memory_budget else observations.x.to(like)
@@ -196,6 +199,12 @@ def open_source(
             f"got {type(data).__name__}; a generator ends after one pass, so wrap it in a DataLoader or a list."
         )
     return Batches(model, data, limits.rows, start_rows)
+
+
+def _is_rows(data: Any) -> bool:
+    """Whether it is a list of rows of numbers, and not of batches."""
+    first = data[0] if isinstance(data, list) and data else None
+    return isinstance(first, list | tuple) and bool(first) and isinstance(first[0], int | float | np.number)
 
 
 def _limits(model: TractableModel, rows: int | None, memory_budget: int | None) -> Limits:

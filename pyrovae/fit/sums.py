@@ -4,13 +4,12 @@ They are as large as the model's parameters, however many the data.
 """
 
 from collections.abc import Iterable
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pyrovae.data import Observations
+from pyrovae.data.weights import as_weight
 from pyrovae.models.linear_algebra import chunk_rows
 from pyrovae.models.tractable import TractableModel
 
@@ -83,26 +82,3 @@ def merge(parts: Iterable[Statistics]) -> Statistics:
 
 def _shapes(statistics: Statistics) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in statistics.items()}
-
-
-def as_weight(sample_weight: Any, count: int, name: str = "sample_weight", *, positive: bool = True) -> Tensor:
-    """What each of so many data counts for, float64.
-
-    Args:
-        sample_weight: One number a datum.
-        count: Of the data.
-        name: Of the argument.
-        positive: Whether some datum must count for something.
-
-    Raises:
-        ValueError: If there is not one finite, non-negative number a datum.
-    """
-    weight = torch.as_tensor(np.array(sample_weight) if isinstance(sample_weight, np.ndarray) else sample_weight)
-    if weight.shape != (count,):
-        raise ValueError(f"`{name}` must have shape ({count},), one entry a datum, got {tuple(weight.shape)}.")
-    if not torch.isfinite(weight).all() or (weight < 0).any() or (positive and not weight.sum() > 0):
-        raise ValueError(
-            f"`{name}` must be finite and not negative{', with a positive sum' if positive else ''}, "
-            f"got values in [{weight.min().item():g}, {weight.max().item():g}]."
-        )
-    return weight.double()

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.fit.sums import Statistics, as_weight, merge
+from pyrovae.data.arrays import in_words, numbers
+from pyrovae.data.weights import as_weight
+from pyrovae.fit.sums import Statistics, merge
 from pyrovae.models.tractable import TractableModel
-
-NUMBERS = "biuf"  # kinds of numpy's types: Boolean, integer, unsigned, floating point
 
 Chunk = tuple[Tensor, Tensor | None]
 
@@ -97,45 +97,16 @@ def _opened(number: int, part: Any, weighted: bool) -> Opened:
     name = f"part {number} of data"
     if isinstance(part, tuple) != weighted or (weighted and len(part) != 2):
         expected = "a pair, data and their weights," if weighted else "data alone"
-        raise TypeError(f"`{name}` must be {expected} with weighted={weighted} of fit.Parts, got {_in_words(part)}.")
+        raise TypeError(f"`{name}` must be {expected} with weighted={weighted} of fit.Parts, got {in_words(part)}.")
     data, weight = part if weighted else (part, None)
-    x = _numbers(name, data)
+    x = data if isinstance(data, Tensor) else numbers(data, name)
     columns = tuple(getattr(data, "columns", [None] * math.prod(x.shape[1:2])))
     if weight is not None:
         name = f"weights of {name}"
-        weight = as_weight(_numbers(name, weight), len(x), name, positive=False)
-    return Opened(number, x, columns, weight)
-
-
-def _in_words(part: Any) -> str:
-    return f"a tuple of {len(part)}" if isinstance(part, tuple) else type(part).__name__
-
-
-def _numbers(name: str, data: Any) -> Tensor | np.ndarray:
-    """Data as floating point, with NaN for what is missing or masked."""
-    if isinstance(data, Tensor):
-        return data
-    if hasattr(data, "iloc"):  # of pandas
-        for column, kind in (data if hasattr(data, "columns") else data.to_frame()).dtypes.items():
-            if kind.kind not in NUMBERS and len(data):  # an empty table knows no types
-                raise TypeError(
-                    f"`{name}` must hold numbers, got {kind} in column {column!r}; drop it, or convert it by "
-                    "astype(float)."
-                )
-        return data.to_numpy("float64", na_value=np.nan)
-    if not isinstance(data, np.ndarray | list):
-        raise TypeError(
-            f"`{name}` must be an array, a tensor, a pandas table or a list of rows, got {_in_words(data)}; make it an "
-            "array by np.array(list(rows), dtype=float)."
+        weight = as_weight(
+            weight if isinstance(weight, Tensor) else numbers(weight, name), len(x), name, positive=False
         )
-    kind = getattr(data, "dtype", np.dtype(object))
-    if kind.kind not in NUMBERS + "O":
-        raise TypeError(f"`{name}` must hold numbers, got {kind}; convert them by astype(float).")
-    try:
-        array = np.ma.array(data, dtype=kind if kind == np.float32 else np.float64, copy=False)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"`{name}` must be numbers in rows of one length, which numpy says of it: {error}.") from error
-    return np.atleast_1d(np.ma.filled(array, np.nan))
+    return Opened(number, x, columns, weight)
 
 
 def kind_of(part: Opened) -> Kind:

@@ -197,11 +197,15 @@ def refused(arguments, capsys):
 
 
 @pytest.mark.usefixtures("no_fits")
+@pytest.mark.filterwarnings("ignore:.* is constant")
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (set_to(np.nan), "must be finite, got NaN or infinity in 1 of 60 data, first in row 7"),
-        (set_to(np.inf), "must be finite, got NaN or infinity in 1 of 60 data, first in row 7"),
+        (
+            set_to(np.nan),
+            "`--missing` must be 'nan' or 'drop' for 'bad.csv', which lacks values in 1 of 60 rows: b (1)",
+        ),
+        (set_to(np.inf), "`DATA` must hold finite numbers, got inf in row 8 of 'b'"),
         (lambda x: x.fill(3.0), "`DATA` must hold training data that differ"),
     ],
     ids=["NaN", "infinity", "constant"],
@@ -216,14 +220,14 @@ def test_bad_numbers(change, message, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("bad.csv", b"a,b\n1,2\n1,2,3\n", "`DATA` must lead to a table of numbers"),
-        ("bad.csv", b"a,b\n1,2\nhello,3\n", "`DATA` must be a table of numbers, got 'hello' in 'a'"),
+        ("bad.csv", b"a,b\n1,2\n1,2,3\n", "`DATA` must be a table with rows of one length"),
+        ("bad.csv", b"a,b\n1,2\nhello,3\n", "`DATA` must be a table of numbers, got 'hello' in row 2 of 'a'"),
         ("bad.csv", b"a,b\n1,2\n3,4\n", "`DATA` must hold at least 5 data"),
-        ("bad.csv", b"", "`DATA` must lead to a table of numbers"),
-        ("bad.csv", b"\xff\xfe\x00", "`DATA` must lead to a table of numbers"),
+        ("bad.csv", b"", "`DATA` must be a table of numbers, got an empty file"),
+        ("bad.csv", b"\xff\xfe\x00", "`DATA` must be a text file in UTF-8"),
         ("bad.npy", b"no array", "`DATA` must lead to an .npy file"),
         ("bad.npz", b"no arrays", "`DATA` must lead to an .npz file"),
-        ("bad.txt", b"1,2\n", "`DATA` must be one of digits, .* or a path to a .npy, .npz or .csv file"),
+        ("bad.xls", b"1,2\n", "`DATA` must be one of digits, .* or a path to a .csv, .tsv or .txt table"),
     ],
     ids=["ragged", "words", "two rows", "empty", "bytes", "npy", "npz", "txt"],
 )

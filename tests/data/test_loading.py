@@ -320,7 +320,7 @@ def test_csv_npy_and_npz_give_the_same_data(tmp_path):
 def test_integer_labels_stay_and_missing_ones_are_minus_one(tmp_path):
     np.savez(tmp_path / "x.npz", x=np.zeros((6, 1)), y=np.array([7, 3, 7, 3, 7, 3]))
     assert load(tmp_path / "x.npz", split="contiguous").train.labels.tolist() == [7, 3, 7, 3]
-    (tmp_path / "x.csv").write_text("0,1,target\n" + "1,2,b\n1,2,\n1,2,a\n1,2,b\n1,2,a\n")
+    (tmp_path / "x.csv").write_text("0,1,target\n" + "1,2,b\n1.5,2,\n1,3,a\n1,2,b\n1,2,a\n")
     d = load(tmp_path / "x.csv", split="contiguous", num_valid=0)
     assert d.train.labels.tolist() == [1, -1, 0, 1]
     assert d.train.x.shape == (4, 2)
@@ -477,13 +477,13 @@ def test_amat_and_npz_give_the_same_binarized_mnist(tmp_path):
     [
         (
             {"name": "minst"},
-            "`name` must be one of digits, mnist, .*, frey, celeba, or a path to a .npy, .npz or .csv file, got",
+            "`name` must be one of digits, mnist, .*, frey, celeba, or a path to a .csv, .tsv or .txt table .*, got",
         ),
-        ({"name": "data.txt"}, "a path to a .npy, .npz or .csv file, got 'data.txt'"),
+        ({"name": "data.xlsx"}, "a .npy or a .npz file, got 'data.xlsx'"),
         ({"observations": "grey"}, '`observations` must be None, "continuous", "binary" or "integer", got \'grey\''),
         ({"transform": "log"}, '`transform` must be None, "logit" or "standardize", got \'log\''),
         ({"split": "last"}, '`split` must be None, "random" or "contiguous", got \'last\''),
-        ({"dtype": torch.float16}, "`dtype` must be torch.float32 or torch.float64, got torch.float16"),
+        ({"dtype": torch.float16}, "`dtype` must be None, torch.float32 or torch.float64, got torch.float16"),
         ({"transform": "logit", "alpha": 0.5}, r"`alpha` must be in \(0, 0.5\), got 0.5"),
         ({"observations": "binary", "transform": "logit"}, "`transform` must be None for binary observations"),
         ({"observations": "integer", "transform": "logit"}, "`transform` must be None for integer observations"),
@@ -513,14 +513,7 @@ def test_files_that_are_not_there(tmp_path, name):
 @pytest.mark.parametrize(
     ("file", "content", "match"),
     [
-        ("x.csv", "a,b\n1,2\n3,x\n", "`name` must be a table of numbers, got 'x' in 'b' of '.*x.csv'; a column called"),
-        ("x.csv", "5.1,setosa\n" * 5, "got 'setosa' in 'column 2'"),
-        ("x.csv", "", "a table of numbers between commas, got '.*x.csv', which cannot be read as such"),
-        ("x.csv", ",a\n0,1\n", "a column without a name in the header"),
-        ("x.csv", "a,b\n1,2,3\n", "2 names, but 3 columns"),
-        ("x.csv", "a,y,label\n1,2,3\n", "at most one column of labels, got 2"),
-        ("x.csv", "a,b\n1,2\n1,\n1,2\n1,2\n1,2\n", "`x.csv` must be finite, got NaN or infinity in 1 of 5 .* row 1"),
-        ("x.csv", "1,2\n" * 4, "`name` must hold at least 5 data to be split, got 4 in 'x.csv'"),
+        ("x.csv", "1,2\n3,5\n" * 2, "`name` must hold at least 5 data to be split, got 4 in 'x.csv'"),
         ("x.npy", "junk", "an .npy file of one numeric array, got '.*x.npy', which cannot be read as such"),
         ("x.npz", "junk", "an .npz file of numeric arrays, got '.*x.npz', which cannot be read as such"),
         ("frey_rawface.mat", "junk", "a MATLAB file with `ff` .* got '.*frey_rawface.mat', which cannot be read"),

@@ -4,10 +4,14 @@ import copy
 import math
 import pickle
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch.distributions import AffineTransform, ComposeTransform, ExpTransform, Normal, TransformedDistribution
+from torch.utils.data import DataLoader, TensorDataset
 
+from pyrovae import PPCA
 from pyrovae.data import DataSet, Observations, Space, as_observations
 
 
@@ -193,6 +197,46 @@ def test_shapes_are_checked():
         Observations(torch.zeros(3, 2), log_abs_det=torch.zeros(3, 2))
 
 
+GIVEN = np.array([[1.0, 2.0], [3.0, 4.5], [5.0, 6.0]])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        GIVEN,
+        GIVEN.astype(">f8"),
+        GIVEN.tolist(),
+        pd.DataFrame(GIVEN),
+        np.asfortranarray(GIVEN),
+        GIVEN[::-1][::-1],
+        TensorDataset(torch.as_tensor(GIVEN)),
+        DataLoader(TensorDataset(torch.as_tensor(GIVEN)), batch_size=2),
+        DataLoader(torch.as_tensor(GIVEN), batch_size=2),
+    ],
+    ids=["array", "big-endian", "list", "pandas", "Fortran", "strided", "Dataset", "DataLoader", "of a tensor"],
+)
+def test_data_in_any_form_are_the_same(given):
+    assert torch.equal(as_observations(given).x, torch.as_tensor(GIVEN))
+    ppca = PPCA(1, 2)
+    assert torch.equal(ppca.log_prob(given), ppca.log_prob(torch.as_tensor(GIVEN)))
+
+
+def test_masked_cells_are_missing_and_columns_keep_their_names():
+    masked = np.ma.array(GIVEN, mask=GIVEN == 4.5)
+    assert as_observations(masked, allow_nan=True).x.isnan().nonzero().tolist() == [[1, 1]]
+    frame = pd.DataFrame(GIVEN, columns=["u", 2020]).astype({"u": "Int64"})
+    frame.loc[0, "u"] = pd.NA
+    found = as_observations(frame, allow_nan=True)
+    assert found.names == ("u", "2020")
+    assert found.x.isnan().nonzero().tolist() == [[0, 0]]
+
+
+def test_a_dataset_brings_its_labels():
+    found = as_observations(TensorDataset(torch.as_tensor(GIVEN), torch.tensor([2, 0, 1])))
+    assert found.labels.tolist() == [2, 0, 1]
+    assert as_observations(TensorDataset(torch.as_tensor(GIVEN), torch.zeros(3))).labels is None
+
+
 def test_as_observations_wraps_tensors_and_passes_observations_through():
     data = positive()
     assert as_observations(data) is data
@@ -203,7 +247,14 @@ def test_as_observations_wraps_tensors_and_passes_observations_through():
     ("data", "error", "match"),
     [
         (torch.zeros(3), ValueError, r"`x` must have shape \(N, \*data_shape\), got \(3,\)"),
-        ([[1.0]], TypeError, "`x` must be Observations or a torch.Tensor, got list"),
+        ("abc", TypeError, "`x` must be Observations, a torch.Tensor, an array, a pandas table, .* got str"),
+        (None, TypeError, "`x` must be Observations, .* got NoneType"),
+        ([[1.0], [2.0, 3.0]], ValueError, "`x` must be numbers in rows of one length"),
+        ([["a"]], ValueError, "`x` must be numbers in rows of one length"),
+        (np.array([["a"]]), TypeError, "`x` must hold numbers, got <U1"),
+        (pd.DataFrame({"a": ["u"], "b": [1.0]}), TypeError, "`x` must hold numbers, got .* in column 'a'; drop it"),
+        (np.ma.array([[1.0, 2.0]], mask=[[True, False]]), ValueError, "`x` must be finite, got NaN"),
+        (TensorDataset(torch.zeros(0, 2)), ValueError, "`x` must hold at least one datum, got an empty DataLoader"),
         (torch.zeros(3, 2, dtype=torch.int64), TypeError, "`x` must be of a floating-point type, got torch.int64"),
         (torch.zeros(0, 2), ValueError, r"`x` must hold at least one datum, got shape \(0, 2\)"),
         (torch.tensor([[0.0], [math.nan], [math.inf]]), ValueError, "`x` must be finite, got .* 2 of 3 .* in row 1"),

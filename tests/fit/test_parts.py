@@ -257,8 +257,13 @@ TEXT = FRAMES[0].assign(b=["1,5", "2", "3"])
         ([np.array(3 * [D * ["a"]])], {}, TypeError, r"`part 0 of data` must hold numbers, got <U1"),
         ([3 * [D * ["a"]]], {}, ValueError, r"`part 0 of data` must be numbers in rows of one length, .* 'a'"),
         ([[[1.0, 2.0], [1.0]]], {}, ValueError, r"`part 0 of data` must be numbers in rows of one length"),
-        ([range(3)], {}, TypeError, r"must be an array, .* or a list of rows, got range; make it an array by np.array"),
-        ([None], {}, TypeError, r"`part 0 of data` must be an array, a tensor, .* got NoneType"),
+        (
+            [range(3)],
+            {},
+            TypeError,
+            r"an array, a pandas table, a list of rows, .* got range; make it an array by np.array",
+        ),
+        ([None], {}, TypeError, r"`part 0 of data` must be .* an array, .* got NoneType"),
         (
             [(np.ones((3, D)), np.ones(3))],
             {},
