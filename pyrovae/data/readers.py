@@ -40,6 +40,8 @@ class Source:
         parts: Sizes of the parts it comes in: (N,), (train, test) or (train, valid, test).
         held_out: Number of test data to hold out of a source in one part, or None for a fifth of them.
         ordered: Whether splits are contiguous by default (a video, an established split).
+        names: Of the D columns of a table with a header, else None.
+        left_out: Names of the columns of the file that are not among them, where they were asked for by name.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Source:
     held_out: int | None = None
     ordered: bool = False
     names: tuple[str, ...] | None = None
+    left_out: tuple[str, ...] = ()
 
 
 def cache_folder() -> Path:
@@ -197,6 +200,7 @@ def _npz(path: Path) -> Source:
 
 def _csv(path: Path, columns: Sequence[str] | None = None) -> Source:
     """A table of numbers, and perhaps a column of labels, which may be words."""
+    left_out: tuple[str, ...] = ()
     with reading(path, "a table of numbers between commas"):
         names, table = _table(path)
     if columns is not None:
@@ -205,6 +209,7 @@ def _csv(path: Path, columns: Sequence[str] | None = None) -> Source:
                 f"`name` must have the columns that the model was fitted to, got {str(path)!r} without "
                 f"{', '.join(map(repr, lost))}."
             )
+        left_out = tuple(name for name in names if name not in columns)
         table, names = table[[names.index(name) for name in columns]], list(columns)
     is_label = [name.lower() in LABELS for name in names]
     if sum(is_label) > 1:
@@ -219,7 +224,8 @@ def _csv(path: Path, columns: Sequence[str] | None = None) -> Source:
             "called label, labels, class, target or y in the header may hold words."
         )
     source = _own(path, [table.to_numpy(np.float64)], None if label is None else [label])
-    return replace(source, names=tuple(name for name, is_one in zip(names, is_label, strict=True) if not is_one))
+    kept = tuple(name for name, is_one in zip(names, is_label, strict=True) if not is_one)
+    return replace(source, names=kept, left_out=left_out)
 
 
 def _table(path: Path) -> tuple[list[str], Any]:
@@ -230,9 +236,11 @@ def _table(path: Path) -> tuple[list[str], Any]:
     import pandas as pd
 
     with path.open(newline="", encoding="utf-8-sig") as file:
-        first = [cell.strip() for cell in next(csv.reader(file), [])]
+        separator = max(",;\t", key=file.readline().count)  # of equally many the comma
+        file.seek(0)
+        first = [cell.strip() for cell in next(csv.reader(file, delimiter=separator), [])]
     header = not any(map(_is_number, first)) or any(cell.lower() in LABELS for cell in first)
-    table = pd.read_csv(path, header=None, skiprows=int(header), low_memory=False, skipinitialspace=True)
+    table = pd.read_csv(path, sep=separator, header=None, skiprows=int(header), low_memory=False, skipinitialspace=True)
     names = first if header else [f"column {i + 1}" for i in range(len(first))]
     if "" in names:
         raise ValueError("a column without a name in the header; an index is no datum: write it with index=False")

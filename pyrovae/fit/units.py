@@ -31,8 +31,8 @@ def precise_enough(model: LatentVariableModel, observations: Observations) -> La
     worst = int((lost | beyond).double().argmax())
     where = f"in steps of {steps[worst]:.2g}" if lost[worst] else f"in squares of 1/{LARGEST**2:g} to {LARGEST**2:g}"
     warn(
-        f"`data` vary by {std[worst]:.2g} about {x[:, worst].mean():.2g} in {observations.column(worst)}, where float32 goes "
-        f"{where}: the fit is in float64; subtract the mean, or rescale, for one in float32.",
+        f"`data` vary by {std[worst]:.2g} about {x[:, worst].mean():.2g} in {observations.column(worst)}, where "
+        f"float32 goes {where}: the fit is in float64; subtract the mean, or rescale, for one in float32.",
         FitWarning,
     )
     return model.double()
