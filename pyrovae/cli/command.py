@@ -10,6 +10,8 @@ import torch
 import pyrovae
 from pyrovae.cli import compare, evaluate, fit, sample, score
 from pyrovae.cli.options import device_of, one_line
+from pyrovae.data.new_rows import NewRowsWarning
+from pyrovae.data.tables import TableWarning
 from pyrovae.fit import FitWarning
 
 
@@ -29,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     threads = torch.get_num_threads()
     try:
         with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", FitWarning)
+            for category in (FitWarning, NewRowsWarning, TableWarning):
+                warnings.simplefilter("always", category)
             options.device = device_of(options.device)
             options.run(options)
         for note in dict.fromkeys(one_line(each.message, options) for each in caught):

@@ -1,6 +1,7 @@
 """Rows of another file in the columns that a model was fitted to: found by name, in the same units, seen alike."""
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,8 +19,8 @@ NARROW = 0.01  # of the range of the training data: less looks like another unit
 NAMED = 3  # columns in a warning
 
 
-class OffRangeWarning(UserWarning):
-    """New rows lie far off the data that a model was fitted to: in other units, perhaps."""
+class NewRowsWarning(UserWarning):
+    """New rows are not like the data that a model was fitted to: in other units, perhaps, or with other columns."""
 
 
 def new_rows(provenance: Provenance, name: str) -> Observations:
@@ -33,12 +34,18 @@ def new_rows(provenance: Provenance, name: str) -> Observations:
         OtherDataError: If columns are missing, or the values are of another kind.
 
     Warns:
-        OffRangeWarning: If they do not look like the training data.
+        NewRowsWarning: If they do not look like the training data, or have other columns beside theirs.
     """
     table = TableOptions(missing="nan") if is_table(Path(name)) else WHOLE
     source = own_file(name, None, table, provenance.names)
+    if source.left_out:
+        left_out = ", ".join(map(repr, source.left_out))
+        warnings.warn(f"the model knows no columns {left_out}, which are left out.", NewRowsWarning, stacklevel=2)
+    missing = source.x.isnan()
     generator, dtype = torch.Generator().manual_seed(provenance.seed), DTYPES[provenance.dtype]
-    x, space = observed(source, OBSERVATIONS[provenance.space.support], True, dtype, generator)
+    whole = replace(source, x=source.x.masked_fill(missing, 0))
+    x, space = observed(whole, OBSERVATIONS[provenance.space.support], True, dtype, generator)
+    x = x.masked_fill(missing, torch.nan) if missing.any() else x
     if not provenance.is_of_kind(space, name):
         raise OtherDataError(
             f"`name` must lead to data of the kind that the model was fitted to, {provenance.space.reference!r}, got "
@@ -108,6 +115,6 @@ def warn_off_range(x: Tensor, low: Tensor, high: Tensor, data: Observations) -> 
     warnings.warn(
         f"new rows do not look like the training data, with {'; '.join(said)}{more}: in other units, perhaps; log p(x) "
         "is that of the values as they stand.",
-        OffRangeWarning,
+        NewRowsWarning,
         stacklevel=3,
     )

@@ -7,6 +7,7 @@ that led from there to the tensor a model sees.  With y = t(x) and J = dt/dx, a 
 """
 
 import math
+import re
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -246,6 +247,18 @@ class DataSet:
 
     def __iter__(self):  # type: ignore[no-untyped-def]
         return iter((self.train, self.valid, self.test))
+
+
+def named(line: str, data: object) -> str:
+    """A line in which the columns of data that know their names are called by them.
+
+    Example:
+        >>> named("the noise of dimension 1 is at the floor", Observations(torch.zeros(2, 2), names=("ash", "hue")))
+        "the noise of 'hue' is at the floor"
+    """
+    if not isinstance(data, Observations) or data.names is None:
+        return line
+    return re.sub(r"\bdimension (\d+)\b", lambda found: data.column(int(found[1])), line)
 
 
 def _check_dims(name: str, x: Tensor) -> None:

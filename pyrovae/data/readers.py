@@ -45,6 +45,7 @@ class Source:
         rows: The row in the file of each datum, counted from 1 without the header, shape (N,).
         about: What was read of a table and what was not, in a line.
         ordered: Whether splits are contiguous by default (a video, an established split).
+        left_out: Names of the columns of the file that are not among them, where they were asked for by name.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Source:
     names: tuple[str, ...] | None = None
     rows: Tensor | None = None
     about: str = ""
+    left_out: tuple[str, ...] = ()
 
 
 def cache_folder() -> Path:
@@ -215,7 +217,9 @@ def _npz(path: Path) -> Source:
 def _table(path: Path, options: TableOptions = WHOLE, columns: Sequence[str] | None = None) -> Source:
     found = read_table(path, options, columns)
     source = _own(path, [found.x], None if found.labels is None else [found.labels])
-    return replace(source, names=found.names, rows=torch.from_numpy(found.rows), about=found.about)
+    return replace(
+        source, names=found.names, rows=torch.from_numpy(found.rows), about=found.about, left_out=found.left_out
+    )
 
 
 def _own(path: Path, parts: Sequence[np.ndarray], labels: Sequence[np.ndarray] | None = None) -> Source:

@@ -56,6 +56,7 @@ class Table:
         labels: Shape (N,), or None.
         rows: The row in the file of each, counted from 1 without the header, shape (N,).
         about: What was read and what was left out, in a line.
+        left_out: Names of other columns of the file.
     """
 
     x: np.ndarray
@@ -63,6 +64,7 @@ class Table:
     labels: np.ndarray | None
     rows: np.ndarray
     about: str
+    left_out: tuple[str, ...]
 
 
 def read_table(path: Path, options: TableOptions = WHOLE, columns: Sequence[str] | None = None) -> Table:
@@ -79,45 +81,48 @@ def read_table(path: Path, options: TableOptions = WHOLE, columns: Sequence[str]
     Warns:
         TableWarning: If columns are constant, zeros and ones, look like an id or hold a code for missing values.
     """
-    label, drop, missing = options.label, options.drop, options.missing
     frame, said = text_frame(path)
     frame.columns = unique(list(frame.columns), said)
-    left_out: dict[str, str] = {}
-    for name in (*drop, *([label] if label else []), *(columns or ())):
-        if name not in frame.columns:
-            raise ValueError(
-                f"`{'label' if name == label else 'drop' if name in drop else 'name'}` must name columns of "
-                f"{path.name!r}, got {name!r}; there are {listed(list(frame.columns))}."
-            )
-    frame = frame.drop(columns=list(drop))
-    left_out.update(dict.fromkeys(drop, "as asked"))
-    kinds = {name: Column(name, frame[name], path) for name in frame.columns}
-    chosen = label if columns is None else None
-    if columns is None and label is None:
-        chosen = _label_of(kinds, said)
-    labels = None if chosen is None else kinds.pop(chosen).labels()
+    _check_names(path, list(frame.columns), options, columns)
+    kinds = {name: Column(name, frame[name], path) for name in frame.columns if name not in options.drop}
+    left_out: dict[str, str] = dict.fromkeys(options.drop, "as asked")
+    labels, chosen = None, None
     if columns is None:
-        for name, column in list(kinds.items()):
+        chosen = options.label or _label_of(kinds, said)
+        labels = None if chosen is None else kinds.pop(chosen).labels()
+        for name, column in kinds.items():
             if reason := column.left_out(first=name == frame.columns[0]):
                 left_out[name] = reason
-                del kinds[name]
-    else:
-        kinds = {name: kinds[name] for name in columns}
-    if not kinds:
+    taken = [name for name in kinds if name not in left_out] if columns is None else list(columns)
+    if not taken:
         raise ValueError(
             f"`name` must be a table with a column of numbers, got none in {path.name!r}: {_why(left_out)}."
         )
-    x = np.column_stack([column.numbers() for column in kinds.values()])
-    rows = np.arange(1, len(x) + 1)
-    x, labels, rows = _without_missing(path, x, labels, rows, list(kinds), missing, said)
+    x = np.column_stack([kinds[name].numbers() for name in taken])
+    x, labels, rows = _without_missing(path, x, labels, taken, options.missing, said)
     if columns is None:
-        _warn_of_doubts(x, list(kinds))
-    about = [f"{len(x):,} rows, {x.shape[1]:,} columns: {listed(list(kinds))}"]
+        _warn_of_doubts(x, taken)
+    about = [f"{len(x):,} rows, {x.shape[1]:,} columns: {listed(taken)}"]
     if chosen is not None:
         about.append(f"labels from {chosen!r}")
     if left_out:
         about.append(f"left out: {_why(left_out)}")
-    return Table(x, tuple(kinds), labels, rows, "; ".join([*about, *said]))
+    others = tuple(name for name in frame.columns if columns is not None and name not in columns)
+    return Table(x, tuple(taken), labels, rows, "; ".join([*about, *said]), others)
+
+
+def _check_names(path: Path, names: list[str], options: TableOptions, columns: Sequence[str] | None) -> None:
+    """Refuse names of columns that are not there."""
+    for argument, asked in (("label", [options.label] if options.label else []), ("drop", options.drop)):
+        if lost := [name for name in asked if name not in names]:
+            raise ValueError(
+                f"`{argument}` must name columns of {path.name!r}, got {lost[0]!r}; there are {listed(names)}."
+            )
+    if lost := [name for name in columns or () if name not in names]:
+        raise ValueError(
+            f"`name` must have the columns that the model was fitted to, got {str(path)!r} without "
+            f"{', '.join(map(repr, lost))}."
+        )
 
 
 def _label_of(kinds: dict[str, Column], said: list[str]) -> str | None:
@@ -136,7 +141,6 @@ def _without_missing(
     path: Path,
     x: np.ndarray,
     labels: np.ndarray | None,
-    rows: np.ndarray,
     names: list[str],
     missing: str,
     said: list[str],
@@ -145,7 +149,7 @@ def _without_missing(
     if (infinite := np.argwhere(np.isinf(x))).size:
         n, d = infinite[0]
         raise ValueError(f"`name` must hold finite numbers, got {x[n, d]} in row {n + 1} of {names[d]!r}; mend it.")
-    holes = np.isnan(x)
+    holes, rows = np.isnan(x), np.arange(1, len(x) + 1)
     if not holes.any():
         return x, labels, rows
     count, bad = holes.sum(0), holes.any(1)

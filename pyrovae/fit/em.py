@@ -17,6 +17,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from tqdm.auto import tqdm
 
 from pyrovae.data import Observations
+from pyrovae.data.observations import named
 from pyrovae.engine.checks import check_positive, check_whole
 from pyrovae.engine.execution import DEFAULT, Execution, keywords_moved
 from pyrovae.engine.isolation import alone
@@ -119,6 +120,7 @@ def em(
             restarts[-1].ascend(accelerate, tolerance, max_iterations)
     eligible = [restart for restart in restarts if not restart.degeneracies] or restarts
     best = tied_for_best((restart.trace[-1], restart) for restart in eligible)[0][1]
+    best.degeneracies = [named(line, data) for line in best.degeneracies]
     if not best.converged:
         last = best.trace[-1] - best.trace[-2]
         warn(

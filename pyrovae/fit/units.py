@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import Observations
+from pyrovae.data.observations import named
 from pyrovae.fit.result import FitWarning, warn
 from pyrovae.models.base import LatentVariableModel
 
@@ -30,8 +31,8 @@ def precise_enough(model: LatentVariableModel, observations: Observations) -> La
     worst = int((lost | beyond).double().argmax())
     where = f"in steps of {steps[worst]:.2g}" if lost[worst] else f"in squares of 1/{LARGEST**2:g} to {LARGEST**2:g}"
     warn(
-        f"`data` vary by {std[worst]:.2g} about {x[:, worst].mean():.2g} in dimension {worst}, where float32 goes "
-        f"{where}: the fit is in float64; subtract the mean, or rescale, for one in float32.",
+        f"`data` vary by {std[worst]:.2g} about {x[:, worst].mean():.2g} in {observations.column(worst)}, where "
+        f"float32 goes {where}: the fit is in float64; subtract the mean, or rescale, for one in float32.",
         FitWarning,
     )
     return model.double()
@@ -60,9 +61,9 @@ def warn_of_floor(model: LatentVariableModel, data: Any, x: Tensor | None = None
     below = (variance < model.covariance_floor) & varies
     if below.any():
         least = int(variance.where(below, torch.inf).argmin())
-        warn(
+        line = (
             f"`floor` was not given and is {model.covariance_floor:g}, above the variance of {int(below.sum())} of "
             f"{len(below)} dimensions, {variance[least]:.2g} of dimension {least}, which the fit cannot resolve; "
-            "standardise data whose dimensions have different units, or give `floor`.",
-            FitWarning,
+            "standardise data whose dimensions have different units, or give `floor`."
         )
+        warn(named(line, data), FitWarning)

@@ -6,6 +6,7 @@ Floors are relative to the variance of the data, so that they follow the units o
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from inspect import signature
 from typing import Any
 
 from pyrovae.data import Observations
@@ -88,6 +89,12 @@ def build(kind: str, train: Observations, **options: Any) -> LatentVariableModel
         if name in chosen.options:
             arguments.setdefault(name, default(train))
     arguments = _of_vae(train, arguments) if kind == "vae" else {**arguments, "data_shape": (train.num_dims,)}
+    if train.x.isnan().any():
+        if "missing" not in signature(chosen.cls).parameters:
+            raise ValueError(
+                f"`data` must have no missing values for {kind}, which takes none; drop their rows, or take gmm, ppca or fa."
+            )
+        arguments["missing"] = "nan"
     model = chosen.cls(**arguments)
     _check_support(kind, model.support, train)
     return model

@@ -97,6 +97,9 @@ def standard_fits(
     else:
         networks = {f"VAE-{size}, one σ": {"scale": "shared"}, f"VAE-{size}, σ(z)": {"scale": "decoder"}}
     epochs: dict[str, Any] = {} if num_epochs is None else {"num_epochs": num_epochs}
+    if not baselines.is_complete:
+        baselines.chosen.append("autoencoders and fits by SVI: left out, as they take no missing values")
+        networks = {}
     for name, options in networks.items():  # of each the best epoch on validation data is kept
         baselines.svi(name, baselines.model("vae", latent_dim=size, **options), valid=dataset.valid, **epochs)
     return Suite(baselines.fits, tuple(baselines.chosen))
@@ -138,12 +141,21 @@ class _Baselines:
         """Whether the training data are too many to fit every candidate to all of them."""
         return self.train.x.numel() > SELECTION_NUMBERS
 
+    @cached_property
+    def is_complete(self) -> bool:
+        """Whether no value of the training data is missing."""
+        return not self.train.x.isnan().any()
+
+    @property
+    def how(self) -> str:
+        return "closed form" if self.is_complete else "EM"
+
     def gaussian(self) -> None:
         """One Gaussian with full covariance."""
-        self.report("one Gaussian: closed form at each floor")
+        self.report(f"one Gaussian: {self.how} at each floor")
         candidates = [self.model("gmm", num_components=1, floor=floor) for floor in self.floors]
         choice = "Gaussian: floor {floor:.2g}"
-        self.fits["Gaussian, closed form"] = self._best(candidates, self._closed_form, choice)
+        self.fits[f"Gaussian, {self.how}"] = self._best(candidates, self._exact, choice)
 
     def mixture(self, num_components: int | None) -> None:
         """A mixture, of Gaussians or on binary data of Bernoullis, by EM, and by SVI from the same start."""
@@ -166,9 +178,9 @@ class _Baselines:
         most = min(self.train.num_dims, len(self.train)) - 1
         dims = [latent_dim] if latent_dim is not None else [q for q in LATENT_DIMS if q <= most]
         candidates = [self.model("ppca", latent_dim=q) for q in dims]
-        self.report(f"probabilistic PCA: closed form at {len(dims)} latent dimensions")
-        best = self._best(candidates, self._closed_form, "probabilistic PCA: latent dimension {latent_dim}")
-        self.fits[_filled("PPCA-{latent_dim}, closed form", best.model)] = best
+        self.report(f"probabilistic PCA: {self.how} at {len(dims)} latent dimensions")
+        best = self._best(candidates, self._exact, "probabilistic PCA: latent dimension {latent_dim}")
+        self.fits[_filled(f"PPCA-{{latent_dim}}, {self.how}", best.model)] = best
         tolerance, iterations = (1e-3, 30) if self.large else (1e-9, 3000)
         budget = {"tolerance": tolerance, "max_iterations": iterations, "accelerate": True}
         self._em_and_svi("PPCA-{latent_dim}", best.model, "guide = exact posterior", **budget)
@@ -228,10 +240,12 @@ class _Baselines:
         self.report(f"{name}: EM")
         planned = fit.ConvergenceWarning if self.large else None
         self.fits[f"{name}, EM"] = self._em(model, self.train, planned, **budget)
-        self.svi(name, model, f", {guide}")
+        if self.is_complete:
+            self.svi(name, model, f", {guide}")
 
-    def _closed_form(self, model: Any) -> FitResult:
-        return fit.closed_form(model, self.train)
+    def _exact(self, model: Any) -> FitResult:
+        """In closed form, or by EM where values are missing."""
+        return fit.closed_form(model, self.train) if self.is_complete else self._em(model, self.train, None)
 
     def _em(self, model: Any, data: Observations, ignored: type[Warning] | None, **options: Any) -> FitResult:
         with nullcontext() if ignored is None else quiet(ignored):

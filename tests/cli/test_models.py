@@ -542,7 +542,8 @@ def test_a_table_names_what_it_holds(option, stem, fitted, tmp_path, capsys):
     out = tmp_path / "x.csv"
     run(capsys, "sample", fitted("gaussian"), "--number", 400, *option, "--out", out)
     table = pd.read_csv(out)
-    assert list(table) == [f"{stem}_{d}" for d in (1, 2, 3)]
+    assert list(table) == [f"pyrovae_{stem}", "a", "b", "c"]
+    table = table.set_index(f"pyrovae_{stem}")
     if stem == "sample":
         fitted_to = model_file.load(fitted("gaussian")).covariances[0].diag().sqrt().detach().numpy()
         np.testing.assert_allclose(table.std(), fitted_to, rtol=5 / math.sqrt(2 * 400))  # five standard errors
@@ -694,22 +695,49 @@ def test_a_file_that_is_no_model(command, tmp_path, capsys):
 @pytest.mark.parametrize("description", [None, {}, {"data": {}}, {"data": {"space": 3}}, [1]])
 def test_a_model_that_does_not_say_where_it_comes_from(description, fitted, tmp_path, capsys):
     path = model_file.save(model_file.load(fitted("ppca")), tmp_path / "m.pt", description=description)
-    for words in (["evaluate", path], ["sample", path, "--out", tmp_path / "x.csv"]):
+    for words in (["evaluate", path], ["score", path, "x.csv"], ["sample", path, "--out", tmp_path / "x.csv"]):
         said = refused(capsys, *words, "--quiet")
         assert "`FILE` must be a model that says which data it was fitted to" in said
     assert os.listdir(tmp_path) == ["m.pt"]
 
 
-def test_other_data_are_refused(fitted, folder, tmp_path, capsys):
+def test_other_columns_are_refused(fitted, folder, tmp_path, capsys):
     said = refused(capsys, "evaluate", fitted("ppca"), folder / "images.npz", "--quiet")
-    assert "`DATA` must be 'table.csv', the data that the model was fitted to" in said
-    table = pd.read_csv(folder / "table.csv")
-    for changed in (table[:-3], table.assign(a=table["a"] * 1.5)):  # fewer rows, other numbers
-        changed.to_csv(tmp_path / "table.csv", index=False)
-        said = refused(capsys, "evaluate", fitted("ppca"), tmp_path / "table.csv", "--quiet")
-        assert "`DATA` must lead to the data that the model was fitted to, 'table.csv, as given' (real)" in said
+    assert "`DATA` must lead to data of the kind that the model was fitted to, 'table.csv, as given'" in said
+    pd.read_csv(folder / "table.csv")[["a", "c"]].to_csv(tmp_path / "table.csv", index=False)
+    said = refused(capsys, "evaluate", fitted("ppca"), tmp_path / "table.csv", "--quiet")
+    assert re.search(r"`DATA` must have the columns that the model was fitted to, got .*table.csv' without 'b'", said)
     said = refused(capsys, "evaluate", fitted("ppca"), tmp_path / "nowhere" / "table.csv", "--quiet")
     assert "`DATA` must be a file that exists" in said
+
+
+def test_other_rows_are_new_data_that_know_what_was_seen_in_training(fitted, folder, tmp_path, capsys):
+    """All rows of a shorter file, the training data among them said; a part asked for of such a file is refused."""
+    table = pd.read_csv(folder / "table.csv")[:-3]
+    table[["c", "b", "a"]].to_csv(tmp_path / "other.csv", index=False)
+    out = tmp_path / "result.json"
+    said = run(capsys, "evaluate", fitted("ppca"), tmp_path / "other.csv", "--quiet", "--out", out)
+    whole = data.load(folder / "table.csv", dtype=torch.float64)
+    train = {tuple(row) for row in whole.train.x.tolist()}
+    known = sum(tuple(row) in train for row in table[["a", "b", "c"]].to_numpy().tolist())
+    assert f"{known} of the 57 rows are training data" in said
+    model, space = model_file.load(fitted("ppca")), held_out(folder, "ppca").space
+    x = torch.as_tensor(table[["a", "b", "c"]].to_numpy())
+    rows = data.Observations(x, space=whole.train.space).in_space(space)
+    expected = (model.log_prob(rows) + rows.log_abs_det).mean().item()
+    found = json.loads(out.read_text(encoding="utf-8"))
+    assert (found["split"], found["num_data"]) == ("new", 57)
+    assert found["values"]["log_likelihood"] == pytest.approx(expected, rel=1e-12)
+    said = refused(capsys, "evaluate", fitted("ppca"), tmp_path / "other.csv", "--split", "train", "--quiet")
+    assert "`--split` must be left out for" in said
+
+
+def test_the_same_data_under_another_name_are_split_as_they_were(fitted, folder, tmp_path, capsys):
+    (tmp_path / "renamed.csv").write_bytes((folder / "table.csv").read_bytes())
+    before = result_of(fitted("ppca"), tmp_path, capsys)
+    out = tmp_path / "again.json"
+    run(capsys, "evaluate", fitted("ppca"), tmp_path / "renamed.csv", "--quiet", "--out", out)
+    assert json.loads(out.read_text(encoding="utf-8")) == before
 
 
 def test_labels_must_be_classes_of_a_conditional_model(fitted, tmp_path, capsys):
@@ -736,12 +764,14 @@ OUT = {
     "sample": (["conv.pt", "--number", "3"], "x.png"),
     "sample ": (["ppca.pt", "--number", "3"], "x.csv"),
     "sample  ": (["ppca.pt", "--number", "3"], "x.npz"),
+    "score": (["ppca.pt", "table.csv"], "x.csv"),
+    "score ": (["vae.pt", "table.csv", "--particles", "5"], "x.json"),
 }
 
 
 @pytest.mark.parametrize("command", OUT)
 def test_earlier_output_is_replaced_and_no_other_file_is(command, fitted, folder, tmp_path, monkeypatch, capsys):
-    fitted("ppca"), fitted("conv")
+    fitted("ppca"), fitted("conv"), fitted("vae")
     monkeypatch.chdir(folder)
     words, name = OUT[command]
     out = tmp_path / name
@@ -768,7 +798,7 @@ def test_a_report_replaces_no_other_file(fitted, tmp_path, capsys):
 
 @pytest.mark.parametrize("command", OUT)
 def test_a_file_goes_into_a_folder_that_exists(command, fitted, folder, tmp_path, monkeypatch, capsys):
-    fitted("ppca"), fitted("conv")
+    fitted("ppca"), fitted("conv"), fitted("vae")
     monkeypatch.chdir(folder)
     words, name = OUT[command]
     missing, directory = tmp_path / "nowhere" / name, tmp_path / name

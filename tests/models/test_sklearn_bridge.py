@@ -97,7 +97,7 @@ def test_a_density_that_is_not_that_of_the_parameters_is_refused():
         GaussianMixture.from_sklearn(changed)
 
 
-# -------------------------------------------------------------------------------------------------- PCA, factor analysis
+# ------------------------------------------------------------------------------------------------- PCA, factor analysis
 
 
 @pytest.mark.parametrize("num_components", [0, 1, 3])
