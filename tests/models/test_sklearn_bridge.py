@@ -56,7 +56,10 @@ def test_single_precision_stays():
 @pytest.mark.parametrize(
     ("estimator", "message"),
     [
-        (BayesianGaussianMixture(n_components=2, random_state=0).fit(IRIS), r"got BayesianGaussianMixture; its p\(z\|x\) averages"),
+        (
+            BayesianGaussianMixture(n_components=2, random_state=0).fit(IRIS),
+            r"got BayesianGaussianMixture; its p\(z\|x\) averages",
+        ),
         (PCA(2).fit(IRIS), r"must be a fitted sklearn.mixture.GaussianMixture, got PCA; fit one, or build the model"),
         (Peer, r"must be a fitted sklearn.mixture.GaussianMixture, got GaussianMixture;"),
         (None, r"got NoneType"),
@@ -94,7 +97,7 @@ def test_a_density_that_is_not_that_of_the_parameters_is_refused():
         GaussianMixture.from_sklearn(changed)
 
 
-# -------------------------------------------------------------------------------------------------- PCA, factor analysis
+# ------------------------------------------------------------------------------------------------- PCA, factor analysis
 
 
 @pytest.mark.parametrize("num_components", [0, 1, 3])
