@@ -146,7 +146,7 @@ class VAE(LatentEstimator):
 
     Example:
         >>> from sklearn.datasets import load_iris
-        >>> vae = VAE(latent_dim=2, hidden=(16,), num_steps=300).fit(load_iris().data)
+        >>> vae = VAE(latent_dim=2, hidden=(16,), num_steps=50).fit(load_iris().data)
         >>> vae.transform(load_iris().data).shape
         (150, 2)
     """
