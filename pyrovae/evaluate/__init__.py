@@ -1,7 +1,7 @@
 """How good a model is: log p(x) exactly, by quadrature, or bounded by importance weights and annealing; where the ELBO
 loses; what z holds."""
 
-from pyrovae.evaluate.gaps.best_gaussian import SearchOptions as SearchOptions
+from pyrovae.evaluate.likelihood.best_gaussian import SearchOptions as SearchOptions
 from pyrovae.evaluate.gaps.closed_form import (
     EMDecomposition as EMDecomposition,
     em_decomposition as em_decomposition,

@@ -17,7 +17,7 @@ from pyrovae.engine.checks import check_choice, check_whole
 from pyrovae.engine.execution import keywords_moved
 from pyrovae.engine.isolation import alone
 from pyrovae.evaluate.evaluation import Evaluation
-from pyrovae.evaluate.gaps.best_gaussian import (
+from pyrovae.evaluate.likelihood.best_gaussian import (
     DEFAULT_SEARCH,
     Family,
     GaussianPosteriors,
