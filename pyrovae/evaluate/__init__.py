@@ -1,7 +1,6 @@
 """How good a model is: log p(x) exactly, by quadrature, or bounded by importance weights and annealing; where the ELBO
 loses; what z holds."""
 
-from pyrovae.evaluate.gaps.best_gaussian import SearchOptions as SearchOptions
 from pyrovae.evaluate.gaps.closed_form import (
     EMDecomposition as EMDecomposition,
     em_decomposition as em_decomposition,
@@ -35,6 +34,7 @@ from pyrovae.evaluate.likelihood.annealed import (
     AnnealedLikelihood as AnnealedLikelihood,
     ais as ais,
 )
+from pyrovae.evaluate.likelihood.best_gaussian import SearchOptions as SearchOptions
 from pyrovae.evaluate.likelihood.degeneracy import (
     DegeneracyReport as DegeneracyReport,
     degeneracy_report as degeneracy_report,

@@ -6,8 +6,8 @@ from typing import Any
 
 from pyrovae import evaluate
 from pyrovae.data import Observations
-from pyrovae.evaluate.gaps.best_gaussian import Family
 from pyrovae.evaluate.latents.encoding import is_continuous, posteriors
+from pyrovae.evaluate.likelihood.best_gaussian import Family
 from pyrovae.evaluate.likelihood.estimate import error_of_mean
 from pyrovae.models import VAE, exact_guide
 from pyrovae.models.base import LatentVariableModel

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import Observations
-from pyrovae.evaluate.gaps.best_gaussian import as_gaussian
 from pyrovae.evaluate.latents.encoding import is_continuous, posteriors
+from pyrovae.evaluate.likelihood.best_gaussian import as_gaussian
 from pyrovae.models.base import LatentVariableModel, Program
 from pyrovae.models.tractable import TractableModel
 

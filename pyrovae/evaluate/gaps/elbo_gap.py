@@ -17,7 +17,9 @@ from pyrovae.engine.checks import check_choice, check_whole
 from pyrovae.engine.execution import keywords_moved
 from pyrovae.engine.isolation import alone
 from pyrovae.evaluate.evaluation import Evaluation
-from pyrovae.evaluate.gaps.best_gaussian import (
+from pyrovae.evaluate.gaps.closed_form import exact_kl, guide_and_posterior
+from pyrovae.evaluate.latents.encoding import is_continuous, posteriors
+from pyrovae.evaluate.likelihood.best_gaussian import (
     DEFAULT_SEARCH,
     Family,
     GaussianPosteriors,
@@ -26,8 +28,6 @@ from pyrovae.evaluate.gaps.best_gaussian import (
     best_gaussians,
     log_weights_at,
 )
-from pyrovae.evaluate.gaps.closed_form import exact_kl, guide_and_posterior
-from pyrovae.evaluate.latents.encoding import is_continuous, posteriors
 from pyrovae.evaluate.likelihood.estimate import LogLikelihood, error_of_mean, known, short_by
 from pyrovae.evaluate.likelihood.joint import Joint
 from pyrovae.evaluate.likelihood.plates import check_likelihood, plates_of

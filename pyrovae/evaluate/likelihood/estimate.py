@@ -25,7 +25,7 @@ class LogLikelihood:
     Attributes:
         values: log p(x) or its estimate, shape (N,).
         method: ``"exact"``; ``"importance"``, the log-mean-exp of S weights, a lower bound of log p(x) in expectation;
-            or ``"annealed"``, the same of S annealed chains.
+            ``"adaptive"``, the same from proposals of each datum's own; or ``"annealed"``, that of S annealed chains.
         num_particles: S; 0 when exact.
         standard_error: Monte-Carlo standard error of each value (delta method), shape (N,); 0 when exact.  NaN where
             the weights do not know it: their k̂ is over its threshold, or there is no k̂ and the effective sample size
@@ -35,7 +35,7 @@ class LogLikelihood:
     """
 
     values: Tensor
-    method: Literal["exact", "importance", "annealed"]
+    method: Literal["exact", "importance", "adaptive", "annealed"]
     num_particles: int
     standard_error: Tensor
     ess: Tensor

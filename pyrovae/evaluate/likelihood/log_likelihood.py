@@ -12,6 +12,7 @@ from pyrovae.engine.checks import check_choice
 from pyrovae.engine.execution import DEFAULT, Execution, keywords_moved
 from pyrovae.evaluate.checks import check_density
 from pyrovae.evaluate.evaluation import Evaluation
+from pyrovae.evaluate.likelihood.adaptive import adaptive
 from pyrovae.evaluate.likelihood.annealed import DEFAULT_OPTIONS, AISOptions, bounds
 from pyrovae.evaluate.likelihood.estimate import LogLikelihood, summarize
 from pyrovae.evaluate.likelihood.importance import Weights, weigh
@@ -24,7 +25,7 @@ def log_likelihood(
     model: LatentVariableModel,
     x: Observations | Tensor,
     num_particles: int = 1000,
-    method: Literal["auto", "exact", "importance", "ais"] = "auto",
+    method: Literal["auto", "exact", "importance", "adaptive", "ais"] = "auto",
     *,
     guide: Program | None = None,
     ais: AISOptions = DEFAULT_OPTIONS,
@@ -57,11 +58,13 @@ def log_likelihood(
     """
     run = Evaluation(model, x, guide, chunk_size, seed, progress, execution)
     check_density(model)
-    check_choice("method", method, ("auto", "exact", "importance", "ais"))
+    check_choice("method", method, ("auto", "exact", "importance", "adaptive", "ais"))
     if method == "auto":
         method = "exact" if hasattr(model, "log_prob") else "importance"
     if method == "exact":
         return _exact(model, x)
+    if method == "adaptive":
+        return adaptive(run, num_particles)
     if method == "ais":
         options = ais if guide is None else replace(ais, start="guide")
         return bounds(run, options)["lower"]

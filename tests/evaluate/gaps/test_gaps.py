@@ -11,8 +11,8 @@ from pyrovae import PPCA, VAE, FactorAnalysis, Gaussian, GaussianMixture, evalua
 from pyrovae.data import Observations
 from pyrovae.evaluate import SearchOptions
 from pyrovae.evaluate.gaps import elbo_gap as gaps
-from pyrovae.evaluate.gaps.best_gaussian import GaussianPosteriors, as_gaussian
 from pyrovae.evaluate.gaps.closed_form import exact_kl
+from pyrovae.evaluate.likelihood.best_gaussian import GaussianPosteriors, as_gaussian
 from pyrovae.models.networks import CategoricalEncoder, LinearGaussianEncoder
 
 STANDARD_ERRORS = 4

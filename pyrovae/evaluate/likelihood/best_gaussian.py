@@ -53,6 +53,16 @@ class GaussianPosteriors(NamedTuple):
     mean: Tensor
     scale_tril: Tensor
 
+    def of(self, index: Tensor) -> "GaussianPosteriors":
+        """Those of some of the data."""
+        return GaussianPosteriors(self.mean[index], self.scale_tril[index])
+
+    def put(self, index: Tensor, others: "GaussianPosteriors") -> "GaussianPosteriors":
+        """These, with others in the place of some."""
+        return GaussianPosteriors(
+            self.mean.index_copy(0, index, others.mean), self.scale_tril.index_copy(0, index, others.scale_tril)
+        )
+
     def at(self, noise: Tensor) -> Tensor:
         """z = m + A ε for noise (S, n, L)."""
         return self.mean + torch.einsum("nij,snj->sni", self.scale_tril, noise)  # one copy of A, not S
