@@ -45,6 +45,8 @@ class Estimator(BaseEstimator):
         least = 1 if getattr(self, "latent_dim", None) == 0 else self.least_features
         x = self._table(X, reset=True, ensure_min_samples=2, ensure_min_features=least)
         weight = None if sample_weight is None else as_weight(sample_weight, len(x))
+        if weight is not None:  # what weighs nothing is not there, for random starts neither
+            x, weight = x[weight > 0], weight[weight > 0]
         self.result_ = self._fit_model(self._model(x), x, weight)
         self.model_: Any = self.result_.model
         for name in self.shown:

@@ -33,6 +33,10 @@ class MixtureEstimator(DensityMixin, ExactEstimator):
         """Fit, and the component of each datum; see :meth:`fit` and :meth:`predict`."""
         return self.fit(X, y, sample_weight).predict(X)
 
+    def _more_tags(self) -> dict[str, Any]:  # before scikit-learn 1.6
+        reason = "random starts differ between a weighted datum and its copies"
+        return {**super()._more_tags(), "_xfail_checks": {"check_sample_weights_invariance": reason}}
+
 
 class GaussianMixture(MixtureEstimator):
     """Mixture of K Gaussians, fitted by EM: :class:`pyrovae.GaussianMixture`.

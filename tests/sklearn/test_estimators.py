@@ -12,8 +12,8 @@ import torch
 from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_iris
 from sklearn.exceptions import NotFittedError
-from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
@@ -120,6 +120,13 @@ def test_weights_in_a_fit_are_data_that_many_times(estimator):
     weighted = clone(estimator).fit(IRIS, sample_weight=weight)
     repeated = clone(estimator).fit(IRIS.repeat(weight, axis=0))
     np.testing.assert_allclose(weighted.score_samples(IRIS), repeated.score_samples(IRIS), rtol=1e-5)
+
+
+@every_exact
+def test_data_of_no_weight_are_not_there(name):
+    weight = (np.arange(150) % 3 > 0).astype(float)
+    weighted, removed = build(name).fit(IRIS, sample_weight=weight), build(name).fit(IRIS[weight > 0])
+    np.testing.assert_allclose(weighted.score_samples(IRIS), removed.score_samples(IRIS), rtol=1e-6)
 
 
 @every_mixture
@@ -264,7 +271,7 @@ def test_a_grid_search_scores_by_the_held_out_log_likelihood():
 
 def test_latents_feed_a_classifier_and_are_searched():
     y = load_iris().target
-    pipeline = make_pipeline(StandardScaler(), FactorAnalysis(), LogisticRegression())
+    pipeline = make_pipeline(StandardScaler(), FactorAnalysis(), KNeighborsClassifier())
     search = GridSearchCV(pipeline, {"factoranalysis__latent_dim": [1, 2]}, cv=3).fit(FRAME, y)
     assert search.best_score_ > 0.8
     assert np.isfinite(cross_val_score(build("VAE"), IRIS, cv=2)).all()
