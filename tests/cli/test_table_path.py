@@ -1,4 +1,4 @@
-"""A scientist's path with a table alone: wine with `;` as the separator, fitted, scored, sampled, evaluated, by name."""
+"""A path with a table alone: wine with `;` as the separator, fitted, scored, sampled and evaluated, by name."""
 
 import json
 import re
