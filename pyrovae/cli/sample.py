@@ -28,8 +28,8 @@ def add_to(commands: Any) -> None:
     help = "the class, for a model of p(x|y); default: the classes in turn"
     add(parser, "labels", help, type=shared.seed, metavar="Y")
     help = (
-        ".png, a picture of images; .npz, an array called samples (or means), with z and labels; or .csv, with "
-        "columns sample_1, … (or mean_1, …); earlier output is replaced"
+        ".png, a picture of images; .npz, an array called samples (or means), with z and labels; or .csv, with the "
+        "columns of the data after one called pyrovae_sample (or pyrovae_mean); earlier output is replaced"
     )
     add(parser, "out", help, required=True, metavar="FILE")
     parser.set_defaults(run=run)

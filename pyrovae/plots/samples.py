@@ -90,7 +90,7 @@ def _scatter_samples(models: Seen, data: Observations, seed: int) -> Figure:
         name: seen_from(model.sample(len(shown), seed=seed)[0], space, data, data.space)
         for name, (model, space) in models.items()
     }
-    project, labels = _projection(data)
+    project, labels, mostly = _projection(data)
     real = project(seen_from(shown.x, data.space, data, data.space))
     drawn = {name: project(x) for name, x in drawn.items()}
     window = _window(real, torch.cat(list(drawn.values())))
@@ -100,31 +100,27 @@ def _scatter_samples(models: Seen, data: Observations, seed: int) -> Figure:
         (_histograms if data.num_dims == 1 else _points)(axes, real, x, *window)
         title, outside = wrapped(name, 34), int(((x < window[0]) | (x > window[1])).any(1).sum())
         axes.set_title(f"{title}\n({outside:,} of {len(x):,} outside)" if outside else title, fontsize=NORMAL)
-    headline(figure, f"Data and samples: {data.space.reference}")
+    headline(figure, "; ".join(filter(None, [f"Data and samples: {data.space.reference}", mostly])))
     legend_below(figure, panels[0])
     return figure
 
 
-def _projection(data: Observations) -> tuple[Callable[[Tensor], Tensor], list[str]]:
-    """What takes data to the one or two coordinates that are drawn, and the labels of both axes."""
+def _projection(data: Observations) -> tuple[Callable[[Tensor], Tensor], list[str], str]:
+    """What takes data to the one or two coordinates that are drawn, the labels of both axes, and what these are."""
     view = "" if data.space.transform_name == "as it is" else f" ({data.space.transform_name})"
     if data.num_dims <= 2:
         names = ["$x_1$", "$x_2$"] if data.names is None else map(short, data.names)
-        return lambda x: x, [*(f"{name}{view}" for name in names), "density"][:2]
+        return lambda x: x, [*(f"{name}{view}" for name in names), "density"][:2], ""
     centre, directions, shares = principal_axes(data.x.flatten(1).to("cpu", torch.float64))
-    labels = [
-        f"axis {i + 1} of the data{view}\n({share:.0%} of variance{_mostly(data, directions[:, i])})"
-        for i, share in enumerate(shares)
-    ]
-    return lambda x: (x - centre) @ directions, labels
+    labels = [f"axis {i + 1} of the data{view}\n({share:.0%} of variance)" for i, share in enumerate(shares)]
+    mostly = "; ".join(f"axis {i + 1} mostly {_largest(data, axis)}" for i, axis in enumerate(directions.T))
+    return lambda x: (x - centre) @ directions, labels, mostly if data.names else ""
 
 
-def _mostly(data: Observations, direction: Tensor) -> str:
-    """The columns with the largest part in an axis, by name, if they have names."""
-    if data.names is None:
-        return ""
+def _largest(data: Observations, direction: Tensor) -> str:
+    """The columns with the largest parts in an axis."""
     largest = direction.abs().argsort(descending=True, stable=True)[:NAMED].tolist()
-    return f"; mostly {', '.join(short(data.names[d]) for d in largest)}"
+    return " and ".join(short(data.column_names[d]) for d in largest)
 
 
 def _points(axes: Axes, real: Tensor, x: Tensor, low: Tensor, high: Tensor) -> None:

@@ -129,7 +129,7 @@ def direct(row):
 
 def test_the_worst_data_are_named_and_written_as_rows_of_numbers(page, board):
     row = next(row for row in board.rows if row.kind == "bound")
-    lines = re.findall(r'<tr><th scope="row">(\d+)</th>(.*?)</tr>', page)
+    lines = re.findall(r'<tr><th scope="row">datum (\d+)</th>(.*?)</tr>', page)
     assert [int(number) for number, _ in lines] == direct(row)
     for number, cells in lines:
         k_hat, value, _, *x = re.findall(r"<td>(.*?)</td>", cells)
