@@ -92,7 +92,8 @@ def build(kind: str, train: Observations, **options: Any) -> LatentVariableModel
     if train.x.isnan().any():
         if "missing" not in signature(chosen.cls).parameters:
             raise ValueError(
-                f"`data` must have no missing values for {kind}, which takes none; drop their rows, or take gmm, ppca or fa."
+                f"`data` must have no missing values for {kind}, which takes none; drop their rows, or take gmm, ppca "
+                "or fa."
             )
         arguments["missing"] = "nan"
     model = chosen.cls(**arguments)

@@ -324,7 +324,7 @@ def bad(value):
         ),
         (torch.zeros(0, D), ValueError, r"`x` must hold at least one datum"),
         (torch.zeros(5, D, dtype=torch.int64), TypeError, r"`x` must be of a floating-point type, got torch.int64"),
-        ([[0.0] * D], TypeError, r"`x` must be Observations or a torch.Tensor, got list"),
+        ("abc", TypeError, r"`x` must be Observations, a torch.Tensor, an array, .* got str"),
     ],
 )
 def test_data_that_do_not_fit_are_refused(model, x, error, message):
