@@ -109,7 +109,7 @@ def _projection(data: Observations) -> tuple[Callable[[Tensor], Tensor], list[st
     """What takes data to the one or two coordinates that are drawn, the labels of both axes, and what these are."""
     view = "" if data.space.transform_name == "as it is" else f" ({data.space.transform_name})"
     if data.num_dims <= 2:
-        names = ["$x_1$", "$x_2$"] if data.names is None else map(short, data.names)
+        names = [f"$x_{d + 1}$" for d in range(data.num_dims)] if data.names is None else map(short, data.names)
         return lambda x: x, [*(f"{name}{view}" for name in names), "density"][:2], ""
     centre, directions, shares = principal_axes(data.x.flatten(1).to("cpu", torch.float64))
     labels = [f"axis {i + 1} of the data{view}\n({share:.0%} of variance)" for i, share in enumerate(shares)]
