@@ -413,7 +413,7 @@ def test_options_out_of_range_are_refused(function, options, message):
 
 def test_methods_that_a_model_has_not_are_refused():
     vae, x = VAE(2, D, hidden=(8,)), torch.zeros(3, D)
-    with pytest.raises(ValueError, match=r'`method` must be "auto", "exact", "importance", "adaptive" or "ais", got \'guess\''):
+    with pytest.raises(ValueError, match=r'`method` must be "auto", .*, "adaptive" or "ais", got \'guess\''):
         evaluate.log_likelihood(vae, x, method="guess")
     with pytest.raises(ValueError, match=r'`method` "exact" needs a model with log_prob, got VAE; use "importance"'):
         evaluate.log_likelihood(vae, x, method="exact")
