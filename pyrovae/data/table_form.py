@@ -19,6 +19,7 @@ OPENED: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open, 
 SUFFIXES = (".csv", ".tsv", ".txt", ".dat")
 SEPARATORS = {"\t": "tabs", ";": "semicolons", "|": "bars", ",": "commas", " ": "blanks"}
 TOTALS = ("total", "totals", "grand total", "sum", "mean", "average", "avg", "summe", "count")
+YEARS = range(1900, 2101)
 ROWS = 200  # that the form of a table is judged by
 
 
@@ -142,6 +143,13 @@ def _cells(lines: Sequence[str], separator: str) -> Iterator[list[str]]:
 def _width(path: Path, lines: Sequence[str], separator: str, sample: Sequence[Sequence[str]]) -> int:
     """Cells of a row, of which all have as many."""
     width = max(map(len, sample[1:] or sample))
+    body = sample[1:]
+    bare = body and _is_number(body[0][0].strip()) and not lines[1].lstrip().startswith(('"', "'"))
+    if separator == "," and bare and all(len(row) == width == len(sample[0]) + 1 for row in body):
+        raise ValueError(  # R puts names of rows in quotation marks
+            f"`name` must be a table with a name for each column, got {width - 1} for rows of {width} cells in "
+            f"{path.name!r}, where {lines[1][:40]!r} may hold a decimal comma; write decimal points, or name them all."
+        )
     for number, row in enumerate(_cells(lines, separator)):
         if len(row) != width and (number > 0 or len(row) not in (width - 1, width)):
             raise ValueError(
@@ -179,8 +187,9 @@ def _is_header(first: list[str], body: list[list[str]]) -> bool:
         numbers = [int(cell) for cell in first if cell] if whole else []
         steps = len(numbers) > 1 and all(b - a == 1 for a, b in pairwise(numbers))
         decimals = any(re.search(r"[.,eE]", cell) for column in columns for cell in column)
-        counted = numbers == list(range(len(numbers))) and len(numbers) > 1
-        return steps and len(numbers) >= len(first) - 1 and (decimals or counted)
+        counted = numbers == list(range(len(numbers)))
+        years = all(number in YEARS for number in numbers)
+        return steps and len(numbers) >= len(first) - 1 and (decimals or counted or years)
     names = [not _is_cell(cell) and cell != "" for cell in first]
     return all(names) or any(
         is_name and all(map(_is_cell, column)) for is_name, column in zip(names, columns, strict=True)

@@ -67,6 +67,12 @@ READ = {  # what a file holds → its suffix, its bytes or text, names if they a
     "header of numpy.savetxt": (".txt", "# a b c\n" + text(" ", header=False), NAMES, ""),
     "no header": (".csv", text(header=False), ("column 1", "column 2", "column 3"), "no header"),
     "years for names": (".csv", text(header=["2019", "2020", "2021"]), ("2019", "2020", "2021"), "'2019', '2020'"),
+    "years over whole numbers": (
+        ".csv",
+        "2019,2020,2021\n" + text(header=False),
+        ("2019", "2020", "2021"),
+        "",
+    ),
     "numbers for names, of pandas": (".csv", text(header=["0", "1", "2"]), ("0", "1", "2"), ""),
     "index of pandas": (".csv", PLAIN.to_csv(), NAMES, "left out: 'column 1' (a count of the rows)"),
     "index of pandas, written twice": (
@@ -129,6 +135,9 @@ REFUSED = {
         text(";").replace("-2.25", "-2,250").replace("4.0", "4,000"),
         "decimal comma or",
     ),
+    "a decimal comma between commas": ("a\n1,5\n2,5\n3,5\n", "1 for rows of 2 cells in .* may hold a decimal comma"),
+    "one in the second column": ("a,b\n1,2,5\n2,3,5\n", "2 for rows of 3 cells in .* may hold a decimal comma"),
+    "names between semicolons": ("a;b\n1,2\n3,4\n", "1 for rows of 2 cells"),
     "a per cent sign": (text().replace("30.0", "30%"), r"got '30%' in row 1 of 'c'"),
     "currency": (text().replace("30.0", "$30"), r"got '\$30' in row 1 of 'c'"),
     "a unit": (text().replace("30.0", "30 kg"), "got '30 kg' in row 1 of 'c'"),
