@@ -18,6 +18,9 @@ class MixtureEstimator(DensityMixin, ExactEstimator):
     """What mixtures predict."""
 
     score = ExactEstimator.score  # that of DensityMixin is empty
+    not_met: ClassVar[dict[str, str]] = {
+        "check_sample_weights_invariance": "random starts differ between a weighted datum and its copies"
+    }
 
     def predict(self, X: Any) -> np.ndarray:
         """The most probable component of each datum, (N,)."""
@@ -32,10 +35,6 @@ class MixtureEstimator(DensityMixin, ExactEstimator):
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> np.ndarray:
         """Fit, and the component of each datum; see :meth:`fit` and :meth:`predict`."""
         return self.fit(X, y, sample_weight).predict(X)
-
-    def _more_tags(self) -> dict[str, Any]:  # before scikit-learn 1.6
-        reason = "random starts differ between a weighted datum and its copies"
-        return {**super()._more_tags(), "_xfail_checks": {"check_sample_weights_invariance": reason}}
 
 
 class GaussianMixture(MixtureEstimator):
